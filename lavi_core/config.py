@@ -1,0 +1,150 @@
+"""The configuration that a bridge file carries in its header: frozen records, unknown keys refused."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .prompt import PromptRecipe
+
+SCHEMA = 1
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """Build the (nested, frozen) dataclass ``cls`` from plain data, as read from TOML or JSON.
+
+    Raises ValueError naming the key, by its dotted path, for an unknown key, a missing one or a value of another type.
+    """
+    prefix = f"{where}." if where else ""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise ValueError(f"unknown key {prefix}{key}; known here: {', '.join(known)}")
+    for name, f in known.items():
+        if name not in data and f.default is MISSING and f.default_factory is MISSING:
+            raise ValueError(f"missing key {prefix}{name} ({cls.__name__})")
+    hints = get_type_hints(cls)
+    return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for option in (a for a in args if a is not type(None)):
+            try:
+                return _value(option, value, where)
+            except ValueError as error:
+                errors.append(str(error))
+        raise ValueError(errors[0] if len(errors) == 1 else f"{where} = {value!r} fits none of its types: {hint}")
+    if origin is Literal:
+        if value not in args or type(value) not in {type(a) for a in args}:
+            raise ValueError(f"{where} = {value!r}; it must be one of {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} = {value!r}; it must be a list")
+        inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
+        if inner is None and len(value) != len(args):
+            raise ValueError(f"{where} has {len(value)} entries, it must have {len(args)}")
+        return tuple(_value(inner or args[i], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} = {value!r}; it must be a table")
+        return {str(k): _value(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} = {value!r}; it must be a table")
+        return from_dict(hint, value, where)
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where} = {value!r}; it must be of type {hint.__name__}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """The language model that a bridge was trained with.
+
+    fingerprint: sha256 over a sample of its weights and its whole vocabulary; see ``language/fingerprint.py``.
+    """
+
+    model_id: str
+    family: str
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """kind: a row of ``adapters.ADAPTERS``; widths in the authors' order (in, inner, out)."""
+
+    kind: str
+    in_width: int
+    inner_width: int
+    out_width: int
+    pooled_width: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The vision model that a bridge was trained with.
+
+    target: a row of ``vision.VISION_TARGETS``. objective: what the network predicts. fingerprint: sha256 over a
+    sample of its frozen weights.
+    """
+
+    model_id: str
+    target: str
+    context_width: int
+    objective: Literal["epsilon", "v_prediction", "flow"]
+    latent_channels: int
+    latent_scale: float
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """rank and alpha as in LoRA (arXiv 2106.09685): delta W = alpha / rank * up @ down."""
+
+    rank: int
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeConfig:
+    """What one bridge file says of itself."""
+
+    language: LanguageConfig
+    prompt: PromptRecipe
+    adapter: AdapterConfig
+    vision: VisionConfig
+    language_lora: LoRAConfig | None = None
+    vision_lora: LoRAConfig | None = None
+    schema: int = SCHEMA
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.schema > SCHEMA:
+            raise ValueError(f"this bridge has schema {self.schema}, this version reads up to {SCHEMA}; update the pack")
+        if self.adapter.in_width != self.language.hidden_size:
+            raise ValueError(
+                f"the adapter takes width {self.adapter.in_width}, the language model {self.language.model_id} "
+                f"gives {self.language.hidden_size}"
+            )
+        if self.adapter.out_width != self.vision.context_width:
+            raise ValueError(
+                f"the adapter gives width {self.adapter.out_width}, the vision model {self.vision.model_id} "
+                f"takes {self.vision.context_width}"
+            )

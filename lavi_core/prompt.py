@@ -1,0 +1,48 @@
+"""How a prompt becomes tokens: the recipe that a bridge was trained with and that inference must repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PROMPT = "{prompt}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRecipe:
+    """Everything between a prompt and the hidden states that reach the adapter, recorded in the bridge.
+
+    template: text around the prompt with exactly one ``{prompt}`` (a rendered chat template, an instruction, a suffix).
+    max_length: tokens kept, template and special tokens included.
+    padding: "max_length" pads every prompt to ``max_length``; "longest" pads to the longest of the batch.
+    padding_side: where padding goes, whatever the tokenizer's own default is.
+    pad_token: a token's text; None = the tokenizer's pad token, else its unknown token, else its end token.
+    add_special_tokens: whether the tokenizer adds its own begin and end tokens.
+    language_mask: the language model is given the attention mask (the authors' SD runs give none: padding is attended).
+    vision_mask: the vision model attends to real tokens alone (the authors' PixArt runs).
+    hidden_states: "last" = the output after the final norm; an int = that entry of the model's hidden states
+        (0 = embeddings, negative counts from the end, before the final norm except for the last entry);
+        "normalized_mean" = the mean over all layers' outputs, each layer-normalised first (arXiv 2506.08210).
+    cut_template: tokens of the template are cut from the states; how many is computed by tokenising, never stored.
+    """
+
+    template: str = PROMPT
+    max_length: int = 77
+    padding: Literal["max_length", "longest"] = "max_length"
+    padding_side: Literal["right", "left"] = "right"
+    pad_token: str | None = None
+    add_special_tokens: bool = True
+    language_mask: bool = True
+    vision_mask: bool = False
+    hidden_states: Literal["last", "normalized_mean"] | int = "last"
+    cut_template: bool = False
+
+    def __post_init__(self) -> None:
+        if self.template.count(PROMPT) != 1:
+            raise ValueError(f"a prompt template holds {PROMPT} exactly once, this one does not: {self.template!r}")
+        if self.max_length < 1:
+            raise ValueError(f"max_length must be at least 1 token, got {self.max_length}")
+
+    def render(self, prompt: str) -> str:
+        """The text that is tokenised. A plain replacement: braces inside the prompt mean nothing."""
+        return self.template.replace(PROMPT, prompt)

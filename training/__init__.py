@@ -1,0 +1,1 @@
+"""The workshop: train, sample, evaluate and demonstrate bridges. Never imported by ComfyUI."""
