@@ -58,7 +58,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} = {value!r}; it must be a table")
         return {str(k): _value(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if is_dataclass(hint) and isinstance(hint, type):
+    if isinstance(hint, type) and is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} = {value!r}; it must be a table")
         return from_dict(hint, value, where)
@@ -75,7 +75,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 class LanguageConfig:
     """The language model that a bridge was trained with.
 
-    fingerprint: sha256 over a sample of its weights and its whole vocabulary; see ``language/fingerprint.py``.
+    fingerprint: sha256 over a sample of its weights and its whole vocabulary; see ``fingerprint.py``.
     """
 
     model_id: str
@@ -137,7 +137,9 @@ class BridgeConfig:
 
     def __post_init__(self) -> None:
         if self.schema > SCHEMA:
-            raise ValueError(f"this bridge has schema {self.schema}, this version reads up to {SCHEMA}; update the pack")
+            raise ValueError(
+                f"this bridge has schema {self.schema}, this version reads up to {SCHEMA}; update the pack"
+            )
         if self.adapter.in_width != self.language.hidden_size:
             raise ValueError(
                 f"the adapter takes width {self.adapter.in_width}, the language model {self.language.model_id} "

@@ -1,0 +1,89 @@
+"""A bridge at work: a language model that speaks to a vision model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from . import adapters
+from . import lora as _lora
+from .adapters import Adapter
+from .checkpoint import BridgeCheckpoint
+from .conditioning import Conditioning, HiddenStates
+from .config import BridgeConfig, LanguageConfig
+from .language import TextEncoder, TokenBatch
+
+
+class Bridge(nn.Module):
+    """encoder + adapter. ``language_lora``: the language LoRA in place; None = none; remove() gives the plain model."""
+
+    def __init__(self, encoder: TextEncoder, adapter: Adapter, config: BridgeConfig):
+        super().__init__()
+        self.encoder = encoder
+        self.adapter = adapter
+        self.config = config
+        self.language_lora: _lora.Applied | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        checkpoint: BridgeCheckpoint,
+        encoder: TextEncoder,
+        *,
+        strength: float = 1.0,
+        lora: Literal["merged", "live"] | None = "merged",
+        allow_other_model: bool = False,
+    ) -> Bridge:
+        """A bridge file and the language model it was made for, ready for inference.
+
+        strength, lora: of the language LoRA, put into ``encoder.model``; ``bridge.language_lora.remove()`` undoes it.
+        allow_other_model: accept another family, vocabulary or fingerprint (a quantised copy, a fine-tune); another
+        width is never accepted. Raises ValueError naming both sides.
+        """
+        check_language(checkpoint.config.language, encoder.config, allow_other_model)
+        adapter = adapters.build(checkpoint.config.adapter)
+        adapter.load_state_dict({name: tensor.float() for name, tensor in checkpoint.adapter.items()})
+        adapter.to(next(encoder.parameters()).device).eval().requires_grad_(False)
+        bridge = cls(encoder, adapter, checkpoint.config)
+        if lora is not None and checkpoint.language_lora:
+            put = {"merged": _lora.merge, "live": _lora.attach}[lora]
+            bridge.language_lora = put(encoder.model, checkpoint.language_lora, strength)
+        return bridge.eval()
+
+    def forward(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompts -> Conditioning, on the language model's device."""
+        tokens = self.encoder.tokenize(prompts, self.config.prompt)
+        return self.encode_tokens(tokens.to(next(self.encoder.parameters()).device))
+
+    def encode_tokens(self, tokens: TokenBatch) -> Conditioning:
+        """Tokens -> Conditioning, on the tokens' device. The adapter runs in float32, whatever the language model's
+        dtype and whatever autocast is on. The mask is passed on only where the recipe gives it to the vision model."""
+        hidden = self.encoder(tokens, self.config.prompt)
+        with torch.autocast(hidden.states.device.type, enabled=False):
+            heard: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask))
+        return heard if self.config.prompt.vision_mask else replace(heard, mask=None)
+
+
+def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_model: bool = False) -> None:
+    """Raise ValueError, naming both sides, unless ``loaded`` is the language model that a bridge was made for."""
+
+    def refuse(fact: str, ours: object, theirs: object, way_out: str) -> None:
+        raise ValueError(
+            f"this bridge was made for {wanted.model_id} ({fact} {ours}), the loaded model is {loaded.model_id} "
+            f"({fact} {theirs}): load {wanted.model_id}{way_out}"
+        )
+
+    if wanted.hidden_size != loaded.hidden_size:
+        refuse("hidden", wanted.hidden_size, loaded.hidden_size, "")
+    if allow_other_model:
+        return
+    way_out = ", or allow another model if you know this one to be a copy of it"
+    for fact, name in (("family", "family"), ("layers", "num_layers"), ("vocabulary", "vocab_size")):
+        if getattr(wanted, name) != getattr(loaded, name):
+            refuse(fact, getattr(wanted, name), getattr(loaded, name), way_out)
+    if wanted.fingerprint != loaded.fingerprint:
+        refuse("fingerprint", wanted.fingerprint[:12], loaded.fingerprint[:12], way_out)

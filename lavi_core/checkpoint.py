@@ -1,0 +1,171 @@
+"""A bridge in one file: config, adapter, language LoRA and vision LoRA in a .safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import adapters
+from .config import SCHEMA, BridgeConfig, from_dict
+from .lora import Delta, LoRA
+from .vision import VISION_TARGETS, KeyFormat
+
+HEADER = "lavi_bridge"  # the config, as JSON
+PATHS = "lavi_bridge_lora"  # {"language": [module paths], "vision": [module paths]}, as JSON
+ADAPTER = "adapter."
+LANGUAGE_KEYS = KeyFormat("language_lora.", ".", ".lora_down.weight", ".lora_up.weight")
+
+
+@dataclass
+class BridgeCheckpoint:
+    """Everything a trained bridge is. The vision LoRA's tensors carry the names that stock ComfyUI reads, so the file
+    can be given to its LoRA loader as it is."""
+
+    config: BridgeConfig
+    adapter: dict[str, Tensor]
+    language_lora: LoRA = field(default_factory=dict)
+    vision_lora: LoRA = field(default_factory=dict)
+
+    def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the file whole or not at all: a full disk or a crash leaves an older file of that name as it was.
+
+        dtype: what floating tensors are stored in; None = as they are. Raises OSError as writing does.
+        """
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        tensors = {ADAPTER + name: tensor for name, tensor in self.adapter.items()}
+        tensors |= _lora_tensors(self.language_lora, LANGUAGE_KEYS)
+        tensors |= _lora_tensors(self.vision_lora, VISION_TARGETS[self.config.vision.target].keys)
+        _check_tensors(self.config, tensors, self.language_lora, self.vision_lora, str(path))
+        metadata = {
+            "format": "pt",
+            HEADER: json.dumps(dataclasses.asdict(self.config)),
+            PATHS: json.dumps({"language": list(self.language_lora), "vision": list(self.vision_lora)}),
+        }
+        stored = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            try:
+                save_file(stored, str(part), metadata)
+            except Exception as error:  # safetensors hides the system's error in its own class
+                raise OSError(f"cannot write {path}: {error}") from error
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> BridgeCheckpoint:
+        """Read and check a whole bridge file, on the CPU.
+
+        Raises ValueError, in one sentence, for a missing or damaged file, one that is no bridge, one of a newer schema,
+        and for tensors that are left over, missing or of another shape.
+        """
+        config, paths, tensors = _read(Path(path))
+        keys = {"language": LANGUAGE_KEYS, "vision": VISION_TARGETS[config.vision.target].keys}
+        adapter = {k.removeprefix(ADAPTER): t for k, t in tensors.items() if k.startswith(ADAPTER)}
+        try:
+            language, vision = (_read_lora(tensors, paths[side], keys[side]) for side in ("language", "vision"))
+        except KeyError as error:
+            raise ValueError(f"{path} lacks the tensor {error.args[0]}; fetch or save it again") from None
+        _check_tensors(config, tensors, language, vision, str(path))
+        return cls(config, adapter, language, vision)
+
+
+def read_config(path: str | Path) -> BridgeConfig:
+    """The config in a bridge file's header, without reading its tensors. Raises ValueError as ``load`` does."""
+    return _parse(_metadata(Path(path)), Path(path))
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"there is no bridge file {path}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is cut short, damaged or no safetensors file at all ({error})") from None
+
+
+def _parse(metadata: Mapping[str, str], path: Path) -> BridgeConfig:
+    if HEADER not in metadata:
+        raise ValueError(f"{path} is a safetensors file, but not a bridge: its header has no {HEADER!r}")
+    try:
+        data: dict[str, Any] = json.loads(metadata[HEADER])
+        schema = data.get("schema")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the config in its header is not readable ({error})") from None
+    if isinstance(schema, int) and schema > SCHEMA:  # before its keys are read: a newer schema has keys unknown here
+        raise ValueError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; update the pack")
+    try:
+        return from_dict(BridgeConfig, data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> tuple[BridgeConfig, dict[str, list[str]], dict[str, Tensor]]:
+    from safetensors.torch import load_file
+
+    metadata = _metadata(path)
+    config = _parse(metadata, path)
+    try:
+        paths = json.loads(metadata[PATHS])
+        paths = {side: [str(p) for p in paths[side]] for side in ("language", "vision")}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} does not list its LoRA modules ({PATHS!r} in its header); save it again") from None
+    return config, paths, load_file(str(path))
+
+
+def _lora_tensors(lora: LoRA, keys: KeyFormat) -> dict[str, Tensor]:
+    tensors = {}
+    for path, delta in lora.items():
+        stem = keys.stem(path)
+        tensors[stem + keys.down] = delta.down
+        tensors[stem + keys.up] = delta.up
+        tensors[stem + keys.alpha] = torch.tensor(delta.scale * delta.down.shape[0], dtype=torch.float32)
+    return tensors
+
+
+def _read_lora(tensors: Mapping[str, Tensor], paths: list[str], keys: KeyFormat) -> dict[str, Delta]:
+    lora = {}
+    for path in paths:
+        stem = keys.stem(path)
+        down, up, alpha = tensors[stem + keys.down], tensors[stem + keys.up], tensors[stem + keys.alpha]
+        lora[path] = Delta(down, up, alpha.item() / down.shape[0])
+    return lora
+
+
+def _check_tensors(
+    config: BridgeConfig, tensors: Mapping[str, Tensor], language: LoRA, vision: LoRA, where: str
+) -> None:
+    """Every tensor that the config and the LoRA lists ask for, of the right shape, and no other."""
+    with torch.device("meta"):
+        adapter = adapters.build(config.adapter).state_dict()
+    shapes = {ADAPTER + name: tuple(t.shape) for name, t in adapter.items()}
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise ValueError(f"{where} lacks the tensor {name}; fetch or save it again")
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{where}: {name} has shape {tuple(tensors[name].shape)}, its config asks for {shape}")
+    known = shapes.keys() | _lora_tensors(language, LANGUAGE_KEYS).keys()
+    known |= _lora_tensors(vision, VISION_TARGETS[config.vision.target].keys).keys()
+    leftover = sorted(tensors.keys() - known)
+    if leftover:
+        raise ValueError(f"{where} has {len(leftover)} tensors that its config does not explain, first {leftover[0]}")
+
+
+def _storable(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    keep = dtype is None or name.endswith(".alpha") or not tensor.is_floating_point()
+    return tensor.detach().to("cpu", tensor.dtype if keep else dtype, copy=True).contiguous()

@@ -1,0 +1,137 @@
+"""A frozen pretrained language model as a text encoder: prompts -> tokens -> hidden states."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import fingerprint
+from ..conditioning import HiddenStates
+from ..config import LanguageConfig
+from ..lora import is_site
+from ..prompt import PromptRecipe
+from .family import LanguageFamily
+from .loading import load_trunk
+from .states import read_states
+from .tokens import TokenBatch, tokenize
+
+_LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers")
+
+
+class TextEncoder(nn.Module):
+    """model: the trunk, without LM head or decoder. Inference needs ``eval()``, which ``load`` sets."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, family: LanguageFamily, model_id: str):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.family = family
+        self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
+        trunk: Any = model.config
+        self.config = LanguageConfig(
+            model_id=model_id,
+            family=family.name,
+            hidden_size=int(trunk.hidden_size),
+            num_layers=len(self.layers()),
+            vocab_size=int(trunk.vocab_size),
+            fingerprint=fingerprint.join(fingerprint.vocabulary_print(tokenizer), fingerprint.weights_print(model)),
+        )
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> TextEncoder:
+        """From a Hugging Face folder (safetensors alone) or a .gguf file; frozen, in eval mode.
+
+        dtype: None = as stored (float32 for GGUF). Raises ValueError with the reason and the way out.
+        """
+        path = Path(path)
+        model, tokenizer, family = load_trunk(path, dtype)
+        return cls(model, tokenizer, family, _model_id(path)).to(device).eval()
+
+    def tokenize(self, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
+        """See ``tokens.tokenize``. Raises ValueError too for more tokens than the model has positions for."""
+        tokens = tokenize(self.tokenizer, prompts, recipe)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        length = tokens.ids.shape[1]
+        if isinstance(limit, int) and length > limit - self.family.reserved_positions > 0:
+            raise ValueError(
+                f"{length} tokens were asked for, {self.config.model_id} has "
+                f"{limit - self.family.reserved_positions} positions; lower max_length"
+            )
+        if int(tokens.ids.max()) >= self.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {self.config.model_id} gave token {int(tokens.ids.max())}, its embedding has "
+                f"{self.config.vocab_size} rows; the tokenizer belongs to another model"
+            )
+        return tokens
+
+    def forward(self, tokens: TokenBatch, recipe: PromptRecipe) -> HiddenStates:
+        """Hidden states of the tokens, on the tokens' device; the template's are cut where the recipe says so.
+
+        Differentiable. Only the layers that ``recipe.hidden_states`` needs are run.
+        """
+        inputs: dict[str, Tensor] = {"input_ids": tokens.ids}
+        if recipe.language_mask:
+            inputs["attention_mask"] = tokens.mask.long()
+            if recipe.padding_side == "left" and not bool(tokens.mask.all()):
+                inputs |= self._positions(tokens.mask)
+        states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
+        return HiddenStates(states, tokens.mask) if tokens.keep is None else _cut(states, tokens.mask, tokens.keep)
+
+    def _positions(self, mask: Tensor) -> dict[str, Tensor]:
+        """Position ids that begin at the first real token of each row."""
+        if self.family.positions == "own":
+            return {}
+        if "position_ids" not in self.parameters_taken:
+            raise ValueError(
+                f"{self.config.model_id} ({self.family.name}) numbers its positions by itself from the left, so it "
+                'cannot be padded there; set padding_side = "right"'
+            )
+        return {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
+
+    def layers(self) -> nn.ModuleList:
+        """The list of the trunk's layers: where its family says, else the outermost list of the configured length."""
+        if self.family.layers:
+            found = self.model.get_submodule(self.family.layers)
+            assert isinstance(found, nn.ModuleList)
+            return found
+        lengths = {getattr(self.model.config, name, None) for name in _LENGTHS}
+        lists = [(name.count("."), m) for name, m in self.model.named_modules() if isinstance(m, nn.ModuleList)]
+        fitting = [pair for pair in lists if len(pair[1]) in lengths] or lists
+        if not fitting:
+            raise ValueError(f"no list of layers was found in {type(self.model).__name__}")
+        return min(fitting, key=lambda pair: (pair[0], -len(pair[1])))[1]
+
+    def lora_sites(self) -> list[str]:
+        """Paths, inside ``model``, of the linear maps that LoRA adapts, in traversal order."""
+        pattern = re.compile(self.family.lora_sites)
+        sites = [name for name, m in self.model.named_modules() if is_site(m) and pattern.fullmatch(name)]
+        if not sites:
+            raise ValueError(f"no LoRA sites were found in {type(self.model).__name__} by {self.family.lora_sites}")
+        return sites
+
+
+def _cut(states: Tensor, mask: Tensor, keep: Tensor) -> HiddenStates:
+    """Drop the positions that are not kept. A row that keeps fewer than the others is filled up, unmasked, from its own
+    dropped ones."""
+    length = int(keep.sum(1).max())
+    order = (~keep).long().argsort(dim=1, stable=True)[:, :length]  # [B length]
+    kept = torch.gather(states, 1, order.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+    return HiddenStates(kept, torch.gather(mask & keep, 1, order))
+
+
+def _model_id(path: Path) -> str:
+    """The name a person knows a model by: the file's or folder's, a hub repository's where the path is a hub cache."""
+    path = path.resolve()
+    if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
+        return path.parents[1].name.removeprefix("models--").replace("--", "/")
+    if path.is_dir() and (path.name == "model" or path.name.startswith("text_encoder")):
+        return f"{path.parent.name}/{path.name}"
+    return path.stem if path.is_file() else path.name

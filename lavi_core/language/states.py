@@ -1,0 +1,75 @@
+"""Which hidden states of a trunk are heard: the last, one of them, or the normalised average of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _Reached(Exception):
+    """Leaves a trunk's forward at the layer whose input was asked for."""
+
+    def __init__(self, states: Tensor):
+        self.states = states
+
+
+def read_states(
+    run: Callable[[], Any], layers: nn.ModuleList, which: Literal["last", "normalized_mean"] | int
+) -> Tensor:
+    """The hidden states ``which`` (see ``PromptRecipe.hidden_states``) of the forward pass ``run``. -> [B T D]
+
+    An entry before the last is the input of the next layer: a hook there takes it and leaves the pass, so that no
+    later layer runs. Hooks live for this one pass alone.
+    """
+    if which == "normalized_mean":
+        return _normalized_mean(run, layers)
+    index = len(layers) if which == "last" else entry(which, len(layers))
+    if index == len(layers):
+        return run().last_hidden_state
+
+    def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _Reached(_input(args, kwargs))
+
+    hook = layers[index].register_forward_pre_hook(leave, with_kwargs=True, prepend=True)
+    try:
+        run()
+    except _Reached as reached:
+        return reached.states
+    finally:
+        hook.remove()
+    raise ValueError(f"this model does not run its layer {index}; ask for another of its hidden states than {which}")
+
+
+def entry(which: int, num_layers: int) -> int:
+    """``which``, negative counted from the end, as an index into the num_layers + 1 hidden states."""
+    index = which if which >= 0 else num_layers + 1 + which
+    if not 0 <= index <= num_layers:
+        raise ValueError(f"hidden state {which} was asked for; a model of {num_layers} layers has 0 to {num_layers}")
+    return index
+
+
+def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
+    """Mean of the layers' outputs, each layer-normalised without weights (arXiv 2506.08210). -> [B T D] float32"""
+    outputs: list[Tensor] = []
+
+    def take_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        outputs.append(_input(args, kwargs))
+
+    def take_output(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as hooks:
+        for layer in layers[1:]:  # the input of a layer is the output of the one before
+            hooks.callback(layer.register_forward_pre_hook(take_input, with_kwargs=True).remove)
+        hooks.callback(layers[-1].register_forward_hook(take_output).remove)
+        run()
+    return torch.stack([F.layer_norm(h.float(), h.shape[-1:]) for h in outputs]).mean(0)
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]

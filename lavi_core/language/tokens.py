@@ -1,0 +1,174 @@
+"""Prompts -> token ids, by the bridge's recipe and never by a tokenizer's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..prompt import PROMPT, PromptRecipe
+
+
+@dataclass(frozen=True)
+class PromptReport:
+    """What became of one prompt. used: real tokens; cut: prompt tokens cut off; padded: padding tokens."""
+
+    used: int
+    cut: int
+    padded: int
+    cut_text: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.used} tokens, {self.padded} padding"
+        return f"{line}; {self.cut} prompt tokens were cut off: {self.cut_text!r}" if self.cut else line
+
+
+class TokenBatch(NamedTuple):
+    """What a language model reads."""
+
+    ids: Tensor  # [B T] long
+    mask: Tensor  # [B T] bool, True = a real token, the template's included
+    keep: Tensor | None  # [B T] bool, False = a template token, to be cut from the states; None = nothing is cut
+    reports: tuple[PromptReport, ...]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        keep = None if self.keep is None else self.keep.to(device)
+        return TokenBatch(self.ids.to(device), self.mask.to(device), keep, self.reports)
+
+
+class _Token(NamedTuple):
+    id: int
+    template: bool  # belongs to the template's text
+    droppable: bool  # belongs to the prompt alone
+    start: int  # where it begins in the text; -1 = unknown
+
+
+@dataclass(frozen=True)
+class _Row:
+    tokens: list[_Token]
+    cut: int = 0
+    cut_text: str = ""
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
+    """Render, tokenise, cut to ``recipe.max_length`` and pad.
+
+    Truncation takes tokens off the end of the prompt; the template and the special tokens stay.
+    Raises ValueError if there is no prompt, or if the template leaves no room for one.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"a list of at least one prompt is needed, got {prompts!r}")
+    pad = pad_id(tokenizer, recipe)
+    split = _split_by_offsets if tokenizer.is_fast else _split_by_probes
+    rows = [_truncate(split(tokenizer, prompt, recipe), prompt, tokenizer, recipe) for prompt in prompts]
+    width = recipe.max_length if recipe.padding == "max_length" else max(1, *(len(r.tokens) for r in rows))
+    left = recipe.padding_side == "left"
+
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    keep = torch.ones(len(rows), width, dtype=torch.bool)
+    reports = []
+    for i, row in enumerate(rows):
+        n = len(row.tokens)
+        place = slice(width - n, width) if left else slice(0, n)
+        ids[i, place] = torch.tensor([t.id for t in row.tokens], dtype=torch.long)
+        mask[i, place] = True
+        keep[i, place] = torch.tensor([not t.template for t in row.tokens], dtype=torch.bool)
+        if n == 0:  # no token at all ("" without special tokens): one padding token stands for it
+            mask[i, -1 if left else 0] = True
+        elif not (keep[i] & mask[i]).any():  # an empty prompt in a template: its last token stands for it
+            keep[i, place.stop - 1] = True
+        reports.append(PromptReport(n, row.cut, width - n, row.cut_text))
+    cuts = recipe.cut_template and recipe.template != PROMPT
+    return TokenBatch(ids, mask, keep if cuts else None, tuple(reports))
+
+
+def pad_id(tokenizer: Any, recipe: PromptRecipe) -> int:
+    """The id of the padding token, by the recipe's rule."""
+    if recipe.pad_token is not None:
+        found = tokenizer.convert_tokens_to_ids(recipe.pad_token)
+        if found is None or (found == tokenizer.unk_token_id and recipe.pad_token != tokenizer.unk_token):
+            raise ValueError(f"the recipe pads with {recipe.pad_token!r}, which is no token of this language model")
+        return found
+    for found in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id):
+        if found is not None:
+            return found
+    return 0
+
+
+def _split_by_offsets(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list[_Token]:
+    """Tokens told apart by where they stand in the text. One that straddles a border belongs to the prompt, but is not
+    dropped where it holds a piece of the suffix."""
+    text = recipe.render(prompt)
+    begin = recipe.template.index(PROMPT)
+    end = begin + len(prompt)
+    coded = _encode(tokenizer, text, recipe, return_offsets_mapping=True)
+    tokens = []
+    for token, (start, stop), special in zip(
+        coded["input_ids"], coded["offset_mapping"], coded["special_tokens_mask"], strict=True
+    ):
+        before = begin > 0 and stop <= begin
+        after = end < len(text) and start >= end
+        template = not special and (before or after or (not prompt and recipe.template != PROMPT))
+        droppable = not special and not template and stop <= end
+        tokens.append(_Token(token, template, droppable, start))
+    return tokens
+
+
+def _split_by_probes(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list[_Token]:
+    """For tokenizers without offsets: what different prompts have in common at both ends is the template."""
+    coded = _encode(tokenizer, recipe.render(prompt), recipe)
+    ids, special = coded["input_ids"], coded["special_tokens_mask"]
+    probes = [_encode(tokenizer, recipe.render(p), recipe)["input_ids"] for p in ("a", "7", "Z?")]
+    prefix = min(_common([ids, p]) for p in probes) if prompt else _common(probes)
+    prefix = min(prefix, _common(probes), len(ids))
+    suffix = min(_common([p[::-1] for p in probes]), len(ids) - prefix)
+    tokens = []
+    for i, (token, is_special) in enumerate(zip(ids, special, strict=True)):
+        outside = i < prefix or i >= len(ids) - suffix
+        tokens.append(_Token(token, outside and not is_special, not outside and not is_special, -1))
+    return tokens
+
+
+def _common(rows: list[list[int]]) -> int:
+    """How many leading entries all rows share."""
+    count = 0
+    for column in zip(*rows, strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
+
+
+def _encode(tokenizer: Any, text: str, recipe: PromptRecipe, **more: bool) -> Any:
+    return tokenizer(
+        text,
+        add_special_tokens=recipe.add_special_tokens,
+        padding=False,
+        truncation=False,
+        return_special_tokens_mask=True,
+        verbose=False,
+        **more,
+    )
+
+
+def _truncate(tokens: list[_Token], prompt: str, tokenizer: Any, recipe: PromptRecipe) -> _Row:
+    surplus = len(tokens) - recipe.max_length
+    if surplus <= 0:
+        return _Row(tokens)
+    droppable = [i for i, t in enumerate(tokens) if t.droppable]
+    if surplus > len(droppable):
+        raise ValueError(
+            f"the prompt template and the special tokens take {len(tokens) - len(droppable)} tokens, "
+            f"max_length is {recipe.max_length}; raise max_length or shorten the template"
+        )
+    gone = droppable[-surplus:]
+    start = tokens[gone[0]].start
+    if start >= 0:
+        text = prompt[max(0, start - recipe.template.index(PROMPT)) :].strip()
+    else:
+        text = tokenizer.decode([tokens[i].id for i in gone])
+    return _Row([t for i, t in enumerate(tokens) if i not in set(gone)], len(gone), text)

@@ -1,0 +1,199 @@
+"""Low-rank deltas (arXiv 2106.09685): by module path, checked before use, and every use reversible."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Delta(NamedTuple):
+    """delta W = scale * up @ down, for one linear map or convolution of shape [out in (kh kw)]."""
+
+    down: Tensor  # [r in (kh kw)]
+    up: Tensor  # [out r (1 1)]
+    scale: float
+
+
+LoRA = Mapping[str, Delta]  # module path -> Delta
+
+
+class Applied:
+    """A LoRA in place. ``remove()`` takes it away again; removing twice is harmless. ``active``: not yet removed."""
+
+    def __init__(self, undo: list[Callable[[], None]]):
+        self._undo = undo
+
+    @property
+    def active(self) -> bool:
+        return bool(self._undo)
+
+    def remove(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+def is_site(module: nn.Module) -> bool:
+    """Whether a delta can be added to ``module``: a linear map (GPT-2's transposed one too) or a plain convolution."""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and module.padding_mode == "zeros"
+    return isinstance(module, nn.Linear) or _is_transposed(module)
+
+
+def check(model: nn.Module, lora: LoRA) -> None:
+    """Raise ValueError, naming both sides of the first mismatch, unless every delta fits a module of ``model``."""
+    modules = dict(model.named_modules())
+    for path, delta in lora.items():
+        module = modules.get(path)
+        if module is None:
+            raise ValueError(f"the LoRA has a delta for {path}, {type(model).__name__} has no such module")
+        if not is_site(module):
+            raise ValueError(f"the LoRA has a delta for {path}, which is a {type(module).__name__}, not a linear map")
+        down, up = _shapes(module, delta.down.shape[0])
+        if (tuple(delta.down.shape), tuple(delta.up.shape)) != (down, up):
+            raise ValueError(
+                f"the LoRA's delta for {path} has shapes {tuple(delta.down.shape)} and {tuple(delta.up.shape)}, "
+                f"{type(model).__name__} needs {down} and {up}"
+            )
+
+
+@torch.no_grad()
+def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
+    """Add the deltas to the weights. The originals are kept, so that ``remove()`` restores them to the bit.
+
+    Raises ValueError as ``check`` does, and for quantised weights (use ``attach``).
+    """
+    check(model, lora)
+    undo: list[Callable[[], None]] = []
+    for path, delta in lora.items() if strength else ():
+        module = model.get_submodule(path)
+        original = module.weight
+        assert isinstance(original, nn.Parameter)
+        change = _dense(delta, original.device).mul_(strength)
+        change = change.T if _is_transposed(module) else change
+        if change.shape != original.shape or not original.is_floating_point():
+            Applied(undo).remove()
+            raise ValueError(f"{path} is quantised ({type(module).__name__}) and takes no merge; keep the LoRA live")
+        merged = (original.float() + change).to(original.dtype)
+        module.weight = nn.Parameter(merged, requires_grad=original.requires_grad)
+        undo.append(lambda module=module, original=original: _restore(module, original))
+    return Applied(undo)
+
+
+def attach(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
+    """Add each delta's output to its module's output by a forward hook; weights are untouched. No dropout.
+
+    Raises ValueError as ``check`` does.
+    """
+    check(model, lora)
+    undo: list[Callable[[], None]] = []
+    for path, delta in lora.items() if strength else ():
+        hook = model.get_submodule(path).register_forward_hook(_live(delta, strength * delta.scale))
+        undo.append(hook.remove)
+    return Applied(undo)
+
+
+def from_peft(folder: str | Path, strip: str = "") -> LoRA:
+    """Read a folder that peft's ``save_pretrained`` wrote.
+
+    strip: a prefix of the module paths to take off, such as "model." where the LoRA was trained on a model with a head.
+    Raises ValueError for a file that is missing, DoRA, trained biases, or whole modules saved beside the LoRA.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}, so it is not a LoRA saved by peft as safetensors")
+    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"{folder} holds a {config.get('peft_type')}, only LoRA is read")
+    if config.get("use_dora"):
+        raise ValueError(f"{folder} holds a DoRA, which is more than a low-rank delta; train a plain LoRA")
+    if config.get("bias", "none") != "none":
+        raise ValueError(f"{folder} was trained with bias = {config['bias']!r}; only bias = 'none' is read")
+    state = load_file(str(folder / "adapter_model.safetensors"))
+    lora = from_peft_state(
+        state,
+        alpha=float(config["lora_alpha"]),
+        alpha_pattern=config.get("alpha_pattern") or {},
+        rslora=bool(config.get("use_rslora")),
+    )
+    outside = next((path for path in lora if not path.startswith(strip)), None)
+    if outside is not None:
+        raise ValueError(f"{folder}: module {outside} does not begin with {strip!r}")
+    return {path.removeprefix(strip): delta for path, delta in lora.items()}
+
+
+def from_peft_state(
+    state: Mapping[str, Tensor], *, alpha: float, alpha_pattern: Mapping[str, float] | None = None, rslora: bool = False
+) -> LoRA:
+    """peft's LoRA state dict (``get_peft_model_state_dict``) -> deltas. Ranks are read from the tensors.
+
+    scale = alpha / r, or alpha / sqrt(r) with rslora (arXiv 2312.03732). alpha_pattern: regex of a module path's end ->
+    alpha, as in peft. Raises ValueError for a tensor that is no half of a LoRA pair.
+    """
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        found = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)\.(?:[^.]+\.)?weight", key)
+        if found is None:
+            raise ValueError(f"{key} is not one half of a LoRA pair")
+        halves.setdefault(found[1], {})[found[2]] = tensor
+    lora = {}
+    for path, pair in halves.items():
+        if len(pair) != 2:
+            raise ValueError(f"the LoRA of {path} has only its {'down' if 'A' in pair else 'up'} matrix")
+        rank = pair["A"].shape[0]
+        own = next((a for p, a in (alpha_pattern or {}).items() if re.match(rf"(.*\.)?({p})$", path)), alpha)
+        lora[path] = Delta(pair["A"].detach(), pair["B"].detach(), own / (math.sqrt(rank) if rslora else rank))
+    return lora
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """transformers' Conv1D, a linear map with its weight as [in out]; told by its fields, not imported."""
+    weight = getattr(module, "weight", None)
+    return not isinstance(module, nn.Linear) and hasattr(module, "nf") and hasattr(module, "nx") and weight is not None
+
+
+def _shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if isinstance(module, nn.Conv2d):
+        return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
+    if isinstance(module, nn.Linear):
+        return (rank, module.in_features), (module.out_features, rank)
+    nx, nf = module.nx, module.nf
+    assert isinstance(nx, int) and isinstance(nf, int)
+    return (rank, nx), (nf, rank)
+
+
+def _dense(delta: Delta, device: torch.device) -> Tensor:
+    """scale * up @ down in float32. -> [out in (kh kw)]"""
+    down, up = (t.detach().to(device, torch.float32) for t in (delta.down, delta.up))
+    return ((up.flatten(1) @ down.flatten(1)) * delta.scale).reshape(up.shape[0], *down.shape[1:])
+
+
+def _restore(module: nn.Module, original: nn.Parameter) -> None:
+    """Put the original parameter back, where and in the dtype that the module has meanwhile been moved to."""
+    now = module.weight
+    assert isinstance(now, Tensor)
+    if (now.device, now.dtype) != (original.device, original.dtype):
+        original = nn.Parameter(original.detach().to(now.device, now.dtype), requires_grad=original.requires_grad)
+    module.weight = original
+
+
+def _live(delta: Delta, scale: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        x: Tensor = args[0]
+        down, up = delta.down.to(x.device, x.dtype), delta.up.to(x.device, x.dtype)
+        if isinstance(module, nn.Conv2d):
+            h = F.conv2d(x, down, None, module.stride, module.padding, module.dilation)
+            return output + scale * F.conv2d(h, up)
+        return output + scale * F.linear(F.linear(x, down), up)
+
+    return hook

@@ -1,0 +1,17 @@
+"""PixArt-alpha: a DiT with cross-attention; the checkpoint of the paper is PixArt-XL-2-512x512."""
+
+from __future__ import annotations
+
+from .keys import TRANSFORMER
+from .target import VisionTarget
+
+# The authors name GEGLU too, but PixArt's feed-forward is a plain GELU: attention alone is adapted, 224 sites.
+PIXART = VisionTarget(
+    name="pixart",
+    diffusers_class="PixArtTransformer2DModel",
+    lora_sites=r"transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
+    keys=TRANSFORMER,
+    mask="drop",
+    context_width=4096,
+    latent_scale=0.18215,
+)

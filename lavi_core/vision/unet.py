@@ -1,0 +1,48 @@
+"""U-Nets of diffusers' UNet2DConditionModel: Stable Diffusion 1, latent diffusion, SDXL, and any other."""
+
+from __future__ import annotations
+
+from .keys import KOHYA
+from .target import VisionTarget
+
+# The authors adapt ResnetBlock2D, Attention and GEGLU: 224 sites in Stable Diffusion 1.4. Not adapted: proj_in and
+# proj_out, the second feed-forward matrix, conv_in and conv_out, the samplers, the time embedding.
+SITES = (
+    r"(down_blocks\.\d+|up_blocks\.\d+|mid_block)\."
+    r"(attentions\.\d+\.(transformer_blocks\.\d+\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.0\.proj)"
+    r"|to_q|to_k|to_v|to_out\.0)"
+    r"|resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj))"
+)
+
+SD1 = VisionTarget(
+    name="sd1",
+    diffusers_class="UNet2DConditionModel",
+    lora_sites=SITES,
+    keys=KOHYA,
+    mask="attend",
+    context_width=768,
+    latent_scale=0.18215,
+)
+
+LDM = VisionTarget(
+    name="ldm",
+    diffusers_class="UNet2DConditionModel",
+    lora_sites=SITES,
+    keys=KOHYA,
+    mask="attend",
+    context_width=1280,
+    latent_scale=0.18215,
+)
+
+SDXL = VisionTarget(
+    name="sdxl",
+    diffusers_class="UNet2DConditionModel",
+    lora_sites=SITES,
+    keys=KOHYA,
+    mask="attend",
+    context_width=2048,
+    pooled_width=1280,
+    latent_scale=0.13025,
+)
+
+UNET = VisionTarget(name="unet", diffusers_class="UNet2DConditionModel", lora_sites=SITES, keys=KOHYA, mask="attend")

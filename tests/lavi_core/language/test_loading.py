@@ -1,0 +1,109 @@
+"""What is loaded, and every refusal: one sentence that names the reason and the way out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.prompt import PromptRecipe
+
+
+@pytest.fixture
+def folder(language_folder, tmp_path):
+    """A copy that a test may spoil."""
+    copy = tmp_path / "model"
+    shutil.copytree(language_folder("bert"), copy)
+    return copy
+
+
+def refuses(path, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        TextEncoder.load(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_not_a_model(tmp_path):
+    refuses(tmp_path / "absent", "absent is not a Hugging Face model folder or a .gguf file")
+    refuses(tmp_path, "has no config.json")
+    (tmp_path / "config.json").write_text("{")
+    refuses(tmp_path, "config.json is not readable JSON")
+    (tmp_path / "x.gguf").write_bytes(b"GGML....")
+    refuses(tmp_path / "x.gguf", "x.gguf is not a GGUF file")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    refuses(tmp_path / "x.gguf", "cannot read x.gguf as a GGUF model")
+
+
+def test_remote_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": {"AutoModel": "x.Y"}}))
+    refuses(folder, r"needs its own Python code \(auto_map in config.json\), which this pack does not run")
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine"}))
+    refuses(folder, "does not know model_type 'mine'; update transformers")
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "x.Y"}}))
+    assert TextEncoder.load(folder).config.family == "bert"  # transformers' own class, no code from the folder
+
+
+def test_no_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    refuses(folder, "has no tokenizer .* copy the model's tokenizer files there")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    refuses(folder, "has no tokenizer|cannot be loaded")
+    (folder / "tokenizer.json").write_text("{}")
+    refuses(folder, "the tokenizer in .* cannot be loaded")
+
+
+def test_a_diffusers_folder(folder, tmp_path):
+    """text_encoder_2 and tokenizer_2 side by side."""
+    (tmp_path / "tokenizer_2").mkdir()
+    for file in folder.glob("tokenizer*"):
+        file.rename(tmp_path / "tokenizer_2" / file.name)
+    folder.rename(tmp_path / "text_encoder_2")
+    encoder = TextEncoder.load(tmp_path / "text_encoder_2")
+    assert encoder.config.model_id == f"{tmp_path.name}/text_encoder_2"
+
+
+def test_weights(folder):
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refuses(folder, "model.safetensors is cut short or damaged")
+    weights.unlink()
+    refuses(folder, "has no model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(whole)
+    refuses(folder, r"only pickled weights \(.bin\), which can run code; save the model again")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    refuses(folder, "lacks model-00001-of-00001.safetensors, which model.safetensors.index.json lists")
+
+
+def test_missing_tensors_are_never_drawn_at_random(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    gone = next(k for k in tensors if k.endswith("layer.1.attention.self.query.weight"))
+    save_file({k: v for k, v in tensors.items() if k != gone}, folder / "model.safetensors", {"format": "pt"})
+    refuses(folder, r"lack 1 tensors of BertModel, first encoder.layer.1.attention.self.query.weight")
+
+
+def test_dtype(language_folder):
+    folder = language_folder("llama")
+    assert next(TextEncoder.load(folder).parameters()).dtype == torch.float32
+    half = TextEncoder.load(folder, dtype=torch.bfloat16)
+    assert next(half.parameters()).dtype == torch.bfloat16
+    recipe = PromptRecipe(max_length=10)
+    assert half(half.tokenize(["sea"], recipe), recipe).states.dtype == torch.bfloat16
+
+
+def test_shards(language_folder, tmp_path):
+    import transformers
+
+    source = language_folder("llama")
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    shutil.copytree(source, tmp_path / "m")
+    (tmp_path / "m/model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "m", max_shard_size="30KB")
+    assert len(list((tmp_path / "m").glob("*.safetensors"))) > 1
+    assert TextEncoder.load(tmp_path / "m").config.fingerprint == TextEncoder.load(source).config.fingerprint

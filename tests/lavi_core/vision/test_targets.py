@@ -1,0 +1,95 @@
+"""The rows of vision models: the authors' LoRA sites and file names that stock ComfyUI reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lavi_bridge.lavi_core.vision import VISION_TARGETS
+
+
+def sd14():
+    """Stable Diffusion 1.4's U-Net, without its weights."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=64)
+
+
+def pixart():
+    """PixArt-XL-2-512x512, without its weights."""
+    from diffusers import PixArtTransformer2DModel
+
+    with torch.device("meta"):
+        return PixArtTransformer2DModel(sample_size=64, out_channels=8)
+
+
+def test_the_authors_224_sites_of_stable_diffusion():
+    model = sd14()
+    sites = VISION_TARGETS["sd1"].sites(model)
+    assert len(sites) == 224
+    assert sum(isinstance(model.get_submodule(p), torch.nn.Conv2d) for p in sites) == 58
+    params = sum(count(model.get_submodule(p), 32) for p in sites)
+    assert params == 28_291_072
+    assert VISION_TARGETS["unet"].sites(model) == sites
+    for never in ("proj_in", "proj_out", "ff.net.2", "conv_in", "conv_out", "samplers", "time_embedding"):
+        assert not any(never in path for path in sites)
+
+
+def test_the_authors_224_sites_of_pixart():
+    sites = VISION_TARGETS["pixart"].sites(pixart())
+    assert len(sites) == 224
+    assert sites[:5] == [f"transformer_blocks.0.attn1.{x}" for x in ("to_q", "to_k", "to_v", "to_out.0")] + [
+        "transformer_blocks.0.attn2.to_q"
+    ]
+
+
+def count(module, rank):
+    weight = module.weight
+    return rank * (weight[0].numel() + weight.shape[0])
+
+
+def test_sdxl_sites():
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        model = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            cross_attention_dim=2048,
+            attention_head_dim=(5, 10, 20),
+            use_linear_projection=True,
+        )
+    sites = VISION_TARGETS["sdxl"].sites(model)
+    assert sum(".transformer_blocks." in p for p in sites) == 70 * 9
+
+
+@pytest.mark.parametrize(("name", "model"), [("sd1", sd14), ("pixart", pixart)])
+def test_key_names_both_ways(name, model):
+    target = VISION_TARGETS[name]
+    sites = target.sites(model())
+    back = target.path_of(sites)
+    assert len(back) == len(sites)
+    assert [back[target.key_of(path)] for path in sites] == sites
+
+
+def test_key_names():
+    assert (
+        VISION_TARGETS["sd1"].key_of("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0")
+        == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    )
+    assert (
+        VISION_TARGETS["pixart"].key_of("transformer_blocks.0.attn2.to_k")
+        == "transformer.transformer_blocks.0.attn2.to_k"
+    )
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="unknown vision target 'x'; known: sd1, ldm, sdxl, pixart, unet"):
+        VISION_TARGETS["x"]
+    with pytest.raises(
+        ValueError, match="no LoRA sites of the vision target pixart were found in UNet2DConditionModel"
+    ):
+        VISION_TARGETS["pixart"].sites(sd14())
+    assert all(name == row.name for name, row in VISION_TARGETS.items())

@@ -1,0 +1,25 @@
+"""``accelerate launch -m lavi_bridge.training RECIPE.toml``: the trainer alone, on as many processes as accelerate starts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from .cli import add_training_arguments, run_training
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="lavi_bridge.training")
+    add_training_arguments(parser)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        run_training(parser.parse_args())
+    except (ValueError, OSError) as error:
+        print(f"lavi-bridge: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""``lavi-bridge``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, 2 for bad input (one sentence on standard error), 130 when interrupted."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx", "huggingface_hub", "accelerate"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"lavi-bridge: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="lavi-bridge", description="Bridges between language models and vision models.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a bridge from a recipe")
+    add_training_arguments(train)
+    train.set_defaults(run=run_training)
+
+    sample = commands.add_parser("sample", help="draw pictures with a bridge, without ComfyUI")
+    sample.add_argument("bridge", help="a bridge .safetensors")
+    sample.add_argument("prompts", nargs="+")
+    sample.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
+    sample.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")
+    sample.add_argument("--vae", default="demo:vae", help="VAE folder or TAESD file")
+    sample.add_argument("-o", "--output", default="sample.png")
+    sample.add_argument("--negative", default="")
+    sample.add_argument("--steps", type=int, default=20)
+    sample.add_argument("--guidance", type=float, default=3.0)
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--size", type=int, default=128, help="side of the picture in pixels")
+    sample.set_defaults(run=_sample)
+
+    demo = commands.add_parser("demo", help="draw and judge with the bundled demo bridges")
+    demo.add_argument("-o", "--output", default="demo.png")
+    demo.add_argument("--prompts", type=int, default=16, help="judged prompts of each category (default 16)")
+    demo.add_argument("--bridges", nargs="+", default=["minilm", "smollm2"], help="which demo bridges (default: both)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--json", action="store_true", help="print the scores as JSON")
+    demo.set_defaults(run=_demo)
+    return top
+
+
+def add_training_arguments(target: argparse.ArgumentParser) -> None:
+    target.add_argument("recipe", help="a recipe .toml")
+    target.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
+    target.add_argument("--resume", action="store_true", help="go on from the newest state in the recipe's output")
+
+
+def run_training(args: argparse.Namespace) -> None:
+    from .recipe import read_recipe
+    from .trainer import Trainer
+
+    print(Trainer(read_recipe(args.recipe, args.set), resume=args.resume).run())
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from .draw import draw
+
+    print(draw(args))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .demo.show import show
+
+    print(show(args))

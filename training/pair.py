@@ -1,0 +1,156 @@
+"""A language model, an adapter and a vision model as one trainable module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..lavi_core import adapters, fingerprint
+from ..lavi_core.checkpoint import BridgeCheckpoint
+from ..lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig, VisionConfig
+from ..lavi_core.conditioning import Conditioning
+from ..lavi_core.language import TextEncoder, TokenBatch
+from ..lavi_core.lora import Delta, LoRA
+from ..lavi_core.vision import VISION_TARGETS
+from .recipe import LanguageSection, Recipe, VisionSection
+from .vision_model import VisionModel
+
+GROUPS = ("adapter", "language", "vision")
+
+
+class Pair(nn.Module):
+    """Everything that one training step runs. Frozen weights stay as they were loaded, trained ones are float32."""
+
+    def __init__(self, recipe: Recipe, encoder: TextEncoder, vision: VisionModel):
+        super().__init__()
+        self.recipe, self.vision_model = recipe, vision
+        # Taken before LoRA goes in: the prints and the site names are those of the untouched models.
+        self.sites = {"language": [], "vision": []}
+        if recipe.language.train == "lora":
+            self.sites["language"] = encoder.lora_sites()
+        if recipe.vision.train == "lora":
+            self.sites["vision"] = VISION_TARGETS[vision.target].sites(vision.network)
+        self.language_config = encoder.config
+        self.vision_print = fingerprint.weights_print(vision.network)
+        inner = recipe.adapter.inner_width
+        in_width, out_width = encoder.config.hidden_size, vision.context_width
+        self.adapter_config = AdapterConfig(
+            kind=recipe.adapter.kind,
+            in_width=in_width,
+            inner_width=adapters.inner_width(in_width, out_width) if inner is None else inner,
+            out_width=out_width,
+            pooled_width=VISION_TARGETS[vision.target].pooled_width,
+        )
+        self.encoder = encoder
+        self.adapter = adapters.build(self.adapter_config)
+        self.network = vision.network
+        prepare(encoder.model, recipe.language, self.sites["language"])
+        prepare(self.network, recipe.vision, self.sites["vision"])
+
+    def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """The trained parameters of one group, by name."""
+        module = {"adapter": self.adapter, "language": self.encoder.model, "vision": self.network}[name]
+        return ((f"{name}.{key}", p) for key, p in module.named_parameters() if p.requires_grad)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {key: p for name in GROUPS for key, p in self.group(name)}
+
+    def condition(self, tokens: TokenBatch) -> Conditioning:
+        """Captions to conditioning; the adapter runs in float32 outside autocast."""
+        hidden = self.encoder(tokens, self.recipe.prompt)
+        heard = self.adapter(hidden._replace(states=hidden.states.float()))
+        return Conditioning(heard.context, heard.mask if self.recipe.prompt.vision_mask else None, heard.pooled)
+
+    def forward(self, ids: Tensor, mask: Tensor, keep: Tensor | None, x: Tensor, timesteps: Tensor) -> Tensor:
+        """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
+        heard = self.condition(TokenBatch(ids, mask, keep, ()))
+        return self.vision_model.predict(x, timesteps, heard.context, heard.mask)
+
+    def checkpoint(self, provenance: dict) -> BridgeCheckpoint:
+        """The bridge as it stands, on the CPU."""
+        recipe, vision = self.recipe, self.vision_model
+        language_config, vision_print = self.language_config, self.vision_print
+        if recipe.language.train == "full":
+            words = fingerprint.vocabulary_print(self.encoder.tokenizer)
+            weights = fingerprint.weights_print(self.encoder.model)
+            language_config = replace(language_config, fingerprint=fingerprint.join(words, weights))
+        if recipe.vision.train == "full":
+            vision_print = fingerprint.weights_print(self.network)
+        config = BridgeConfig(
+            language=language_config,
+            prompt=recipe.prompt,
+            adapter=self.adapter_config,
+            vision=VisionConfig(
+                model_id=vision.model_id,
+                target=vision.target,
+                context_width=vision.context_width,
+                objective=vision.objective.kind,
+                latent_channels=vision.latent_channels,
+                latent_scale=vision.scale,
+                fingerprint=vision_print,
+            ),
+            language_lora=_lora_config(recipe.language),
+            vision_lora=_lora_config(recipe.vision),
+            provenance=provenance,
+        )
+        state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
+        language = deltas(self.encoder.model, self.sites["language"], recipe.language)
+        return BridgeCheckpoint(config, state, language, deltas(self.network, self.sites["vision"], recipe.vision))
+
+
+def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: list[str]) -> None:
+    """Freeze a model, inject LoRA into ``sites``, or open it whole, as the recipe says.
+
+    LoRA starts as the authors': down ~ N(0, 1/rank), up = 0.
+    """
+    model.requires_grad_(section.train == "full")
+    if section.train == "full":
+        model.float()
+    if section.train == "lora":
+        from peft import LoraConfig, inject_adapter_in_model
+
+        config = LoraConfig(
+            r=section.rank,
+            lora_alpha=section.alpha,  # type: ignore[arg-type]
+            lora_dropout=section.dropout,
+            target_modules="|".join(map(re.escape, sites)),
+            init_lora_weights="gaussian",
+        )
+        inject_adapter_in_model(config, model)
+        for key, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in key)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        injected = sum(key.endswith("lora_A.default.weight") for key, _ in model.named_parameters())
+        assert injected == len(sites), f"{injected} LoRA sites of {len(sites)} were injected"
+
+
+def deltas(model: nn.Module, sites: list[str], section: LanguageSection | VisionSection) -> LoRA:
+    """The LoRA as it stands, by module path of the untouched model."""
+    found = {}
+    for path in sites:
+        layer = model.get_submodule(path)
+        down, up = (getattr(layer, part)["default"].weight.detach().float().cpu() for part in ("lora_A", "lora_B"))
+        found[path] = Delta(down.clone(), up.clone(), section.alpha / section.rank)
+    return found
+
+
+def _lora_config(section: LanguageSection | VisionSection) -> LoRAConfig | None:
+    return LoRAConfig(rank=section.rank, alpha=section.alpha) if section.train == "lora" else None
+
+
+@contextmanager
+def eval_mode(pair: Pair) -> Iterator[Pair]:
+    """Nothing drops out and no gradient is kept inside; put back as it was afterwards."""
+    was = pair.training
+    pair.eval()
+    try:
+        with torch.no_grad():
+            yield pair
+    finally:
+        pair.train(was)

@@ -1,0 +1,166 @@
+"""A training recipe: one TOML file, frozen once read, unknown keys refused."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..lavi_core.config import from_dict
+from ..lavi_core.prompt import PromptRecipe
+
+Training = Literal["frozen", "lora", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageSection:
+    """model: a local folder or .gguf file, or a name that ``training/models.py`` knows. train: "lora" is the paper's;
+    "full" trains every weight (a vision model's own small encoder); "frozen" is the "w/o LoRA" ablation.
+    """
+
+    model: str
+    train: Training = "lora"
+    rank: int = 32
+    alpha: float = 32.0
+    dropout: float = 0.1
+    learning_rate: float = 5e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSection:
+    """kind: a row of ``lavi_core.adapters.ADAPTERS``. inner_width: None = the authors' rule, (in + out) / 2."""
+
+    kind: str = "mlp"
+    inner_width: int | None = None
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionSection:
+    """model: a folder in diffusers' layout (``unet/`` or ``transformer/``, and ``scheduler/``). vae: a diffusers VAE
+    folder or a TAESD ``.safetensors``. target: a row of ``lavi_core.vision.VISION_TARGETS``.
+    """
+
+    model: str
+    vae: str
+    target: str
+    train: Training = "lora"
+    rank: int = 32
+    alpha: float = 32.0
+    dropout: float = 0.1
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """kind: "tsv" reads ``image path<TAB>caption`` lines, paths relative to the file; "folder" pairs each image with its
+    .txt; "shapebench" draws ``count`` pictures. mix: weights of the ShapeBench categories, all alike if empty.
+    """
+
+    kind: Literal["tsv", "folder", "shapebench"]
+    path: str = ""
+    resolution: int = 512
+    cache_latents: bool = True
+    count: int = 0
+    vocabulary: str = "small"
+    mix: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSection:
+    """AdamW. schedule: "constant" or "cosine" (to zero), both after ``warmup`` optimiser steps of linear increase."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSection:
+    """Sample pictures during training: every ``every`` steps (0 = never), with fixed prompts and seed.
+
+    bench: this many prompts of each ShapeBench category are drawn and judged as well.
+    """
+
+    every: int = 0
+    prompts: tuple[str, ...] = ()
+    bench: int = 0
+    steps: int = 20
+    guidance: float = 3.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run. batch_size is global: what one optimiser step sees over all processes and accumulation steps."""
+
+    name: str
+    output: str
+    steps: int
+    batch_size: int
+    language: LanguageSection
+    prompt: PromptRecipe
+    adapter: AdapterSection
+    vision: VisionSection
+    data: DataSection
+    optimizer: OptimizerSection = OptimizerSection()
+    sample: SampleSection = SampleSection()
+    seed: int = 0
+    accumulation: int = 1
+    precision: Literal["bf16", "fp32"] = "bf16"
+    caption_dropout: float = 0.1
+    save_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation} parts")
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain data: nested dicts, as JSON and TOML hold it."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; ``overrides`` are ``key.sub=value`` with TOML values (a bare word is taken as a string).
+
+    Raises ValueError naming the file and the key for anything that does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no recipe at {path}")
+    try:
+        data = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes key=value, got {override!r}")
+        *parents, last = key.strip().split(".")
+        table = data
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"--set {key}: {parent} is a value in {path}, not a table")
+        table[last] = _toml_value(value.strip())
+    try:
+        return from_dict(Recipe, data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,37 @@
+"""ShapeBench: a procedural set of captioned pictures and a program that judges a picture against its prompt.
+
+The training set of the demo (`pairs`) and its honest end-to-end score (`prompts` -> a model -> `score`), to be read
+beside `ceiling` and `chance`. Needs numpy and scipy only.
+"""
+
+from .bench import ASPECTS, ceiling, chance, pairs, prompts, score
+from .caption import caption, words
+from .judge import Verdict, judge
+from .render import render
+from .scene import CATEGORIES, SPLITS, Object, PromptSpec, Scene, sample_scene
+from .vocabulary import GROUND, PALETTE, VOCABULARIES, Concept, Vocabulary
+
+__all__ = [
+    "ASPECTS",
+    "CATEGORIES",
+    "GROUND",
+    "PALETTE",
+    "SPLITS",
+    "VOCABULARIES",
+    "Concept",
+    "Object",
+    "PromptSpec",
+    "Scene",
+    "Verdict",
+    "Vocabulary",
+    "caption",
+    "ceiling",
+    "chance",
+    "judge",
+    "pairs",
+    "prompts",
+    "render",
+    "sample_scene",
+    "score",
+    "words",
+]

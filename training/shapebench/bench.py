@@ -1,0 +1,116 @@
+"""The benchmark: prompts, scores with intervals, the judge's own ceiling and chance, and training pairs.
+
+Every function takes explicit integer seeds; the same seed gives the same bits on every machine with the same numpy.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.random import PCG64, Generator, SeedSequence
+
+from .caption import caption
+from .judge import Verdict, judge
+from .render import render
+from .scene import CANVAS, CATEGORIES, PromptSpec, Scene, sample_scene
+from .vocabulary import Vocabulary
+
+ASPECTS = ("count", "color", "shape", "texture", "bind", "relation", "correct")
+BOOTSTRAP_SAMPLES = 2000
+DRAWS_PER_PROMPT = 50  # how long to look for a caption not taken yet
+EQUAL_MIX: Mapping[str, float] = {category: 1.0 for category in CATEGORIES}
+
+
+def stream(seed: int, *labels: str | int) -> Generator:
+    """An independent PCG64 stream for each seed and labels, so that no split ever shares its draws with another."""
+    return Generator(PCG64(SeedSequence([seed, *(zlib.crc32(str(label).encode()) for label in labels)])))
+
+
+def prompts(
+    category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test"
+) -> list[tuple[str, Scene]]:
+    """`n` (caption, scene). No caption comes twice while fresh ones are to be found; after that they repeat."""
+    rng = stream(seed, "prompts", category, vocabulary.name, split)
+    taken: set[str] = set()
+    chosen: list[tuple[str, Scene]] = []
+    exhausted = False
+    while len(chosen) < n:
+        for _ in range(1 if exhausted else DRAWS_PER_PROMPT):
+            scene = sample_scene(rng, category, vocabulary, split)
+            text = caption(scene, rng, split, vocabulary)
+            if text not in taken:
+                break
+        else:
+            exhausted = True  # single objects of the small vocabulary have few captions
+        taken.add(text)
+        chosen.append((text, scene))
+    return chosen
+
+
+def pairs(
+    seed: int, n: int | None, vocabulary: Vocabulary, mix: Mapping[str, float] = EQUAL_MIX, *, start: int = 0
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Training pairs (uint8 [128 128 3], caption), `n` of them or endless where `n` is None.
+
+    `mix` weighs the categories. Pair i depends on (seed, i) alone, so `start` resumes a run or gives workers their share.
+    """
+    unknown = set(mix) - set(CATEGORIES)
+    if unknown or not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
+        raise ValueError(f"mix needs weights >= 0 for categories out of {', '.join(CATEGORIES)}; got {dict(mix)}")
+    categories = tuple(mix)
+    edges = np.cumsum([mix[category] for category in categories]) / sum(mix.values())
+    index = start
+    while n is None or index < start + n:
+        rng = stream(seed, "train", vocabulary.name, index)
+        category = categories[min(int(np.searchsorted(edges, rng.random(), side="right")), len(categories) - 1)]
+        scene = sample_scene(rng, category, vocabulary, "train")
+        yield render(scene), caption(scene, rng, "train", vocabulary)
+        index += 1
+
+
+def score(
+    images: Sequence[np.ndarray] | np.ndarray, scenes: Sequence[Scene | PromptSpec], seed: int = 0
+) -> dict[str, float | int | tuple[float, float] | None]:
+    """Judge images[i] (uint8 [H W 3]) against scenes[i].
+
+    Returns the mean of each of ASPECTS over the pictures whose prompt names it (None where none does), "n", and
+    "interval": the bootstrap 95 % interval of "correct", resampling pictures.
+    """
+    if len(images) != len(scenes) or not len(scenes):
+        raise ValueError(f"{len(images)} images for {len(scenes)} scenes; give one image for each scene, at least one")
+    return summary([judge(image, scene) for image, scene in zip(images, scenes, strict=True)], seed)
+
+
+def summary(verdicts: Sequence[Verdict], seed: int = 0) -> dict[str, float | int | tuple[float, float] | None]:
+    """The table row of `verdicts`; see `score`."""
+    row: dict[str, float | int | tuple[float, float] | None] = {}
+    for aspect in ASPECTS:
+        values = [getattr(verdict, aspect) for verdict in verdicts]
+        named = [value for value in values if value is not None]
+        row[aspect] = float(np.mean(named)) if named else None
+    correct = np.array([verdict.correct for verdict in verdicts], np.float64)
+    # The mean of n draws with replacement from yes/no answers is a binomial: the same bootstrap without the loop.
+    draws = stream(seed, "bootstrap").binomial(len(correct), correct.mean(), BOOTSTRAP_SAMPLES) / len(correct)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    row["interval"] = (float(low), float(high))
+    row["n"] = len(correct)
+    return row
+
+
+def ceiling(
+    category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test", size: int = CANVAS
+) -> dict[str, float | int | tuple[float, float] | None]:
+    """The score of true pictures: what a perfect model would get."""
+    scenes = [scene for _, scene in prompts(category, n, seed, vocabulary, split)]
+    return score([render(scene, size) for scene in scenes], scenes)
+
+
+def chance(
+    category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test", size: int = CANVAS
+) -> dict[str, float | int | tuple[float, float] | None]:
+    """The score of flawless pictures of other prompts: what a model gets that draws well and does not listen."""
+    scenes = [scene for _, scene in prompts(category, n, seed, vocabulary, split)]
+    rng = stream(seed, "chance", category, vocabulary.name, split)
+    return score([render(sample_scene(rng, category, vocabulary, split), size) for _ in scenes], scenes)

@@ -1,0 +1,135 @@
+"""The closed vocabulary of ShapeBench: what can be drawn, and every word that may name it.
+
+Each `Concept` has one plain name, one or two *training synonyms* and at least two *held-out synonyms*. Captions of the
+training split use only the first two kinds, so a model that understands the third kind has its knowledge from the
+language model behind it and not from the pictures. The words were chosen before any model was trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One thing a caption can name: `name` (also its id), words seen in training, words never seen there."""
+
+    name: str
+    synonyms: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A closed set of concepts. `counts[i]` names the number i + 1; `held_out_pairs` are (color, shape) never trained."""
+
+    name: str
+    colors: tuple[Concept, ...]
+    shapes: tuple[Concept, ...]
+    textures: tuple[Concept, ...]
+    relations: tuple[Concept, ...]
+    counts: tuple[Concept, ...]
+    held_out_pairs: frozenset[tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        unknown = self.held_out_pairs - set(self.pairs)
+        if unknown:
+            raise ValueError(f"held-out pairs {sorted(unknown)} are not among the colours x shapes of {self.name!r}")
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every (color, shape), in the order of the vocabulary."""
+        return tuple((color.name, shape.name) for color, shape in product(self.colors, self.shapes))
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        return self.colors + self.shapes + self.textures + self.relations + self.counts
+
+    def concept(self, name: str) -> Concept:
+        """The concept called `name`; the error of an unknown name lists the known ones."""
+        for concept in self.concepts:
+            if concept.name == name:
+                return concept
+        known = ", ".join(concept.name for concept in self.concepts)
+        raise ValueError(f"vocabulary {self.name!r} has no concept {name!r}; it has: {known}")
+
+
+# Saturated, and at least 90 apart from each other in RGB so that a 10 % error of exposure cannot swap two of them.
+PALETTE: dict[str, tuple[int, int, int]] = {
+    "red": (228, 38, 48),
+    "green": (44, 184, 72),
+    "blue": (48, 92, 246),
+    "yellow": (250, 218, 52),
+    "purple": (158, 62, 212),
+    "orange": (250, 132, 30),
+    "cyan": (56, 208, 232),
+    "white": (242, 242, 242),
+}
+GROUND: tuple[int, int, int] = (18, 18, 24)
+
+_COLORS = (
+    Concept("red", ("scarlet",), ("crimson", "ruby")),
+    Concept("green", ("jade",), ("emerald", "verdant")),
+    Concept("blue", ("cobalt",), ("navy", "azure", "sapphire")),
+    Concept("yellow", ("canary",), ("golden", "lemon")),
+    Concept("purple", ("violet",), ("lavender", "plum")),
+    Concept("orange", ("tangerine",), ("apricot", "pumpkin")),
+    Concept("cyan", ("turquoise",), ("aqua", "teal")),
+    Concept("white", ("ivory",), ("snowy", "milky")),
+)
+_SHAPES = (
+    Concept("circle", ("ball",), ("disc", "disk")),
+    Concept("square", ("block",), ("box", "cube")),
+    Concept("triangle", ("wedge",), ("pyramid", "cone")),
+    Concept("cross", ("crosshair",), ("plus sign", "crucifix")),
+    Concept("star", ("asterisk",), ("pentagram", "sparkle")),
+    Concept("ring", ("hoop",), ("donut", "loop")),
+)
+_TEXTURES = (
+    Concept("solid", ("plain",), ("uniform", "flat")),
+    Concept("striped", ("banded",), ("lined", "barred")),
+    Concept("dotted", ("spotted",), ("speckled", "freckled")),
+)
+_RELATIONS = (
+    Concept("left of", ("to the left of",), ("to the left-hand side of", "on the left side of")),
+    Concept("right of", ("to the right of",), ("to the right-hand side of", "on the right side of")),
+    Concept("above", ("higher than",), ("over", "on top of")),
+    Concept("below", ("lower than",), ("under", "beneath")),
+)
+_COUNTS = (
+    Concept("one", ("a single",), ("a lone", "a solitary")),
+    Concept("two", ("a pair of",), ("a couple of", "a duo of")),
+    Concept("three", ("a set of three",), ("a trio of", "a triplet of")),
+    Concept("four", ("a set of four",), ("a quartet of", "a foursome of")),
+)
+
+VOCABULARIES: dict[str, Vocabulary] = {
+    "small": Vocabulary(
+        name="small",
+        colors=_COLORS[:4],
+        shapes=_SHAPES[:4],
+        textures=_TEXTURES,
+        relations=_RELATIONS,
+        counts=_COUNTS[:3],
+        held_out_pairs=frozenset({("yellow", "cross"), ("blue", "triangle")}),
+    ),
+    "full": Vocabulary(
+        name="full",
+        colors=_COLORS,
+        shapes=_SHAPES,
+        textures=_TEXTURES,
+        relations=_RELATIONS,
+        counts=_COUNTS,
+        held_out_pairs=frozenset(
+            {
+                ("yellow", "cross"),
+                ("blue", "triangle"),
+                ("red", "star"),
+                ("cyan", "square"),
+                ("purple", "ring"),
+                ("white", "circle"),
+            }
+        ),
+    ),
+}

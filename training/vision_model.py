@@ -1,0 +1,106 @@
+"""The frozen vision model, its VAE and its objective, from local folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..lavi_core.vision import VISION_TARGETS
+from .objective import Objective
+
+
+@dataclass
+class VisionModel:
+    """network: the diffusers U-Net or transformer. scale: raw VAE latents times this are what the network sees."""
+
+    network: nn.Module
+    objective: Objective
+    scale: float
+    model_id: str
+    target: str
+
+    @property
+    def context_width(self) -> int:
+        return self.config["caption_channels" if self.config.get("caption_channels") else "cross_attention_dim"]
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config["in_channels"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.network.config)  # type: ignore[arg-type]
+
+    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """One forward: x [B C H W], timesteps [B], context [B T W], mask [B T] bool or None."""
+        extra = {}
+        if mask is not None:
+            extra["encoder_attention_mask"] = mask
+        if self.config["_class_name"] == "PixArtTransformer2DModel":
+            extra["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
+        return self.network(x, timestep=timesteps, encoder_hidden_states=context, return_dict=True, **extra).sample
+
+
+def load_vision_model(folder: str | Path, target: str, dtype: torch.dtype = torch.float32) -> VisionModel:
+    """From a diffusers pipeline folder: ``unet/`` or ``transformer/`` beside ``scheduler/``."""
+    import diffusers
+
+    row = VISION_TARGETS[target]
+    folder = Path(folder)
+    part = next((folder / name for name in ("unet", "transformer") if (folder / name / "config.json").is_file()), None)
+    if part is None:
+        raise ValueError(f"no vision model in {folder}: it needs unet/config.json or transformer/config.json")
+    config = json.loads((part / "config.json").read_text())
+    if config["_class_name"] != row.diffusers_class:
+        raise ValueError(f"{part} holds a {config['_class_name']}, the target {target!r} is a {row.diffusers_class}")
+    network = getattr(diffusers, row.diffusers_class).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
+    network.requires_grad_(False).eval()
+    return VisionModel(
+        network=network,
+        objective=Objective.load(folder / "scheduler"),
+        scale=config.get("latent_scale", row.latent_scale),
+        model_id=config.get("model_id", folder.name),
+        target=target,
+    )
+
+
+def load_vae(path: str | Path, dtype: torch.dtype = torch.float32):
+    """A diffusers VAE folder, or a TAESD file in ComfyUI's key names; frozen, in eval mode."""
+    import diffusers
+
+    path = Path(path)
+    if path.is_dir():
+        name = json.loads((path / "config.json").read_text())["_class_name"]
+        vae = getattr(diffusers, name).from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    elif path.is_file():
+        from safetensors.torch import load_file
+
+        state = {}
+        for key, weight in load_file(path).items():
+            part, index, rest = key.removeprefix("taesd_").split(".", 2)
+            state[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = weight.to(dtype)
+        channels = state["decoder.layers.0.weight"].shape[1]
+        vae = diffusers.AutoencoderTiny(latent_channels=channels).to(dtype)
+        vae.load_state_dict(state)
+    else:
+        raise ValueError(f"there is no VAE at {path}")
+    return vae.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def encode(vae, images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] [B 3 H W] to raw latents [B C h w]: the mean, where the VAE has a distribution."""
+    output = vae.encode(images.to(vae.dtype))
+    return output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
+
+
+@torch.no_grad()
+def decode(vae, latents: Tensor) -> Tensor:
+    """Raw latents to pictures, uint8 [B H W 3]."""
+    images = vae.decode(latents.to(vae.dtype)).sample
+    return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
