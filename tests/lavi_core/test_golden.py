@@ -38,7 +38,7 @@ def nameless(file, paths):
 
 
 def diffusers_0_24_order(path):
-    """down, up, then mid; in a block attentions, then resnets; conv1, time_emb_proj, conv2, conv_shortcut in a resnet."""
+    """down, up, mid; in a block attentions, then resnets; in a resnet conv1, time_emb_proj, conv2, conv_shortcut."""
     part, *_ = path.split(".")
     block = ["down_blocks", "up_blocks", "mid_block", "transformer_blocks"].index(part)
     numbers = [int(n) for n in re.findall(r"\.(\d+)", path)]
