@@ -16,17 +16,19 @@ from .checkpoint import BridgeCheckpoint
 from .conditioning import Conditioning, HiddenStates
 from .config import BridgeConfig, LanguageConfig
 from .language import TextEncoder, TokenBatch
+from .registry import Registry
+
+_LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach})
 
 
 class Bridge(nn.Module):
-    """encoder + adapter. ``language_lora``: the language LoRA in place; None = none; remove() gives the plain model."""
+    """encoder + adapter. ``encoder.lora`` is the language LoRA in place; its ``remove()`` gives the plain model."""
 
     def __init__(self, encoder: TextEncoder, adapter: Adapter, config: BridgeConfig):
         super().__init__()
         self.encoder = encoder
         self.adapter = adapter
         self.config = config
-        self.language_lora: _lora.Applied | None = None
 
     @classmethod
     def connect(
@@ -40,18 +42,22 @@ class Bridge(nn.Module):
     ) -> Bridge:
         """A bridge file and the language model it was made for, ready for inference.
 
-        strength, lora: of the language LoRA, put into ``encoder.model``; ``bridge.language_lora.remove()`` undoes it.
+        strength, lora: of the language LoRA, put into ``encoder.model``; ``encoder.lora.remove()`` undoes it.
         allow_other_model: accept another family, vocabulary or fingerprint (a quantised copy, a fine-tune); another
-        width is never accepted. Raises ValueError naming both sides.
+        width is never accepted. Raises ValueError naming both sides, and for an encoder that still has a LoRA in it.
         """
+        if encoder.lora is not None and encoder.lora.active:
+            raise ValueError(
+                f"{encoder.config.model_id} still has another bridge's LoRA in it; call encoder.lora.remove() first, "
+                "or load the language model once more"
+            )
         check_language(checkpoint.config.language, encoder.config, allow_other_model)
         adapter = adapters.build(checkpoint.config.adapter)
         adapter.load_state_dict({name: tensor.float() for name, tensor in checkpoint.adapter.items()})
         adapter.to(next(encoder.parameters()).device).eval().requires_grad_(False)
         bridge = cls(encoder, adapter, checkpoint.config)
         if lora is not None and checkpoint.language_lora:
-            put = {"merged": _lora.merge, "live": _lora.attach}[lora]
-            bridge.language_lora = put(encoder.model, checkpoint.language_lora, strength)
+            encoder.lora = _LORA_MODES[lora](encoder.model, checkpoint.language_lora, strength)
         return bridge.eval()
 
     def forward(self, prompts: Sequence[str]) -> Conditioning:

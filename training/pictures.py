@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..lavi_core.conditioning import Conditioning
 from .files import write_bytes
 from .grid import png
 from .pair import Pair, eval_mode
+from .pipeline import Pipeline
 from .recipe import Recipe
-from .sampling import noise_for, sample
-from .vision_model import decode
-
-BATCH = 32
 
 
 class Pictures:
@@ -23,7 +21,8 @@ class Pictures:
     def __init__(self, recipe: Recipe, pair: Pair, vae, output: Path):
         from .shapebench import CATEGORIES, VOCABULARIES, prompts
 
-        self.recipe, self.pair, self.vae, self.output = recipe, pair, vae, output
+        self.recipe, self.pair, self.output = recipe, pair, output
+        self.pipeline = Pipeline(self._condition, pair.vision_model, vae)
         self.bench = {}
         if recipe.sample.bench:
             vocabulary = VOCABULARIES[recipe.data.vocabulary]
@@ -37,36 +36,30 @@ class Pictures:
         from .shapebench import score
 
         scores = {}
+        target = self.output / "samples" / f"step-{step:07d}.png"
         if self.recipe.sample.prompts:
             prompts = list(self.recipe.sample.prompts)
-            write_bytes(self.output / "samples" / f"step-{step:07d}.png", png(self.images(prompts), prompts))
+            write_bytes(target, png(self._images(prompts), prompts))
         for category, pairs in self.bench.items():
             captions, scenes = zip(*pairs, strict=True)
-            scores[category] = score(self.images(list(captions)), list(scenes))["correct"]
+            scores[category] = float(score(self._images(list(captions)), list(scenes))["correct"])  # type: ignore[arg-type]
         if scores:
             line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            write_bytes(self.output / "samples" / f"step-{step:07d}.txt", f"{line}\n".encode())
+            write_bytes(target.with_suffix(".txt"), f"{line}\n".encode())
         return scores
 
-    def images(self, prompts: list[str]) -> np.ndarray:
-        """uint8 [B H W 3]"""
-        device = next(self.pair.adapter.parameters(), torch.zeros(())).device
-        settings = self.recipe.sample
-        vision = self.pair.vision_model
-        shape = (vision.latent_channels, *self.latent_size())
-        noise = noise_for(settings.seed, (len(prompts), *shape)).to(device)
-        images = []
-        with eval_mode(self.pair), torch.autocast(device.type, torch.bfloat16, self.recipe.precision == "bf16"):
-            encode = lambda texts: self.pair.condition(  # noqa: E731
-                self.pair.encoder.tokenize(texts, self.recipe.prompt).to(device)
-            )
-            negative = encode([""])
-            for i in range(0, len(prompts), BATCH):
-                positive = encode(prompts[i : i + BATCH])
-                latents = sample(vision, positive, negative, noise[i : i + BATCH], settings.steps, settings.guidance)
-                images.append(decode(self.vae, latents.float()).cpu().numpy())
-        return np.concatenate(images)
+    def _condition(self, prompts: list[str]) -> Conditioning:
+        device = next(self.pair.network.parameters()).device
+        return self.pair.condition(self.pair.encoder.tokenize(prompts, self.recipe.prompt).to(device))
 
-    def latent_size(self) -> tuple[int, int]:
-        side = self.recipe.data.resolution // 8
-        return side, side
+    def _images(self, prompts: list[str]) -> np.ndarray:
+        settings, device = self.recipe.sample, next(self.pair.network.parameters()).device
+        bf16 = self.recipe.precision == "bf16"
+        with eval_mode(self.pair), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return self.pipeline.draw(
+                prompts,
+                seed=settings.seed,
+                steps=settings.steps,
+                guidance=settings.guidance,
+                size=self.recipe.data.resolution,
+            )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import fingerprint
 from ..conditioning import HiddenStates
 from ..config import LanguageConfig
-from ..lora import is_site
+from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
 from .family import LanguageFamily
 from .loading import load_trunk
@@ -25,13 +25,14 @@ _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_l
 
 
 class TextEncoder(nn.Module):
-    """model: the trunk, without LM head or decoder. Inference needs ``eval()``, which ``load`` sets."""
+    """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, family: LanguageFamily, model_id: str):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.family = family
+        self.lora: Applied | None = None
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
         self.config = LanguageConfig(

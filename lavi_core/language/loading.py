@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +121,11 @@ def _load_gguf(path: Path, dtype: torch.dtype | None) -> tuple[nn.Module, Any, L
         config = AutoConfig.from_pretrained(str(path.parent), **where)
         family = family_of(config.model_type)
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **where)
-        model = _from_pretrained(family, path.parent, dtype or torch.float32, gguf_file=path.name)
     except ImportError as error:
         raise ValueError(f"{path} needs the gguf package ({error}); pip install gguf") from None
     except Exception as error:  # a damaged file or an unknown architecture fails in many ways
         raise ValueError(f"transformers cannot read {path.name} as a GGUF model: {_first_line(error)}") from error
+    model = _from_pretrained(family, path, dtype or torch.float32, gguf_file=path.name)
     if hasattr(model.config, "quantization_config"):  # the weights are plain tensors now
         del model.config.quantization_config
     return _trunk(model, family), tokenizer, family
@@ -134,14 +137,21 @@ def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | No
 
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     name = "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
-    model, info = getattr(transformers, family.loader).from_pretrained(
-        str(path),
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **{name: dtype or "auto"},
-        **({"use_safetensors": True} | more if "gguf_file" not in more else more),
-    )
+    if "gguf_file" not in more:
+        more["use_safetensors"] = True
+    folder = path if path.is_dir() else path.parent
+    try:
+        with _quiet():
+            model, info = getattr(transformers, family.loader).from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **{name: dtype or "auto"},
+                **more,
+            )
+    except Exception as error:  # a package that is missing, shapes that do not fit the config, ...
+        raise ValueError(f"transformers cannot load {path}: {_first_line(error)}") from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(("pooler.", "decoder.")))
     if missing:
         raise ValueError(
@@ -162,6 +172,19 @@ def _trunk(model: Any, family: LanguageFamily) -> nn.Module:
         model.pooler = None
     model.config.use_cache = False
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of the tensors it leaves out: a head is left out on purpose, and a missing tensor is
+    refused here."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -123,9 +123,8 @@ def _split_by_probes(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list[
     coded = _encode(tokenizer, recipe.render(prompt), recipe)
     ids, special = coded["input_ids"], coded["special_tokens_mask"]
     probes = [_encode(tokenizer, recipe.render(p), recipe)["input_ids"] for p in ("a", "7", "Z?")]
-    prefix = min(_common([ids, p]) for p in probes) if prompt else _common(probes)
-    prefix = min(prefix, _common(probes), len(ids))
-    suffix = min(_common([p[::-1] for p in probes]), len(ids) - prefix)
+    prefix = _common([ids, *probes])
+    suffix = min(_common([row[::-1] for row in (ids, *probes)]), len(ids) - prefix)
     tokens = []
     for i, (token, is_special) in enumerate(zip(ids, special, strict=True)):
         outside = i < prefix or i >= len(ids) - suffix

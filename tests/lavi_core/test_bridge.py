@@ -56,7 +56,7 @@ def test_prompts_in_conditioning_out(encoder):
     assert not bridge.training and not any(p.requires_grad for p in bridge.parameters())
     again = bridge(PROMPTS)
     assert torch.equal(again.context, heard.context)  # no dropout is alive
-    bridge.language_lora.remove()
+    encoder.lora.remove()
     assert not torch.allclose(bridge(PROMPTS).context, heard.context, atol=1e-3)
     recipe = bridge.config.prompt
     assert torch.equal(encoder(encoder.tokenize(PROMPTS, recipe), recipe).states, plain)
@@ -68,8 +68,8 @@ def test_merged_live_and_none(encoder):
     for how in ("merged", "live", None):
         bridge = Bridge.connect(made, encoder, lora=how)
         contexts[how] = bridge(PROMPTS).context
-        if bridge.language_lora is not None:
-            bridge.language_lora.remove()
+        if how is not None:
+            encoder.lora.remove()
     torch.testing.assert_close(contexts["merged"], contexts["live"], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(contexts["merged"], contexts[None], atol=1e-3)
     silent = Bridge.connect(made, encoder, strength=0.0)
@@ -127,10 +127,22 @@ def test_another_language_model_is_refused(language_folder, encoder):
     ):
         with pytest.raises(ValueError, match=fact + ".*: load tiny-llama, or allow another model"):
             Bridge.connect(with_language(**changes), encoder)
-        Bridge.connect(with_language(**changes), encoder, allow_other_model=True).language_lora.remove()
+        Bridge.connect(with_language(**changes), encoder, allow_other_model=True).encoder.lora.remove()
     other = TextEncoder.load(language_folder("qwen2"))
     with pytest.raises(ValueError, match=r"made for tiny-llama .*, the loaded model is tiny-qwen2"):
         Bridge.connect(made, other)
+
+
+def test_two_bridges_never_share_one_trunk_unseen(encoder):
+    made = made_for(encoder)
+    Bridge.connect(made, encoder)
+    with pytest.raises(ValueError, match="tiny-llama still has another bridge's LoRA in it"):
+        Bridge.connect(made, encoder)
+    encoder.lora.remove()
+    Bridge.connect(made, encoder, lora="live")
+    encoder.lora.remove()
+    with pytest.raises(ValueError, match="unknown LoRA mode 'x'; known: merged, live"):
+        Bridge.connect(made, encoder, lora="x")
 
 
 def test_a_refused_lora_leaves_the_model_as_it_was(encoder):

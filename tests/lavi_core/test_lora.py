@@ -239,12 +239,13 @@ def test_quantised_weights_take_no_merge():
             super().__init__(8, 8)
             self.weight = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
 
-    model = nn.Sequential(nn.Linear(8, 8), Packed())
+    plain = nn.Linear(8, 8)
+    model = nn.Sequential(plain, Packed())
     made = {str(i): Delta(torch.ones(2, 8), torch.ones(8, 2), 1.0) for i in range(2)}
-    before = model[0].weight.clone()
+    before = plain.weight.clone()
     with pytest.raises(ValueError, match=r"1 is quantised \(Packed\) and takes no merge; keep the LoRA live"):
         lora.merge(model, made)
-    assert torch.equal(model[0].weight, before)
+    assert torch.equal(plain.weight, before)
 
 
 @pytest.mark.parametrize(

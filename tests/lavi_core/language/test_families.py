@@ -139,6 +139,46 @@ def test_gradients_reach_the_language_model(language_folder):
         assert site.weight.grad is not None and site.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("which", ["last", 2, "normalized_mean"])
+@pytest.mark.parametrize("kind", ["llama", "t5", "bert"])
+def test_gradient_checkpointing_changes_no_gradient(kind, which, language_folder):
+    """A layer that is left early lies inside a checkpoint then."""
+    recipe, grads = PromptRecipe(max_length=20, hidden_states=which), []
+    for checkpointing in (False, True):
+        encoder = TextEncoder.load(language_folder(kind)).train()
+        for module in encoder.modules():
+            for name in ("p", "dropout", "attention_dropout"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        encoder.requires_grad_(True)
+        if checkpointing:
+            encoder.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        encoder(encoder.tokenize(PROMPTS, recipe), recipe).states.square().mean().backward()
+        grads.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_swapped_leaf_classes(language_folder):
+    """ComfyUI gives leaf modules a class of its own, which casts weights as they are used."""
+
+    class Cast(torch.nn.Linear):
+        def forward(self, input):
+            return torch.nn.functional.linear(input, self.weight.to(input), None if self.bias is None else self.bias)
+
+    encoder = TextEncoder.load(language_folder("llama"))
+    recipe = PromptRecipe(max_length=20, hidden_states=2)
+    tokens = encoder.tokenize(PROMPTS, recipe)
+    plain, sites = encoder(tokens, recipe).states, encoder.lora_sites()
+    for module in encoder.modules():
+        if type(module) is torch.nn.Linear:
+            module.__class__ = Cast
+            module.half()
+    assert encoder.lora_sites() == sites
+    torch.testing.assert_close(encoder(tokens, recipe).states, plain, rtol=1e-2, atol=1e-2)
+
+
 def test_a_hidden_state_out_of_range(language_folder):
     encoder = TextEncoder.load(language_folder("bert"))
     for which in (4, -5):

@@ -104,7 +104,7 @@ def test_a_gguf_file_says_what_its_folder_says(llama_gguf, language_folder):
 def test_a_cut_gguf(llama_gguf, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(llama_gguf.read_bytes()[:20000])
-    with pytest.raises(ValueError, match=r"transformers cannot read cut\.gguf as a GGUF model"):
+    with pytest.raises(ValueError, match=r"transformers cannot (read|load) .*cut\.gguf"):
         TextEncoder.load(cut)
 
 

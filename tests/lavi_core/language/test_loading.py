@@ -88,6 +88,21 @@ def test_missing_tensors_are_never_drawn_at_random(folder):
     refuses(folder, r"lack 1 tensors of BertModel, first encoder.layer.1.attention.self.query.weight")
 
 
+def test_shapes_that_do_not_fit_the_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    refuses(folder, "transformers cannot load .*model: ")
+
+
+def test_nothing_is_said_of_heads_that_are_left_out(language_folder, caplog):
+    import logging
+
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    TextEncoder.load(language_folder("llama"))
+    assert not caplog.records and logger.level == level
+
+
 def test_dtype(language_folder):
     folder = language_folder("llama")
     assert next(TextEncoder.load(folder).parameters()).dtype == torch.float32

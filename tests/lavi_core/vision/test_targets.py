@@ -56,9 +56,9 @@ def test_sdxl_sites():
             block_out_channels=(320, 640, 1280),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
+            transformer_layers_per_block=(1, 2, 10),  # pyright: ignore[reportArgumentType]
             cross_attention_dim=2048,
-            attention_head_dim=(5, 10, 20),
+            attention_head_dim=(5, 10, 20),  # pyright: ignore[reportArgumentType]
             use_linear_projection=True,
         )
     sites = VISION_TARGETS["sdxl"].sites(model)

@@ -1,0 +1,65 @@
+"""Recipes and the command line's answers to bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lavi_bridge.training.cli import main
+from lavi_bridge.training.recipe import read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").rglob("*.toml"))
+
+
+def test_overrides_reach_nested_keys(recipe: Path) -> None:
+    read = read_recipe(recipe, ["vision.rank=8", "data.mix.single=2", "name=other", "prompt.vision_mask=true"])
+    assert (read.vision.rank, read.data.mix, read.name, read.prompt.vision_mask) == (8, {"single": 2.0}, "other", True)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("vision.rnk=8", "unknown key vision.rnk"),
+        ("vision.rank=big", "vision.rank = 'big'; it must be of type int"),
+        ("precision=fp8", "it must be one of 'bf16', 'fp32'"),
+        ("batch_size=5", None),
+        ("caption_dropout=1.5", "caption_dropout is a share"),
+        ("steps", "--set takes key=value"),
+    ],
+)
+def test_a_bad_value_is_named(recipe: Path, override: str, message: str | None) -> None:
+    if message is None:
+        with pytest.raises(ValueError, match="does not divide"):
+            read_recipe(recipe, [override, "accumulation=2"])
+        return
+    with pytest.raises(ValueError) as caught:
+        read_recipe(recipe, [override])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.toml"], "there is no recipe at nowhere.toml"),
+        (["train", "{recipe}", "--set", "language.model=nowhere"], "nowhere"),
+        (["train", "{recipe}", "--set", "vision.model=nowhere"], "no vision model in nowhere"),
+        (["train", "{recipe}", "--set", "vision.target=sd9"], "known: sd1"),
+        (["train", "{recipe}", "--set", "vision.vae=nowhere.safetensors"], "no VAE at nowhere.safetensors"),
+        (["train", "{recipe}", "--set", "data.count=0"], "data.count"),
+        (["train", "{recipe}", "--resume"], "nothing to resume"),
+        (["sample", "nowhere.safetensors", "a red circle", "--language-model", "nowhere"], "nowhere.safetensors"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_status(
+    recipe: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    status = main([a.format(recipe=recipe) for a in arguments])
+    error = capsys.readouterr().err
+    assert status == 2 and message in error and "Traceback" not in error
+    assert len([line for line in error.splitlines() if line.startswith("lavi-bridge: ")]) == 1
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "steps" in p.read_text() and "[language]" in p.read_text()])
+def test_every_shipped_recipe_reads(path: Path) -> None:
+    assert read_recipe(path).steps > 0

@@ -1,0 +1,96 @@
+"""Captioned pictures from files: what is read, what is named when it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lavi_bridge.training.data import SOURCES, LatentCache, Order
+from lavi_bridge.training.recipe import DataSection
+from lavi_bridge.training.vision_model import load_vae
+
+
+def pictures(folder: Path, count: int, broken: int = 0) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for i in range(count):
+        path = folder / f"{i:03d}.png"
+        if i < broken:
+            path.write_bytes(b"not a picture")
+        else:
+            Image.new("RGB", (48, 40), (i % 256, 20, 30)).save(path)
+        paths.append(path)
+    return paths
+
+
+def tsv(tmp_path: Path, count: int, broken: int = 0) -> DataSection:
+    paths = pictures(tmp_path / "images", count, broken)
+    table = tmp_path / "captions.tsv"
+    table.write_text("".join(f"images/{p.name}\tpicture\tnumber {i}\n" for i, p in enumerate(paths)))
+    return DataSection(kind="tsv", path=str(table), resolution=32)
+
+
+def test_tsv_paths_are_relative_to_the_table_and_captions_keep_their_tabs(tmp_path: Path) -> None:
+    source = SOURCES["tsv"](tsv(tmp_path, 3))
+    assert len(source) == 3 and source.caption(2, 0) == "picture\tnumber 2"
+    assert source.image(2).shape == (32, 32, 3) and tuple(source.image(2)[5, 5]) == (2, 20, 30)
+
+
+def test_a_line_without_a_tab_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("a.png\tfine\nb.png no tab\n")
+    with pytest.raises(ValueError, match="line 2 has no tab"):
+        SOURCES["tsv"](DataSection(kind="tsv", path=str(tmp_path / "t.tsv")))
+
+
+def test_folder_pairs_images_with_their_captions(tmp_path: Path) -> None:
+    for path in pictures(tmp_path / "f", 2):
+        path.with_suffix(".txt").write_text(f" caption of {path.stem}\n")
+    source = SOURCES["folder"](DataSection(kind="folder", path=str(tmp_path / "f"), resolution=32))
+    assert [source.caption(i, 0) for i in range(2)] == ["caption of 000", "caption of 001"]
+    (tmp_path / "f" / "001.txt").unlink()
+    with pytest.raises(ValueError, match=r"1 of 2 images have no \.txt.*001\.png"):
+        SOURCES["folder"](DataSection(kind="folder", path=str(tmp_path / "f")))
+
+
+@pytest.mark.parametrize("kind", ["tsv", "folder"])
+def test_an_empty_data_set_is_refused(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "empty"
+    target.mkdir() if kind == "folder" else target.write_text("\n")
+    with pytest.raises(ValueError, match="no captioned images"):
+        SOURCES[kind](DataSection(kind=kind, path=str(target)))  # type: ignore[arg-type]
+
+
+def test_unreadable_images_are_named_counted_and_left_out(tmp_path: Path, tiny: Path) -> None:
+    source = SOURCES["tsv"](tsv(tmp_path, 40, broken=2))
+    cache = LatentCache(source, load_vae(tiny / "vae.safetensors"), tmp_path / "cache", tmp_path / "bad.txt")
+    assert len(cache) == 38
+    listed = (tmp_path / "bad.txt").read_text().splitlines()
+    assert len(listed) == 2 and "000.png" in listed[0] and "001.png" in listed[1]
+    latents, captions = cache.batch([0], [0])
+    assert captions == ["picture\tnumber 2"] and latents.shape == (1, 4, 4, 4)
+
+
+def test_more_than_five_percent_unreadable_stops(tmp_path: Path, tiny: Path) -> None:
+    source = SOURCES["tsv"](tsv(tmp_path, 40, broken=3))
+    with pytest.raises(ValueError, match=r"3 of 40 images are unreadable, more than 5%.*002\.png"):
+        LatentCache(source, load_vae(tiny / "vae.safetensors"), tmp_path / "cache")
+
+
+def test_a_changed_picture_is_encoded_anew(tmp_path: Path, tiny: Path) -> None:
+    section, vae = tsv(tmp_path, 2), load_vae(tiny / "vae.safetensors")
+    before = LatentCache(SOURCES["tsv"](section), vae, tmp_path / "cache").latents
+    Image.new("RGB", (64, 64), (250, 250, 0)).save(tmp_path / "images" / "001.png")
+    after = LatentCache(SOURCES["tsv"](section), vae, tmp_path / "cache").latents
+    assert np.allclose(before[0], after[0]) and not np.allclose(before[1], after[1])
+
+
+def test_the_order_is_a_function_of_seed_and_step() -> None:
+    order = Order(10, 4, seed=7)
+    seen = [order.batch(step) for step in range(5)]
+    assert [Order(10, 4, seed=7).batch(step) for step in (4, 0)] == [seen[4], seen[0]]
+    flat = [index for indices, _ in seen for index in indices]
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10)) and flat[:10] != flat[10:]
+    assert [epoch for _, epochs in seen for epoch in epochs] == [0] * 10 + [1] * 10

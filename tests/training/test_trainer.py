@@ -1,0 +1,125 @@
+"""The trainer's arithmetic and what it writes."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
+from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.training.pipeline import Pipeline
+from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.trainer import Trainer, learning_rate_scale
+from lavi_bridge.training.vision_model import load_vision_model
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_training_lowers_the_loss_and_leaves_the_frozen_weights_alone(recipe: Path, tiny: Path) -> None:
+    before = {key: value.clone() for key, value in load_vision_model(tiny / "vision", "unet").network.state_dict().items()}
+    trainer = Trainer(read_recipe(recipe, ["steps=60", "vision.learning_rate=3e-3", "adapter.learning_rate=3e-3"]))
+    bridge = trainer.run()
+    values = losses(bridge.parent)
+    assert np.mean(values[-10:]) < 0.9 * np.mean(values[:10])
+    after = trainer.pair.network.state_dict()
+    for key, value in before.items():
+        stem, _, leaf = key.rpartition(".")
+        found = after.get(key, after.get(f"{stem}.base_layer.{leaf}"))
+        assert found is not None and torch.equal(found.cpu(), value), key
+
+
+def test_every_site_is_trained_and_lands_in_the_bridge(recipe: Path, tiny: Path) -> None:
+    trainer = Trainer(read_recipe(recipe))
+    checkpoint = BridgeCheckpoint.load(trainer.run())
+    assert list(checkpoint.language_lora) == TextEncoder.load(tiny / "text_encoder").lora_sites()
+    assert len(checkpoint.vision_lora) == len(trainer.pair.sites["vision"]) > 40
+    for path, delta in {**checkpoint.language_lora, **checkpoint.vision_lora}.items():
+        assert delta.up.abs().max() > 0, f"{path} was not trained"
+    assert checkpoint.config.provenance["recipe"]["name"] == "tiny"
+    assert checkpoint.config.vision.objective == "flow"
+
+
+def test_the_bridge_file_predicts_what_the_trained_pair_predicts(recipe: Path, tiny: Path) -> None:
+    trainer = Trainer(read_recipe(recipe, ["steps=20", "vision.learning_rate=1e-2"]))
+    bridge, prompts = trainer.run(), ["a red circle", "two green squares"]
+    pipeline = Pipeline.load(bridge, tiny / "text_encoder", tiny / "vision", tiny / "vae.safetensors")
+    x, t = torch.randn(2, 4, 4, 4, generator=torch.manual_seed(3)), torch.tensor([900.0, 300.0])
+    trainer.pair.eval()
+    with torch.no_grad():
+        tokens = trainer.pair.encoder.tokenize(prompts, trainer.recipe.prompt)
+        expected = trainer.pair(tokens.ids, tokens.mask, tokens.keep, x, t)
+        untrained = load_vision_model(tiny / "vision", "unet").predict(x, t, pipeline.condition(prompts).context, None)
+        found = pipeline.vision.predict(x, t, pipeline.condition(prompts).context, None)
+    assert (found - expected).abs().max() < 5e-3 * expected.abs().max()  # the file is half precision
+    assert (untrained - expected).abs().max() > 2e-2 * expected.abs().max()
+
+
+def test_accumulation_changes_nothing_but_memory(recipe: Path, tmp_path: Path) -> None:
+    quiet = ["language.dropout=0.0", "vision.dropout=0.0", "adapter.kind=linear", "steps=3"]
+    runs = []
+    for parts in (1, 2):
+        output = tmp_path / f"parts{parts}"
+        Trainer(read_recipe(recipe, [*quiet, f"accumulation={parts}", f"output={json.dumps(str(output))}"])).run()
+        runs.append(losses(output))
+    # BERT's own dropout is on in training and drawn for each part: compare the first loss only within its noise.
+    assert runs[0] == pytest.approx(runs[1], rel=0.05)
+
+
+def test_two_processes_train_as_one(recipe: Path, tmp_path: Path) -> None:
+    """The same global batch over gloo: the same losses up to rounding and dropout's draws."""
+    values = []
+    for count in (1, 2):
+        output = tmp_path / f"world{count}"
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
+        command += ["-m", "lavi_bridge.training", str(recipe), "--set", f"output={json.dumps(str(output))}"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-2000:]
+        values.append(losses(output))
+    assert len(values[0]) == len(values[1]) == 6
+    assert values[0] == pytest.approx(values[1], rel=0.05)
+
+
+def test_schedules() -> None:
+    class Stub:
+        steps = 100
+
+        class optimizer:
+            warmup, schedule = 10, "cosine"
+
+    scales = [learning_rate_scale(Stub, step) for step in range(101)]  # type: ignore[arg-type]
+    assert scales[0] == 0.1 and scales[9] == scales[10] == 1.0
+    assert scales[55] == pytest.approx(0.5) and scales[100] == pytest.approx(0)
+    Stub.optimizer.schedule = "constant"
+    assert learning_rate_scale(Stub, 99) == 1.0  # type: ignore[arg-type]
+
+
+def test_a_full_disk_stops_with_the_last_good_state_intact(recipe: Path, tmp_path: Path) -> None:
+    """Real writes fail: the process may write no file larger than a limit, as on a full disk."""
+    Trainer(read_recipe(recipe, ["steps=2"])).run()
+    kept = (tmp_path / "run" / "state" / "step-0000002" / "weights.safetensors").read_bytes()
+    bridge = (tmp_path / "run" / "bridge.safetensors").read_bytes()
+
+    def limit() -> None:
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    command = [sys.executable, "-m", "lavi_bridge.training", str(recipe), "--resume"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+    assert result.returncode == 2
+    assert "could not be saved" in result.stderr and "step-0000002" in result.stderr
+    assert (tmp_path / "run" / "state" / "step-0000002" / "weights.safetensors").read_bytes() == kept
+    assert (tmp_path / "run" / "bridge.safetensors").read_bytes() == bridge
+    assert not list((tmp_path / "run").rglob("*.part"))

@@ -1,0 +1,1 @@
+"""Scores of bridges and the tables made of them."""
