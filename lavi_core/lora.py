@@ -64,6 +64,19 @@ def check(model: nn.Module, lora: LoRA) -> None:
             )
 
 
+def rebase(model: nn.Module, lora: LoRA) -> LoRA:
+    """The same deltas by the paths of ``model``, where the LoRA was trained on a larger model that holds it.
+
+    A LoRA of a causal LM names "model.layers.0...", its trunk alone "layers.0...". What does not fit even so is left to
+    ``check`` to refuse.
+    """
+    modules = {name for name, _ in model.named_modules()}
+    parts = next(iter(lora), "").split(".")
+    cut = next((i for i in range(len(parts)) if ".".join(parts[i:]) in modules), 0)
+    prefix = "".join(f"{part}." for part in parts[:cut])
+    return {path.removeprefix(prefix): delta for path, delta in lora.items()}
+
+
 @torch.no_grad()
 def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
     """Add the deltas to the weights. The originals are kept, so that ``remove()`` restores them to the bit.
@@ -100,10 +113,9 @@ def attach(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
     return Applied(undo)
 
 
-def from_peft(folder: str | Path, strip: str = "") -> LoRA:
-    """Read a folder that peft's ``save_pretrained`` wrote.
+def from_peft(folder: str | Path) -> LoRA:
+    """Read a folder that peft's ``save_pretrained`` wrote; ``rebase`` it where it was trained on a model with a head.
 
-    strip: a prefix of the module paths to take off, such as "model." where the LoRA was trained on a model with a head.
     Raises ValueError for a file that is missing, DoRA, trained biases, or whole modules saved beside the LoRA.
     """
     from safetensors.torch import load_file
@@ -120,16 +132,12 @@ def from_peft(folder: str | Path, strip: str = "") -> LoRA:
     if config.get("bias", "none") != "none":
         raise ValueError(f"{folder} was trained with bias = {config['bias']!r}; only bias = 'none' is read")
     state = load_file(str(folder / "adapter_model.safetensors"))
-    lora = from_peft_state(
+    return from_peft_state(
         state,
         alpha=float(config["lora_alpha"]),
         alpha_pattern=config.get("alpha_pattern") or {},
         rslora=bool(config.get("use_rslora")),
     )
-    outside = next((path for path in lora if not path.startswith(strip)), None)
-    if outside is not None:
-        raise ValueError(f"{folder}: module {outside} does not begin with {strip!r}")
-    return {path.removeprefix(strip): delta for path, delta in lora.items()}
 
 
 def from_peft_state(

@@ -6,13 +6,14 @@ import argparse
 import logging
 import sys
 
-from .cli import add_training_arguments, run_training
+from .cli import add_training_arguments, quiet, run_training
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="lavi_bridge.training")
     add_training_arguments(parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    quiet()
     try:
         run_training(parser.parse_args())
     except (ValueError, OSError) as error:

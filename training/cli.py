@@ -11,8 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 2 for bad input (one sentence on standard error), 130 when interrupted."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "huggingface_hub", "accelerate"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet()
     try:
         args.run(args)
     except KeyboardInterrupt:
@@ -22,6 +21,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lavi-bridge: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def quiet() -> None:
+    """The libraries' own notices off; their errors are raised."""
+    for name in ("accelerate", "diffusers", "httpx", "huggingface_hub", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -85,8 +85,8 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32):
             part, index, rest = key.removeprefix("taesd_").split(".", 2)
             state[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = weight.to(dtype)
         channels = state["decoder.layers.0.weight"].shape[1]
-        vae = diffusers.AutoencoderTiny(latent_channels=channels).to(dtype)
-        vae.load_state_dict(state)
+        vae = diffusers.AutoencoderTiny(latent_channels=channels)
+        vae.load_state_dict(state, assign=True)
     else:
         raise ValueError(f"there is no VAE at {path}")
     return vae.requires_grad_(False).eval()

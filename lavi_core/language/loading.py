@@ -152,7 +152,7 @@ def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | No
             )
     except Exception as error:  # a package that is missing, shapes that do not fit the config, ...
         raise ValueError(f"transformers cannot load {path}: {_first_line(error)}") from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(("pooler.", "decoder.")))
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ValueError(
             f"the weights in {path} lack {len(missing)} tensors of {type(model).__name__}, first {missing[0]}"

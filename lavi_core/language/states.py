@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_HIDDEN = "if gradient checkpointing is on, turn it off or update transformers; else ask for the last hidden state"
+
 
 class _Reached(Exception):
     """Leaves a trunk's forward at the layer whose input was asked for."""
@@ -42,7 +44,7 @@ def read_states(
         return reached.states
     finally:
         hook.remove()
-    raise ValueError(f"this model does not run its layer {index}; ask for another of its hidden states than {which}")
+    raise ValueError(f"layer {index} was not seen to run; {_HIDDEN}")
 
 
 def entry(which: int, num_layers: int) -> int:
@@ -68,6 +70,8 @@ def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
             hooks.callback(layer.register_forward_pre_hook(take_input, with_kwargs=True).remove)
         hooks.callback(layers[-1].register_forward_hook(take_output).remove)
         run()
+    if len(outputs) != len(layers):
+        raise ValueError(f"{len(outputs)} of {len(layers)} layers were seen to run; {_HIDDEN}")
     return torch.stack([F.layer_norm(h.float(), h.shape[-1:]) for h in outputs]).mean(0)
 
 

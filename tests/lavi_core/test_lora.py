@@ -288,6 +288,8 @@ def test_peft_paths_of_a_model_with_its_head(language_folder, tmp_path):
     peft_model(model, ["q_proj", "v_proj"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"LlamaModel has no such module"):
         lora.check(encoder.model, lora.from_peft(tmp_path))
-    lora.check(encoder.model, lora.from_peft(tmp_path, strip="model."))
-    with pytest.raises(ValueError, match=r"does not begin with 'x\.'"):
-        lora.from_peft(tmp_path, strip="x.")
+    rebased = lora.rebase(encoder.model, lora.from_peft(tmp_path))
+    lora.check(encoder.model, rebased)
+    assert lora.rebase(encoder.model, rebased) == rebased
+    strange = {"x.y": next(iter(rebased.values()))}
+    assert lora.rebase(encoder.model, strange) == strange and lora.rebase(encoder.model, {}) == {}

@@ -20,13 +20,17 @@ from .render import DISTANCES
 from .scene import CANVAS, PromptSpec, Scene
 from .vocabulary import GROUND, PALETTE
 
-FOREGROUND = 34.0  # RGB distance to the ground; the dark stripes of the darkest colour are 45 away
+FOREGROUND = 28.0  # RGB distance to the ground; the dark stripes of the darkest colour are 45 away
 SPECK = 0.006  # components below this share of the picture are dirt; the smallest real object covers 0.022
-HOLE = 0.10  # holes below this share of a component are texture; the hole of a ring is 0.2 of it or more
+HOLE = 0.05  # smaller shares of a component are texture: a dot is 0.04; the hole of a blurred ring still 0.08
+EDGE = 4.0  # canvas pixels that a component is shrunk by before its inside is looked at: soft edges pass for dark
+INSIDE_SHARE = 0.1  # of a component, that must be left then
+HALF = 0.5  # of a component's own brightness: where the edge of a blurred thing was before the blur
+EXPOSURE = (0.6, 1.1)  # between stripes a blurred colour is dimmer, but no other hue
 MIN_OVERLAP = 0.70  # intersection over union with the best outline, else the thing has no shape we know
 BRIGHT = 0.62  # of a component's own brightness; stripes and dots are at 0.32
-DARK_SHARE = 0.07  # of a component's inside, from which on it is not solid
-STRIPED = 0.35  # variance explained by rows minus that by columns, as a share of all: about 0.8 for stripes, 0 for dots
+DARK_SHARE = 0.08  # of a component's inside, from which on it is not solid
+STRIPED = 0.65  # share of the variance that lies between rows: above 0.9 for stripes, below 0.6 for dots
 TEMPLATE = 24  # side of the normalised outlines
 MOST_OBJECTS = 8  # more components than this are not matched for relations
 
@@ -109,21 +113,37 @@ def _describe(
 ) -> Found:
     """Name one component: its crop of the smoothed picture [h w 3], of the distance to the ground and its mask [h w]."""
     mask = _without_small_holes(mask)
-    inside = ndimage.binary_erosion(mask, iterations=max(1, round(3 / scale)))  # away from the soft edge
-    if not inside.any():
-        inside = mask
+    inside = _inside(mask, round(EDGE / scale))
     # The brightness of the bare colour: half the pixels are bright in every texture, so a high quantile is safe.
     level = distance / np.quantile(distance[inside], 0.85)
-    votes = pixels[inside & (level > BRIGHT)]
-    nearest = ((votes[:, None] - _COLORS) ** 2).sum(-1).argmin(1)
+    texture = _texture(level, inside)
+    if texture == "solid":
+        # Where no dark stripe can be lost, the outline is that of half brightness, which blur leaves in its place.
+        mask = mask & (level > HALF)
     rows, columns = np.nonzero(mask)
     return Found(
-        color=_NAMES[int(np.bincount(nearest, minlength=len(_NAMES)).argmax())],
+        color=_color(pixels[inside & (level > BRIGHT)]),
         shape=_shape(mask),
-        texture=_texture(level, inside),
+        texture=texture,
         x=(float(columns.mean()) + corner[0] + 0.5) * scale,
         y=(float(rows.mean()) + corner[1] + 0.5) * scale,
     )
+
+
+def _inside(mask: np.ndarray, edge: int) -> np.ndarray:
+    """The mask without its soft edge of `edge` pixels, or of fewer where a thin thing would vanish."""
+    for iterations in range(edge, 0, -1):
+        inside = ndimage.binary_erosion(mask, iterations=iterations)
+        if inside.sum() > INSIDE_SHARE * mask.sum():
+            return inside
+    return mask
+
+
+def _color(pixels: np.ndarray) -> str:
+    """The palette entry that most of `pixels` [N 3] are nearest to, each entry dimmed or lit to suit the pixel."""
+    light = (pixels @ _COLORS.T / (_COLORS**2).sum(1)).clip(*EXPOSURE)  # [N K]
+    nearest = ((pixels[:, None] - light[..., None] * _COLORS) ** 2).sum(-1).argmin(1)
+    return _NAMES[int(np.bincount(nearest, minlength=len(_NAMES)).argmax())]
 
 
 def _without_small_holes(mask: np.ndarray) -> np.ndarray:
@@ -147,39 +167,39 @@ def _normalised(mask: np.ndarray) -> np.ndarray:
     return mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))] & within
 
 
-def _outline(shape: str, swell: float) -> np.ndarray:
-    """The normalised outline of `shape`, swollen by `swell` radii as a soft edge under a low threshold is."""
-    axis = np.linspace(-1.4, 1.4, 281, dtype=np.float32)
-    mask = DISTANCES[shape](axis[None, :], axis[:, None]) < swell
+def _outline(shape: str, blur: float, level: float) -> np.ndarray:
+    """The normalised outline of `shape` as it is after a Gaussian `blur` (in radii), cut at `level` of its brightness."""
+    axis = np.linspace(-1.6, 1.6, 161, dtype=np.float32)  # 50 samples a radius
+    cover = (DISTANCES[shape](axis[None, :], axis[:, None]) < 0).astype(np.float32)
+    return _normalised(_trimmed(ndimage.gaussian_filter(cover, 50 * blur) > level))
+
+
+def _trimmed(mask: np.ndarray) -> np.ndarray:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return _normalised(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-_OUTLINE_SHAPES = tuple(shape for shape in DISTANCES for _ in range(2))
-_OUTLINES = np.stack([_outline(shape, swell).ravel() for shape in DISTANCES for swell in (0.03, 0.12)])  # [2K 24*24]
+# Sharp, a little soft and soft; cut at half brightness as solid things are, and low as textured things are.
+_LOOKS = tuple((shape, blur, level) for shape in DISTANCES for blur in (0.02, 0.1, 0.17) for level in (HALF, 0.18))
+_OUTLINES = np.stack([_outline(*look).ravel() for look in _LOOKS])  # [L TEMPLATE*TEMPLATE] bool
 
 
 def _shape(mask: np.ndarray) -> str | None:
-    seen = _normalised(mask).ravel()
+    seen = _normalised(_trimmed(mask)).ravel()
     overlap = (_OUTLINES & seen).sum(1) / (_OUTLINES | seen).sum(1)
     best = int(overlap.argmax())
-    return _OUTLINE_SHAPES[best] if overlap[best] >= MIN_OVERLAP else None
+    return _LOOKS[best][0] if overlap[best] >= MIN_OVERLAP else None
 
 
 def _texture(level: np.ndarray, inside: np.ndarray) -> str:
     if (level[inside] < BRIGHT).mean() < DARK_SHARE:
         return "solid"
-    weights = inside.astype(np.float32)
+    number = inside.sum(1)
     values = np.where(inside, level.clip(0, 1), 0)
-    mean = values.sum() / weights.sum()
-    total = (weights * (level.clip(0, 1) - mean) ** 2).sum()
-
-    def explained(axis: int) -> float:
-        number = weights.sum(axis)
-        means = values.sum(axis) / np.maximum(number, 1)
-        return float((number * (means - mean) ** 2).sum() / total)
-
-    return "striped" if explained(1) - explained(0) > STRIPED else "dotted"
+    mean = values.sum() / number.sum()
+    total = np.where(inside, (values - mean) ** 2, 0).sum()
+    by_rows = (number * (values.sum(1) / np.maximum(number, 1) - mean) ** 2).sum()
+    return "striped" if by_rows > STRIPED * total else "dotted"
 
 
 def _all_there(named: Iterable[Hashable], seen: Iterable[Hashable]) -> bool:

@@ -142,18 +142,23 @@ def test_gradients_reach_the_language_model(language_folder):
 @pytest.mark.parametrize("which", ["last", 2, "normalized_mean"])
 @pytest.mark.parametrize("kind", ["llama", "t5", "bert"])
 def test_gradient_checkpointing_changes_no_gradient(kind, which, language_folder):
-    """A layer that is left early lies inside a checkpoint then."""
+    """A layer that is left early lies inside a checkpoint then. Old transformers' T5 hides its layers there."""
     recipe, grads = PromptRecipe(max_length=20, hidden_states=which), []
     for checkpointing in (False, True):
         encoder = TextEncoder.load(language_folder(kind)).train()
         for module in encoder.modules():
-            for name in ("p", "dropout", "attention_dropout"):
+            for name in ("p", "dropout", "attention_dropout", "dropout_prob"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
         encoder.requires_grad_(True)
         if checkpointing:
             encoder.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        encoder(encoder.tokenize(PROMPTS, recipe), recipe).states.square().mean().backward()
+        tokens = encoder.tokenize(PROMPTS, recipe)
+        if checkpointing and kind == "t5" and which != "last" and transformers.__version__ < "4.57":
+            with pytest.raises(ValueError, match="seen to run; if gradient checkpointing is on, turn it off"):
+                encoder(tokens, recipe)
+            return
+        encoder(tokens, recipe).states.square().mean().backward()
         grads.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
