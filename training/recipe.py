@@ -58,12 +58,13 @@ class VisionSection:
 class DataSection:
     """kind: "tsv" reads ``image path<TAB>caption`` lines, paths relative to the file; "folder" pairs each image with its
     .txt; "shapebench" draws ``count`` pictures. mix: weights of the ShapeBench categories, all alike if empty.
+    cache: folder of the latents, which runs may share; empty = ``latents/`` in the run's output.
     """
 
     kind: Literal["tsv", "folder", "shapebench"]
     path: str = ""
     resolution: int = 512
-    cache_latents: bool = True
+    cache: str = ""
     count: int = 0
     vocabulary: str = "small"
     mix: dict[str, float] = field(default_factory=dict)

@@ -80,7 +80,7 @@ class Trainer:
             self.latents = LatentCache(
                 self.source,
                 self.vae.to(device),
-                self.output / "latents",
+                recipe.data.cache or self.output / "latents",
                 self.output / "unreadable.txt",
                 recipe.precision,
             )

@@ -123,7 +123,7 @@ class ShapeBenchSource:
             raise ValueError(f"data.mix names {sorted(unknown)}; the categories are {', '.join(CATEGORIES)}")
         self.categories = list(mix)
         self.weights = np.array([mix[c] for c in self.categories]) / sum(mix.values())
-        facts = [section.seed, section.vocabulary, section.resolution, sorted(mix.items()), "shapebench-1"]
+        facts = [section.seed, self.vocabulary.name, section.resolution, sorted(mix.items()), "shapebench-1"]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def __len__(self) -> int:

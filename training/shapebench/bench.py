@@ -20,6 +20,7 @@ from .vocabulary import Vocabulary
 ASPECTS = ("count", "color", "shape", "texture", "bind", "relation", "correct")
 BOOTSTRAP_SAMPLES = 2000
 DRAWS_PER_PROMPT = 50  # how long to look for a caption not taken yet
+Row = dict[str, float | int | tuple[float, float] | None]
 EQUAL_MIX: Mapping[str, float] = {category: 1.0 for category in CATEGORIES}
 
 
@@ -28,22 +29,20 @@ def stream(seed: int, *labels: str | int) -> Generator:
     return Generator(PCG64(SeedSequence([seed, *(zlib.crc32(str(label).encode()) for label in labels)])))
 
 
-def prompts(
-    category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test"
-) -> list[tuple[str, Scene]]:
+def prompts(category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test") -> list[tuple[str, Scene]]:
     """`n` (caption, scene). No caption comes twice while fresh ones are to be found; after that they repeat."""
     rng = stream(seed, "prompts", category, vocabulary.name, split)
     taken: set[str] = set()
     chosen: list[tuple[str, Scene]] = []
-    exhausted = False
+    misses = 0  # in a row; single objects of the small vocabulary have few captions
     while len(chosen) < n:
-        for _ in range(1 if exhausted else DRAWS_PER_PROMPT):
-            scene = sample_scene(rng, category, vocabulary, split)
-            text = caption(scene, rng, split, vocabulary)
-            if text not in taken:
-                break
-        else:
-            exhausted = True  # single objects of the small vocabulary have few captions
+        scene = sample_scene(rng, category, vocabulary, split)
+        text = caption(scene, rng, split, vocabulary)
+        if text in taken and misses < DRAWS_PER_PROMPT:
+            misses += 1
+            continue
+        if text not in taken:
+            misses = 0
         taken.add(text)
         chosen.append((text, scene))
     return chosen
@@ -54,7 +53,7 @@ def pairs(
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Training pairs (uint8 [128 128 3], caption), `n` of them or endless where `n` is None.
 
-    `mix` weighs the categories. Pair i depends on (seed, i) alone, so `start` resumes a run or gives workers their share.
+    `mix` weighs the categories. Pair i depends on (seed, i) alone: `start` resumes a run or gives workers their share.
     """
     unknown = set(mix) - set(CATEGORIES)
     if unknown or not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
@@ -70,9 +69,7 @@ def pairs(
         index += 1
 
 
-def score(
-    images: Sequence[np.ndarray] | np.ndarray, scenes: Sequence[Scene | PromptSpec], seed: int = 0
-) -> dict[str, float | int | tuple[float, float] | None]:
+def score(images: Sequence[np.ndarray] | np.ndarray, scenes: Sequence[Scene | PromptSpec], seed: int = 0) -> Row:
     """Judge images[i] (uint8 [H W 3]) against scenes[i].
 
     Returns the mean of each of ASPECTS over the pictures whose prompt names it (None where none does), "n", and
@@ -83,9 +80,9 @@ def score(
     return summary([judge(image, scene) for image, scene in zip(images, scenes, strict=True)], seed)
 
 
-def summary(verdicts: Sequence[Verdict], seed: int = 0) -> dict[str, float | int | tuple[float, float] | None]:
+def summary(verdicts: Sequence[Verdict], seed: int = 0) -> Row:
     """The table row of `verdicts`; see `score`."""
-    row: dict[str, float | int | tuple[float, float] | None] = {}
+    row: Row = {}
     for aspect in ASPECTS:
         values = [getattr(verdict, aspect) for verdict in verdicts]
         named = [value for value in values if value is not None]
@@ -99,17 +96,13 @@ def summary(verdicts: Sequence[Verdict], seed: int = 0) -> dict[str, float | int
     return row
 
 
-def ceiling(
-    category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test", size: int = CANVAS
-) -> dict[str, float | int | tuple[float, float] | None]:
+def ceiling(category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test", size: int = CANVAS) -> Row:
     """The score of true pictures: what a perfect model would get."""
     scenes = [scene for _, scene in prompts(category, n, seed, vocabulary, split)]
     return score([render(scene, size) for scene in scenes], scenes)
 
 
-def chance(
-    category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test", size: int = CANVAS
-) -> dict[str, float | int | tuple[float, float] | None]:
+def chance(category: str, n: int, seed: int, vocabulary: Vocabulary, split: str = "test", size: int = CANVAS) -> Row:
     """The score of flawless pictures of other prompts: what a model gets that draws well and does not listen."""
     scenes = [scene for _, scene in prompts(category, n, seed, vocabulary, split)]
     rng = stream(seed, "chance", category, vocabulary.name, split)

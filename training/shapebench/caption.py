@@ -9,27 +9,23 @@ from numpy.random import Generator
 from .scene import SPLITS, Object, Scene
 from .vocabulary import VOCABULARIES, Concept, Vocabulary
 
-SYNONYM_PROBABILITY = 0.3  # of each concept word of a training caption
-
 # A caption is frame.format(noun phrases); `lead` goes before each noun phrase: an article, a number or nothing.
 _FRAMES = (("{}", "a"), ("{}", "one"), ("a picture of {}", "a"), ("{}", ""))
 _COUNT_FRAMES = ("{}", "a picture of {}")
 _CONJUNCTION = "and"
 
 
-def caption(
-    scene: Scene, rng: Generator, split: str = "train", vocabulary: Vocabulary = VOCABULARIES["full"]
-) -> str:
+def caption(scene: Scene, rng: Generator, split: str = "train", vocabulary: Vocabulary = VOCABULARIES["full"]) -> str:
     """The prompt of `scene`: lower case, words parted by single spaces.
 
-    "train" takes a training synonym for about 3 in 10 concept words, "test" and "pairs" take plain names, "synonyms" takes
-    a held-out synonym for every concept word. The same state of `rng` gives the same caption.
+    "train" takes a training synonym for about 3 in 10 concept words, "test" and "pairs" take plain names, "synonyms"
+    takes a held-out synonym for every concept word. The same state of `rng` gives the same caption.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; the splits are {', '.join(SPLITS)}")
 
     def say(concept_name: str) -> str:
-        return _word(vocabulary.concept(concept_name), rng, split)
+        return _word(vocabulary.concept(concept_name), rng, split, vocabulary.synonym_probability)
 
     if scene.category == "count":
         frame = _COUNT_FRAMES[int(rng.integers(len(_COUNT_FRAMES)))]
@@ -69,10 +65,10 @@ def _phrase(thing: Object, names_texture: bool, lead: str, say: Callable[[str], 
     return f"{say(lead)} {noun}" if lead else noun
 
 
-def _word(concept: Concept, rng: Generator, split: str) -> str:
+def _word(concept: Concept, rng: Generator, split: str, synonym_probability: float) -> str:
     if split == "synonyms":
         options = concept.held_out
-    elif split == "train" and rng.random() < SYNONYM_PROBABILITY:
+    elif split == "train" and rng.random() < synonym_probability:
         options = concept.synonyms
     else:
         return concept.name

@@ -1,9 +1,9 @@
 """The judge: a program that reads a picture and says which parts of its prompt hold.
 
 It knows nothing but the palette, the ground and the outlines of the renderer. Foreground by distance to the ground,
-connected components, colour by a vote of nearest palette entries, shape by overlap with filled outlines, texture by the
-pattern of dark pixels, relation by centroids. Its tolerances are for the soft edges and small colour errors of a decoder:
-`ceiling` and `chance` in bench.py say how well it reads true pictures and how often it is pleased by wrong ones.
+connected components, colour by a vote of nearest palette entries, shape by overlap with blurred outlines, texture by
+the pattern of dark pixels, relation by centroids. Its tolerances are for the soft edges and small colour errors of a
+decoder: `ceiling` and `chance` in bench.py say how well it reads true pictures and how often wrong ones please it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from .render import DISTANCES
-from .scene import CANVAS, PromptSpec, Scene
+from .scene import CANVAS, DIRECTIONS, PromptSpec, Scene
 from .vocabulary import GROUND, PALETTE
 
 FOREGROUND = 28.0  # RGB distance to the ground; the dark stripes of the darkest colour are 45 away
@@ -54,8 +54,8 @@ class Found:
 class Verdict:
     """What holds of a prompt; None where the prompt names no such thing.
 
-    count: as many things as named; color, shape, texture: each named one is there; bind: each named combination is there in
-    one thing; relation: the two things that best fit the words stand as said.
+    count: as many things as named; color, shape, texture: each named one is there; bind: each named combination is
+    there in one thing; relation: the two things that best fit the words stand as said.
     """
 
     count: bool
@@ -92,9 +92,9 @@ def judge(image: np.ndarray, prompt: Scene | PromptSpec) -> Verdict:
 def look(image: np.ndarray) -> tuple[Found, ...]:
     """What is in `image` (uint8 [H W 3]), from the largest thing to the smallest."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"the judge reads uint8 [H W 3], got {image.dtype} {list(image.shape)}; convert the picture first")
+        raise ValueError(f"the judge reads uint8 [H W 3], got {image.dtype} {list(image.shape)}; convert it first")
     # A 3 x 3 mean takes most of the noise and costs a pixel of sharpness.
-    pixels = ndimage.uniform_filter(image.astype(np.float32), (3, 3, 1), mode="nearest")
+    pixels = ndimage.uniform_filter(image.astype(np.float32), (3, 3, 1), mode="nearest")  # pyright: ignore[reportArgumentType]
     distance = np.sqrt(((pixels - np.asarray(GROUND, np.float32)) ** 2).sum(-1))  # [H W]
     labels, number = ndimage.label(distance > FOREGROUND)  # pyright: ignore[reportGeneralTypeIssues]
     areas = np.bincount(labels.ravel(), minlength=number + 1)
@@ -111,7 +111,7 @@ def look(image: np.ndarray) -> tuple[Found, ...]:
 def _describe(
     pixels: np.ndarray, distance: np.ndarray, mask: np.ndarray, corner: tuple[int, int], scale: float
 ) -> Found:
-    """Name one component: its crop of the smoothed picture [h w 3], of the distance to the ground and its mask [h w]."""
+    """Name one component: its crops of the smoothed picture [h w 3], the distance to the ground and its mask [h w]."""
     mask = _without_small_holes(mask)
     inside = _inside(mask, round(EDGE / scale))
     # The brightness of the bare colour: half the pixels are bright in every texture, so a high quantile is safe.
@@ -168,7 +168,7 @@ def _normalised(mask: np.ndarray) -> np.ndarray:
 
 
 def _outline(shape: str, blur: float, level: float) -> np.ndarray:
-    """The normalised outline of `shape` as it is after a Gaussian `blur` (in radii), cut at `level` of its brightness."""
+    """The normalised outline of `shape` after a Gaussian `blur` (in radii), cut at `level` of its brightness."""
     axis = np.linspace(-1.6, 1.6, 161, dtype=np.float32)  # 50 samples a radius
     cover = (DISTANCES[shape](axis[None, :], axis[:, None]) < 0).astype(np.float32)
     return _normalised(_trimmed(ndimage.gaussian_filter(cover, 50 * blur) > level))
@@ -221,8 +221,9 @@ def _related(spec: PromptSpec, found: tuple[Found, ...]) -> bool:
     if not pairs:
         return False
     first, second = max(pairs, key=lambda pair: _fit(pair[0], spec.objects[0]) + _fit(pair[1], spec.objects[1]))
-    dx, dy = second.x - first.x, second.y - first.y
-    along, across = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[spec.relation or ""]
+    dx, dy = first.x - second.x, first.y - second.y
+    right, down = DIRECTIONS[spec.relation or ""]
+    along, across = dx * right + dy * down, dx * down + dy * right
     return along > abs(across)
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from numpy.random import Generator
 
-from .vocabulary import Vocabulary
+from .vocabulary import VOCABULARIES, Concept, Vocabulary
 
 CANVAS = 128
 CATEGORIES = ("single", "color", "shape", "texture", "count", "spatial", "complex")
@@ -28,7 +28,8 @@ ROW_RADIUS = (14.0, 15.5)  # three abreast have less room
 COUNT_JITTER, ROW_JITTER = 4.0, 2.0
 TWO_TEXTURES_SHARE = 0.4  # of the texture scenes, how many have two objects
 
-_DIRECTIONS = {"left of": (-1.0, 0.0), "right of": (1.0, 0.0), "above": (0.0, -1.0), "below": (0.0, 1.0)}
+# Where the first stands as seen from the second.
+DIRECTIONS = {"left of": (-1.0, 0.0), "right of": (1.0, 0.0), "above": (0.0, -1.0), "below": (0.0, 1.0)}
 _T = TypeVar("_T")
 
 
@@ -54,6 +55,20 @@ class PromptSpec:
 
     objects: tuple[tuple[str, str, str | None], ...]
     relation: str | None = None
+
+    def __post_init__(self) -> None:
+        known = VOCABULARIES["full"]
+        for color, shape, texture in self.objects:
+            _require("colour", color, known.colors)
+            _require("shape", shape, known.shapes)
+            if texture is not None:
+                _require("texture", texture, known.textures)
+        if self.relation is not None:
+            _require("relation", self.relation, known.relations)
+        if not self.objects or (self.relation and len(self.objects) < 2):
+            raise ValueError(
+                f"{len(self.objects)} objects with relation {self.relation!r}; name 1 object, 2 for a relation"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,12 @@ def sample_scene(rng: Generator, category: str, vocabulary: Vocabulary, split: s
     return Scene(category, objects, direction if category in ("spatial", "complex") else None)
 
 
+def _require(kind: str, name: str, concepts: tuple[Concept, ...]) -> None:
+    names = [concept.name for concept in concepts]
+    if name not in names:
+        raise ValueError(f"no {kind} {name!r}; the judge knows {', '.join(names)}")
+
+
 def _first_pair(rng: Generator, vocabulary: Vocabulary, split: str) -> tuple[str, str]:
     held = vocabulary.held_out_pairs
     return _pick(rng, [pair for pair in vocabulary.pairs if (pair in held) == (split == "pairs")])
@@ -137,7 +158,7 @@ def _textures(rng: Generator, category: str, vocabulary: Vocabulary, number: int
 
 def _beside(rng: Generator, direction: str) -> list[tuple[float, float, float]]:
     """Two (x, y, radius): the first `direction` the second, on one axis through the centre."""
-    dx, dy = _DIRECTIONS[direction]
+    dx, dy = DIRECTIONS[direction]
     spots = []
     for side in (1.0, -1.0):
         along = side * PAIR_OFFSET + rng.uniform(-PAIR_JITTER_ALONG, PAIR_JITTER_ALONG)
@@ -148,7 +169,7 @@ def _beside(rng: Generator, direction: str) -> list[tuple[float, float, float]]:
 
 
 def _scatter(rng: Generator, number: int) -> list[tuple[float, float, float]]:
-    """`number` (x, y, radius) of equals: one near the centre, two facing, three in a row or a triangle, four a square."""
+    """`number` (x, y, radius): one near the centre, two facing, three in a row or a triangle, four in a square."""
     middle = CANVAS / 2
     if number == 1:
         x, y = rng.uniform(middle - SINGLE_JITTER, middle + SINGLE_JITTER, 2)

@@ -7,7 +7,7 @@ language model behind it and not from the pictures. The words were chosen before
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 
@@ -22,7 +22,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A closed set of concepts. `counts[i]` names the number i + 1; `held_out_pairs` are (color, shape) never trained."""
+    """A closed set of concepts. `counts[i]` names the number i + 1; `held_out_pairs` are (color, shape) not trained."""
 
     name: str
     colors: tuple[Concept, ...]
@@ -31,6 +31,7 @@ class Vocabulary:
     relations: tuple[Concept, ...]
     counts: tuple[Concept, ...]
     held_out_pairs: frozenset[tuple[str, str]]
+    synonym_probability: float = 0.3
 
     def __post_init__(self) -> None:
         unknown = self.held_out_pairs - set(self.pairs)
@@ -133,3 +134,36 @@ VOCABULARIES: dict[str, Vocabulary] = {
         ),
     ),
 }
+
+# More training synonyms, so that a language model's own geometry of words can be learnt from, not two points of it.
+_MORE = {
+    "red": ("vermilion", "cherry", "maroon", "burgundy", "cardinal", "strawberry", "tomato", "reddish"),
+    "green": ("lime", "olive", "mint", "moss", "fern", "grassy", "leafy", "greenish"),
+    "blue": ("indigo", "cerulean", "ultramarine", "sky blue", "denim", "oceanic", "bluish", "turquoise"),
+    "yellow": ("amber", "mustard", "banana", "saffron", "honey", "sunflower", "yellowish", "gold"),
+    "circle": ("sphere", "round shape", "orb", "dot", "globe", "coin", "wheel"),
+    "square": ("tile", "quadrilateral", "rectangle", "four-sided shape", "brick", "crate", "checkbox"),
+    "triangle": ("three-sided shape", "triangular shape", "arrowhead", "tent", "tetrahedron", "spike", "peak"),
+    "cross": ("plus", "cruciform", "crossing", "letter x", "cross shape", "crossroad", "times sign"),
+    "solid": ("filled", "smooth", "unpatterned"),
+    "striped": ("streaked", "stripy", "zebra"),
+    "dotted": ("polka-dot", "dappled", "pitted"),
+    "left of": ("on the left of", "leftward of", "left from"),
+    "right of": ("on the right of", "rightward of", "right from"),
+    "above": ("atop", "upward of", "at the top of"),
+    "below": ("underneath", "downward of", "at the bottom of"),
+}
+
+
+def _enrich(concepts: tuple[Concept, ...]) -> tuple[Concept, ...]:
+    return tuple(replace(c, synonyms=c.synonyms + _MORE.get(c.name, ())) for c in concepts)
+
+
+VOCABULARIES["small, many words"] = replace(
+    VOCABULARIES["small"],
+    colors=_enrich(_COLORS[:4]),
+    shapes=_enrich(_SHAPES[:4]),
+    textures=_enrich(_TEXTURES),
+    relations=_enrich(_RELATIONS),
+    synonym_probability=0.5,
+)

@@ -1,0 +1,26 @@
+"""The nodes: the only layer that imports comfy. One file per concern; ``execute`` is a doorway of a few lines."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import folders
+from .bridge import BridgeTextEncode, LoadBridge
+from .language import LoadLanguageModel
+from .lora import ApplyLanguageLoRA
+from .vision import ApplyBridge, LoadVisionModel
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadLanguageModel,
+    ApplyLanguageLoRA,
+    LoadBridge,
+    BridgeTextEncode,
+    ApplyBridge,
+    LoadVisionModel,
+]
+
+
+class LaViBridgeExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        folders.register()  # here, because hosts before 0.4 never call on_load
+        return NODES

@@ -1,0 +1,114 @@
+"""Where our files lie: names in a graph are resolved inside registered model folders and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import folder_paths
+
+BRIDGES = "lavi_bridges"
+BRIDGE_FILES: tuple[str, ...] = (".safetensors",)
+LANGUAGE = ("LLM", "llm", "text_encoders")
+LORAS = ("loras", "LLM", "llm")
+VISION = ("diffusers", "diffusion_models")
+NONE_FOUND = "(none found)"
+DEPTH = 4  # folders below a root that are looked into
+
+
+def register() -> None:
+    """Add our model folders to the host's table; paths that ``extra_model_paths.yaml`` gave stay, and stay first."""
+    for kind in ("LLM", "llm", BRIDGES):
+        own = str(Path(folder_paths.models_dir) / kind)
+        paths, extensions = folder_paths.folder_names_and_paths.get(kind, ([], set()))
+        if own not in paths:
+            paths = [*paths, own]
+        if kind == BRIDGES:
+            extensions = set(BRIDGE_FILES)
+        folder_paths.folder_names_and_paths[kind] = (paths, extensions)
+
+
+def roots(*kinds: str) -> list[Path]:
+    """The existing folders of these kinds, each once, in the host's order."""
+    found: dict[Path, Path] = {}
+    for kind in kinds:
+        for text in folder_paths.get_folder_paths(kind):
+            path = Path(text)
+            if path.is_dir():
+                found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def names(*kinds: str, folder: Callable[[Path], bool] | None = None, suffixes: tuple[str, ...] = ()) -> list[str]:
+    """Names, relative to their root, of the folders that ``folder`` accepts (they are not entered) and of files."""
+    found = {path.relative_to(root).as_posix() for root in roots(*kinds) for path in _walk(root, folder, suffixes)}
+    return sorted(found) or [NONE_FOUND]
+
+
+def _walk(
+    root: Path, folder: Callable[[Path], bool] | None, suffixes: tuple[str, ...], depth: int = DEPTH
+) -> Iterator[Path]:
+    try:
+        entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_dir():
+            if entry.name.lower().endswith(suffixes):
+                yield Path(entry.path)
+        elif folder is not None and folder(Path(entry.path)):
+            yield Path(entry.path)
+        elif depth:
+            yield from _walk(Path(entry.path), folder, suffixes, depth - 1)
+
+
+def resolve(what: str, name: str, *kinds: str) -> Path:
+    """The path of ``name`` in the first root that has it. A name that leaves the roots is refused."""
+    if name == NONE_FOUND:
+        raise ValueError(f"there is no {what} yet: put one into {_places(kinds)}, then refresh the page")
+    windows = PureWindowsPath(name)
+    if not name or windows.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a {what}: it must lie inside {_places(kinds)}")
+    for root in roots(*kinds):
+        path = root / PurePosixPath(name.replace("\\", "/"))
+        if path.exists():
+            return path
+    raise ValueError(f"there is no {what} {name!r} in {_places(kinds)}: put it there or choose another")
+
+
+def problem(what: str, name: str | None, *kinds: str) -> bool | str:
+    """``True``, or one sentence that says why ``name`` cannot be used: what ``validate_inputs`` returns."""
+    if name is None:
+        return True  # the name comes from a wire: known only when the graph runs
+    try:
+        resolve(what, name, *kinds)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def stamp(what: str, name: str | None, *kinds: str) -> str:
+    """Changes when the file, or a file in the folder or one level below, changes on disk: a node's cache key."""
+    if name is None:
+        return ""
+    path = resolve(what, name, *kinds)
+    files = [path] if path.is_file() else [file for pattern in ("*", "*/*") for file in path.glob(pattern)]
+    stats = sorted((file.as_posix(), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
+    return json.dumps(stats)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file; ``{}`` when it cannot be read as one (to look at folders, not to load them)."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _places(kinds: tuple[str, ...]) -> str:
+    paths = roots(*kinds) or [path for kind in kinds for path in folder_paths.get_folder_paths(kind)]
+    return " or ".join(os.fspath(path) for path in paths)

@@ -1,0 +1,141 @@
+"""LoRA as the host's own weight patches: added to a clone, checked to have landed whole, gone with the clone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from torch import Tensor, nn
+
+from . import folders
+from .language import LanguageModel
+from .schema import LanguageModelWire, schema
+
+
+def places(name: str | None) -> tuple[str, ...]:
+    """The kinds of folder that a LoRA of this name lies in: a bridge is a file, a PEFT LoRA a folder."""
+    return (folders.BRIDGES,) if name and name.lower().endswith(folders.BRIDGE_FILES) else folders.LORAS
+
+
+def add(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any], strength: float, to: str) -> None:
+    """Patch every delta of the core's ``lora`` in, or raise ValueError: half a LoRA is another model.
+
+    keys: module path -> the host's weight key, or (key, (dim, start, length)) for a part of a fused weight.
+    """
+    weights = patcher.model.state_dict()
+    for path, delta in lora.items():
+        if path not in keys:
+            lost = [path for path in lora if path not in keys]
+            raise ValueError(f"{len(lost)} of {len(lora)} LoRA sites are missing in {to}; the first is {path}")
+        wanted, has = _shape(weights, keys[path]), (delta.up.shape[0], delta.down[0].numel())
+        if wanted != has:
+            raise ValueError(f"the LoRA for {path} is made for a weight of {has}, that of {to} is {wanted}")
+    tensors: dict[str, Tensor] = {}
+    for path, delta in lora.items():
+        tensors[f"{path}.lora_down.weight"] = delta.down
+        tensors[f"{path}.lora_up.weight"] = delta.up
+        tensors[f"{path}.alpha"] = torch.tensor(delta.scale * delta.down.shape[0])
+    patches = comfy.lora.load_lora(tensors, {path: keys[path] for path in lora})
+    landed = patcher.add_patches(patches, strength)
+    if len(landed) != len(lora):
+        raise ValueError(f"only {len(landed)} of {len(lora)} LoRA sites landed in {to}; the LoRA was made for another")
+
+
+def _shape(weights: Mapping[str, Tensor], key: Any) -> tuple[int, int] | None:
+    name, part = (key, None) if isinstance(key, str) else (key[0], key[1])
+    if name not in weights:
+        return None
+    shape = list(weights[name].shape)
+    if part is not None:
+        shape[part[0]] = part[2]
+    return shape[0], weights[name][0].numel()
+
+
+def add_to_language_model(patcher: ModelPatcher, lora: Mapping[str, Any], strength: float) -> None:
+    """The same for the core's ``TextEncoder``. Strength 0 adds nothing."""
+    from ..lavi_core.lora import check
+
+    trunk, name = patcher.model.model, patcher.model.config.model_id
+    try:
+        check(trunk, lora)
+    except ValueError as error:
+        raise ValueError(f"this LoRA was not made for {name}: {error}") from None
+    if strength:
+        fitting = {path: _for(trunk.get_submodule(path), delta) for path, delta in lora.items()}
+        keys = {path: f"model.{path}.weight" for path in lora}
+        add(patcher, fitting, keys, strength, name)
+
+
+def _for(module: nn.Module, delta: Any) -> Any:
+    """GPT-2's linear maps keep their weight as [in out]; (up @ down) transposed is down.T @ up.T."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        return delta
+    return delta._replace(up=delta.down.T, down=delta.up.T)
+
+
+def is_peft(path: Path) -> bool:
+    """Whether a folder is a LoRA as PEFT saves it."""
+    return (path / "adapter_config.json").is_file()
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """The language LoRA of a PEFT folder or of a bridge file."""
+    from ..lavi_core.checkpoint import BridgeCheckpoint
+    from ..lavi_core.lora import from_peft
+
+    if path.is_dir():
+        return from_peft(path)
+    lora = BridgeCheckpoint.load(path).language_lora
+    if not lora:
+        raise ValueError(f"the bridge {path.name} has no language LoRA: its language model was left as it is")
+    return lora
+
+
+class ApplyLanguageLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        bridges = folders.names(folders.BRIDGES, suffixes=folders.BRIDGE_FILES)
+        sources = folders.names(*folders.LORAS, folder=is_peft) + bridges
+        return schema(
+            node_id="LaViBridgeLanguageLoRA",
+            display_name="Apply LoRA to Language Model (LaVi-Bridge)",
+            description="Adds a LoRA to a clone of the language model; refuses one of which any site does not fit.",
+            search_aliases=["peft", "lora llm"],
+            inputs=[
+                LanguageModelWire.Input("language_model", tooltip="The language model; it is cloned, not changed."),
+                io.Combo.Input(
+                    "lora",
+                    options=[name for name in sources if name != folders.NONE_FOUND] or [folders.NONE_FOUND],
+                    tooltip="A PEFT LoRA folder (adapter_config.json) in models/loras or models/LLM, or a bridge file, "
+                    "whose own language LoRA is taken. Load Bridge adds that one by itself already.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="1 = as trained, 0 = none, negative = the opposite.",
+                ),
+            ],
+            outputs=[LanguageModelWire.Output(display_name="language_model", tooltip="A clone with the LoRA added.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora: str | None = None) -> bool | str:
+        return folders.problem("LoRA", lora, *places(lora))
+
+    @classmethod
+    def fingerprint_inputs(cls, lora: str | None = None, **_: Any) -> str:
+        return folders.stamp("LoRA", lora, *places(lora))
+
+    @classmethod
+    def execute(cls, language_model: LanguageModel, lora: str, strength: float) -> io.NodeOutput:
+        patched = language_model.clone()
+        add_to_language_model(patched.patcher, read(folders.resolve("LoRA", lora, *places(lora))), strength)
+        return io.NodeOutput(patched)

@@ -1,0 +1,137 @@
+"""Apply Bridge to Model and Load Vision Model: the vision side of a bridge."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import comfy.latent_formats
+import comfy.lora
+import comfy.model_base
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from . import folders, lora, unet
+from .bridge import ConnectedBridge
+from .schema import BridgeWire, schema
+
+# Where a model's text enters: the weight whose second dimension is the context's width.
+ENTRANCES = ("attn2.to_k.weight", "y_embedder.y_proj.fc1.weight")
+
+
+def context_width(model: ModelPatcher) -> int | None:
+    """The width of the context that this model attends to; None = it has no such cross-attention."""
+    for name, weight in model.model.state_dict().items():
+        if name.endswith(ENTRANCES):
+            return weight.shape[1]
+    return None
+
+
+def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> ModelPatcher:
+    """A clone of ``model`` with the bridge's vision LoRA; the model itself at strength 0. Raises ValueError."""
+    from ..lavi_core.vision import VISION_TARGETS
+
+    trained = bridge.config.vision
+    width = context_width(model)
+    if width != trained.context_width:
+        raise ValueError(
+            f"the bridge {bridge.name} speaks to {trained.model_id} in width {trained.context_width}, this model "
+            f"({type(model.model).__name__}) {f'listens in width {width}' if width else 'has no cross-attention'}: "
+            f"load {trained.model_id} or a model of its kind"
+        )
+    if not strength:
+        return model
+    target = VISION_TARGETS[trained.target]
+    host_keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    keys = {path: host_keys[target.key_of(path)] for path in bridge.vision_lora if target.key_of(path) in host_keys}
+    bridged = model.clone()
+    to = f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained.model_id}"
+    lora.add(bridged, bridge.vision_lora, keys, strength, to)
+    _check_latents(bridged, trained)
+    _check_objective(bridged, trained)
+    return bridged
+
+
+def _check_latents(model: ModelPatcher, trained: Any) -> None:
+    """The host takes PixArt-alpha at 512 pixels for PixArt-Sigma and scales its latents as SDXL's; put that right."""
+    scale = model.get_model_object("latent_format").scale_factor
+    if abs(scale - trained.latent_scale) <= 1e-3 * trained.latent_scale:
+        return
+    if isinstance(model.model, comfy.model_base.PixArt):
+        model.add_object_patch("latent_format", comfy.latent_formats.SD15(trained.latent_scale))
+    else:
+        logging.warning(
+            "LaVi-Bridge: trained on latents scaled by %g, this model's are scaled by %g", trained.latent_scale, scale
+        )
+
+
+def _check_objective(model: ModelPatcher, trained: Any) -> None:
+    kinds = {"epsilon": ("EPS",), "v_prediction": ("V_PREDICTION",), "flow": ("FLOW", "FLUX")}
+    if model.model.model_type.name not in kinds[trained.objective]:
+        logging.warning(
+            "LaVi-Bridge: trained on a model that predicts %s, this one is of type %s; the pictures may suffer",
+            trained.objective,
+            model.model.model_type.name,
+        )
+
+
+class ApplyBridge(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LaViBridgeApply",
+            display_name="Apply Bridge to Model (LaVi-Bridge)",
+            description="Adds the bridge's LoRA to the vision model, so that it hears the language model.",
+            search_aliases=["lavi", "vision lora"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The vision model that the bridge was trained with, or one of its kind."
+                ),
+                BridgeWire.Input("bridge", tooltip="From Load Bridge."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Strength of the bridge's LoRA in the vision model: 1 = as trained, 0 = untouched.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="A clone with the LoRA added, for the sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(apply(model, bridge, strength))
+
+
+class LoadVisionModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LaViBridgeLoadVisionModel",
+            display_name="Load Vision Model (diffusers folder, LaVi-Bridge)",
+            description="A diffusers U-Net of any shape, which the stock loaders do not recognise, as a MODEL.",
+            search_aliases=["diffusers", "unet loader"],
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=folders.names(*folders.VISION, folder=unet.is_unet),
+                    tooltip="A folder with unet/ and scheduler/ as diffusers saves them, in models/diffusers or "
+                    "models/diffusion_models.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The model, as a stock loader would give it.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return folders.problem("vision model", model, *folders.VISION)
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str:
+        return folders.stamp("vision model", model, *folders.VISION)
+
+    @classmethod
+    def execute(cls, model: str) -> io.NodeOutput:
+        return io.NodeOutput(unet.load(folders.resolve("vision model", model, *folders.VISION)))

@@ -1,0 +1,70 @@
+"""One base folder of tiny models and one server a session and host; see ``host.py`` and ``tiny.py``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lavi_bridge.tests.nodes import tiny
+from lavi_bridge.tests.nodes.host import ROOT, Place, Server, environment, places
+from safetensors.torch import save_file
+from torch import Tensor
+
+HOSTS = places()
+NO_HOST = "NO COMFYUI HOST FOUND: tests/nodes did not run; set COMFYUI_PATH (and COMFYUI_PYTHON)"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not HOSTS:
+        terminalreporter.write_line(NO_HOST, red=True, bold=True)
+
+
+@pytest.fixture(scope="session", params=HOSTS or [None], ids=str)
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param is None:
+        pytest.skip(NO_HOST)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    base = tmp_path_factory.mktemp("comfy")
+    expected = {name: tensor.contiguous() for name, tensor in tiny.write_base(base).items()}
+    save_file(expected, base / "expected.safetensors")
+    (base / "prompts.json").write_text(json.dumps(tiny.PROMPTS))
+    return base, expected
+
+
+@pytest.fixture(scope="session")
+def base(made: tuple[Path, dict[str, Tensor]]) -> Path:
+    """A ComfyUI base folder with every model file that the tests name."""
+    return made[0]
+
+
+@pytest.fixture(scope="session")
+def expected(made: tuple[Path, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What transformers and diffusers compute with the same weights."""
+    return made[1]
+
+
+@pytest.fixture(scope="session")
+def server(place: Place, base: Path) -> Iterator[Server]:
+    running = Server(place, base)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def inside(place: Place, base: Path) -> dict[str, str]:
+    """The checks of ``inside.py``, by name: "" or the traceback."""
+    out = base / f"inside-{place}.json"
+    command = [place.python, Path(__file__).with_name("inside.py"), place.path, base, ROOT, out]
+    done = subprocess.run(
+        [str(part) for part in command], env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert out.is_file(), done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(out.read_text())

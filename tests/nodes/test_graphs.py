@@ -1,0 +1,108 @@
+"""Graphs on a running host: the whole way from a prompt to a picture, and every stock node on that way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import torch
+from lavi_bridge.tests.nodes.graphs import encoders, node, picture
+
+
+def ran(outcome):
+    assert not outcome.error, outcome.error
+    return outcome
+
+
+def test_a_prompt_becomes_a_picture(server):
+    image = ran(server.run(picture())).images[0]
+    assert image.shape == (128, 128, 3)
+    assert image.float().std() > 1
+
+
+SAMPLED = {
+    "flow": {},
+    "velocity": {"vision": "tiny-velocity", "bridge": "lost.safetensors"},
+    "masked": {"bridge": "masked.safetensors"},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_standalone_sampler_gives_the_same_latents(server, expected, name):
+    """A mask there is dropped padding here; a prompt and the empty prompt then differ in length."""
+    latents = ran(server.run(picture(**SAMPLED[name]))).latents[0]
+    assert (latents - expected[f"sampled.{name}"]).abs().max() < 1e-3
+    assert (ran(server.run(picture(seed=8, **SAMPLED[name]))).latents[0] - latents).abs().max() > 0.1
+
+
+def test_the_stock_text_encoder_gives_the_same_picture(server):
+    ours = ran(server.run(picture())).images[0]
+    stock = ran(server.run(picture(stock=True))).images[0]
+    assert torch.equal(ours, stock)
+
+
+def test_both_loras_show(server):
+    with_both = ran(server.run(picture())).latents[0]
+    for changed in (picture(strength=0.0), picture(language_lora=0.0)):
+        assert (ran(server.run(changed)).latents[0] - with_both).abs().max() > 1e-3
+    assert torch.equal(ran(server.run(picture())).latents[0], with_both)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        node("ConditioningCombine", conditioning_1=["positive", 0], conditioning_2=["negative", 0]),
+        node(
+            "ConditioningAverage",
+            conditioning_to=["positive", 0],
+            conditioning_from=["negative", 0],
+            conditioning_to_strength=0.5,
+        ),
+        node("ConditioningConcat", conditioning_to=["positive", 0], conditioning_from=["negative", 0]),
+        node("ConditioningSetArea", conditioning=["positive", 0], width=64, height=64, x=0, y=0, strength=1.0),
+    ],
+    ids=lambda mix: mix["class_type"],
+)
+def test_conditioning_nodes_take_ours(server, mix):
+    plain = ran(server.run(picture())).latents[0]
+    mixed = ran(server.run(picture(positive="mix") | {"mix": mix})).latents[0]
+    assert mixed.isfinite().all() and (mixed - plain).abs().max() > 1e-4
+
+
+def test_the_report_tells_what_was_cut(server):
+    graph = encoders() | {"report": node("PreviewAny", source=["positive", 1])}
+    (report,) = ran(server.run(graph)).texts
+    assert "tokens" in report and "padding" in report
+    graph["positive"]["inputs"]["text"] = "two elephants in the forest " * 5
+    (report,) = ran(server.run(graph)).texts
+    assert "were cut off" in report and "forest" in report
+
+
+def test_the_lora_node_and_a_bridge_agree(server):
+    graph = picture(language="tiny-llama", bridge="llama.safetensors", language_lora=0.7)
+    direct = ran(server.run(graph)).latents[0]
+    for source in ("peft-llama", "llama.safetensors"):
+        graph["patched"] = node("LaViBridgeLanguageLoRA", language_model=["language", 0], lora=source, strength=0.7)
+        graph["bridge"]["inputs"] |= {"language_model": ["patched", 0], "language_lora": 0.0}
+        assert (ran(server.run(graph)).latents[0] - direct).abs().max() < 1e-4
+
+
+def test_the_stock_lora_loader_reads_a_bridge_file(server):
+    ours = ran(server.run(picture(strength=0.8))).latents[0]
+    graph = picture()
+    graph["bridged"] = node(
+        "LoraLoaderModelOnly", model=["vision", 0], lora_name="a-bridge.safetensors", strength_model=0.8
+    )
+    assert (ran(server.run(graph)).latents[0] - ours).abs().max() < 1e-4
+
+
+def test_a_file_that_changes_is_read_again(server, base):
+    bridges = base / "models" / "lavi_bridges"
+    shutil.copy(bridges / "bert.safetensors", bridges / "changing.safetensors")
+    first = ran(server.run(picture(bridge="changing.safetensors"))).latents[0]
+    shutil.copy(bridges / "masked.safetensors", bridges / "changing.safetensors")
+    os.utime(bridges / "changing.safetensors", ns=(1, 1))
+    second = ran(server.run(picture(bridge="changing.safetensors"))).latents[0]
+    assert (first - second).abs().max() > 1e-4
+    (bridges / "changing.safetensors").unlink()

@@ -1,0 +1,60 @@
+"""What a user sees before running anything."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+from lavi_bridge.tests.nodes.host import PACK
+
+NODES = {
+    "LaViBridgeLoadLanguageModel",
+    "LaViBridgeLanguageLoRA",
+    "LaViBridgeLoad",
+    "LaViBridgeTextEncode",
+    "LaViBridgeApply",
+    "LaViBridgeLoadVisionModel",
+}
+
+
+def test_all_nodes_are_registered(server):
+    ours = {name: info for name, info in server.get("/object_info").items() if name.startswith("LaViBridge")}
+    assert set(ours) == NODES
+    assert {info["category"] for info in ours.values()} == {"LaVi-Bridge"}
+    assert all(info["display_name"] and info["description"] for info in ours.values())
+
+
+def test_every_input_and_output_has_a_tooltip(server):
+    for name in NODES:
+        info = server.get(f"/object_info/{name}")[name]
+        for group in info["input"].values():
+            for field, (_, options) in group.items():
+                assert options.get("tooltip"), f"{name}.{field}"
+        assert all(info["output_tooltips"]), name
+
+
+def test_the_start_pays_less_than_50_ms(server):
+    seconds = re.search(rf"([\d.]+) seconds: .*{PACK}", server.log())
+    assert seconds is not None and float(seconds[1]) < 0.05, server.log()[-3000:]
+
+
+def test_names_are_those_of_the_folders(server, base):
+    def options(node, field):
+        kind, settings = server.get(f"/object_info/{node}")[node]["input"]["required"][field]
+        return kind if isinstance(kind, list) else settings["options"]
+
+    assert "tiny-bert" in options("LaViBridgeLoadLanguageModel", "model")
+    assert options("LaViBridgeLoadVisionModel", "model") == [
+        "lavi_demo_vision",
+        "tiny-flow",
+        "tiny-velocity",
+        "tiny-wide",
+    ]
+    assert "peft-llama" in options("LaViBridgeLanguageLoRA", "lora")
+    fresh = base / "models" / "lavi_bridges" / "sub" / "fresh.safetensors"
+    fresh.parent.mkdir(exist_ok=True)
+    shutil.copy(base / "models" / "lavi_bridges" / "bert.safetensors", fresh)
+    (fresh.parent / "README.md").write_text("not a bridge")
+    assert "sub/fresh.safetensors" in options("LaViBridgeLoad", "bridge")
+    assert not [name for name in options("LaViBridgeLoad", "bridge") if name.endswith(".md")]
+    shutil.rmtree(fresh.parent)

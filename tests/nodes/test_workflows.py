@@ -1,0 +1,88 @@
+"""The graphs that we ship: each opens in the front end, runs on a host, and says the same in both of its forms."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from lavi_bridge.tests.nodes.host import PACK, ROOT
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+WIDGETS = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
+DECORATION = ("Note", "MarkdownNote")
+
+
+def read(path: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def fields(info: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """A node's inputs in order: name, kind, options."""
+    groups = (info["input"].get(group, {}) for group in ("required", "optional"))
+    return [(name, spec[0], spec[1] if len(spec) > 1 else {}) for group in groups for name, spec in group.items()]
+
+
+def api_form(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """What the front end would queue: links by node and slot, widgets in the order of the schema."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    graph = {}
+    for node in workflow["nodes"]:
+        if node["type"] in DECORATION:
+            continue
+        inputs = {socket["name"]: sources[socket["link"]] for socket in node["inputs"] if socket["link"] is not None}
+        values = iter(node["widgets_values"])
+        for name, kind, options in fields(object_info[node["type"]]):
+            if name not in inputs and (isinstance(kind, list) or kind in WIDGETS):
+                inputs[name] = next(values)
+                if options.get("control_after_generate"):
+                    assert next(values) in ("fixed", "randomize", "increment", "decrement")
+        assert next(values, None) is None, f"{node['type']} has more widget values than widgets"
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return graph
+
+
+def test_there_is_a_demo():
+    assert ROOT / "workflows" / "demo.json" in WORKFLOWS
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_both_forms_say_the_same(server, path):
+    api = read(path.parent / "api" / path.name)
+    for node in api.values():
+        node.pop("_meta")
+    assert api_form(read(path), server.get("/object_info")) == api
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_wires_join_slots_of_one_type(server, path):
+    workflow, object_info = read(path), server.get("/object_info")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert max(nodes) == workflow["last_node_id"] and len(nodes) == len(workflow["nodes"])
+    assert max(link[0] for link in workflow["links"]) == workflow["last_link_id"]
+    for number, source, out_slot, target, in_slot, kind in workflow["links"]:
+        output, socket = nodes[source]["outputs"][out_slot], nodes[target]["inputs"][in_slot]
+        assert number in output["links"] and socket["link"] == number
+        assert output["type"] == kind == object_info[nodes[source]["type"]]["output"][out_slot]
+        assert socket["type"] in (kind, "*")
+        assert nodes[source]["order"] < nodes[target]["order"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_nodes_do_not_overlap(path):
+    boxes = [(*node["pos"], *node["size"]) for node in read(path)["nodes"]]
+    for i, (x, y, w, h) in enumerate(boxes):
+        for other_x, other_y, other_w, other_h in boxes[:i]:
+            apart = x + w <= other_x or other_x + other_w <= x or y + h <= other_y - 30 or other_y + other_h <= y - 30
+            assert apart, (boxes[i], (other_x, other_y, other_w, other_h))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_it_runs(server, path):
+    outcome = server.run(read(path.parent / "api" / path.name))
+    assert not outcome.error, outcome.error
+    assert outcome.images[0].shape == (128, 128, 3) and outcome.texts
+
+
+def test_the_host_offers_them_as_templates(server):
+    assert server.get("/workflow_templates")[PACK] == [path.stem for path in WORKFLOWS]
