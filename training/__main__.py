@@ -1,4 +1,4 @@
-"""``accelerate launch -m lavi_bridge.training RECIPE.toml``: the trainer alone, on as many processes as accelerate starts."""
+"""``accelerate launch -m lavi_bridge.training RECIPE.toml``: the trainer on many processes."""
 
 from __future__ import annotations
 

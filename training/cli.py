@@ -58,12 +58,16 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--json", action="store_true", help="print the scores as JSON")
     demo.set_defaults(run=_demo)
+
+    install = commands.add_parser("install-demo", help="copy the demo's models to where its workflow finds them")
+    install.add_argument("comfyui", help="the ComfyUI folder")
+    install.set_defaults(run=_install)
     return top
 
 
 def add_training_arguments(target: argparse.ArgumentParser) -> None:
     target.add_argument("recipe", help="a recipe .toml")
-    target.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
+    target.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
     target.add_argument("--resume", action="store_true", help="go on from the newest state in the recipe's output")
 
 
@@ -84,3 +88,14 @@ def _demo(args: argparse.Namespace) -> None:
     from .demo.show import show
 
     print(show(args))
+
+
+def _install(args: argparse.Namespace) -> None:
+    from .demo.install import install
+
+    for path in install(args.comfyui):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,16 +20,16 @@ def png(images: np.ndarray, captions: Sequence[str], columns: int | None = None)
 
     count, height, width, _ = images.shape
     font = ImageFont.load_default(size=11)
-    columns = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.6))))
+    across = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.6))))
     letters = max(8, int((width + MARGIN) / 5.6))
     texts = [textwrap.wrap(c, letters)[:4] or ['""'] for c in captions]
     below = LINE * max(map(len, texts)) + 4
-    rows = math.ceil(count / columns)
+    rows = math.ceil(count / across)
     step_x, step_y = width + MARGIN, height + below + MARGIN
-    sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + MARGIN), PAPER)
+    sheet = Image.new("RGB", (across * step_x + MARGIN, rows * step_y + MARGIN), PAPER)
     pen = ImageDraw.Draw(sheet)
     for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
-        x, y = MARGIN + (i % columns) * step_x, MARGIN + (i // columns) * step_y
+        x, y = MARGIN + (i % across) * step_x, MARGIN + (i // across) * step_y
         sheet.paste(Image.fromarray(image), (x, y))
         for k, line in enumerate(lines):
             pen.text((x, y + height + 3 + LINE * k), line, font=font, fill=INK)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+from .files import write_text
 from .pair import Pair
 
 WEIGHTS = Path(__file__).parent / "demo" / "weights"
@@ -32,9 +35,15 @@ def vae(name: str) -> Path:
 
 def save_fully_trained(pair: Pair, folder: Path) -> None:
     """Models that a recipe trains whole are written beside the bridge, in the libraries' own formats."""
+    target = folder / "vision"
     if pair.recipe.vision.train == "full":
-        pair.network.save_pretrained(folder / "vision" / "unet", safe_serialization=True)  # type: ignore[operator]
+        source = vision(pair.recipe.vision.model)
+        pair.network.save_pretrained(target / "unet", safe_serialization=True)  # type: ignore[operator]
+        shutil.copytree(source / "scheduler", target / "scheduler", dirs_exist_ok=True)
+        # diffusers writes only the keys it knows; latent_scale and model_id are ours.
+        written = json.loads((target / "unet" / "config.json").read_text())
+        kept = json.loads((source / "unet" / "config.json").read_text())
+        write_text(target / "unet" / "config.json", json.dumps({**kept, **written}, indent=2))
     if pair.recipe.language.train == "full":
-        target = folder / "vision" / "text_encoder"
-        pair.encoder.model.save_pretrained(target, safe_serialization=True)  # type: ignore[operator]
-        pair.encoder.tokenizer.save_pretrained(target)
+        pair.encoder.model.save_pretrained(target / "text_encoder", safe_serialization=True)  # type: ignore[operator]
+        pair.encoder.tokenizer.save_pretrained(target / "text_encoder")

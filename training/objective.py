@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Objective:
             return cls(kind="flow", scheduler=config, shift=config.get("shift", 1.0))
         from diffusers import DDPMScheduler
 
-        scheduler = DDPMScheduler.from_config(config)
+        scheduler: Any = DDPMScheduler.from_config(config)
         kind = scheduler.config["prediction_type"]
         if kind not in ("epsilon", "v_prediction"):
             raise ValueError(f"{path} has prediction_type {kind!r}; known: epsilon, v_prediction")

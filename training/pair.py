@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..lavi_core import adapters, fingerprint
 from ..lavi_core.checkpoint import BridgeCheckpoint
-from ..lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig, VisionConfig
 from ..lavi_core.conditioning import Conditioning
+from ..lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig, VisionConfig
 from ..lavi_core.language import TextEncoder, TokenBatch
 from ..lavi_core.lora import Delta, LoRA
 from ..lavi_core.vision import VISION_TARGETS
@@ -32,7 +32,7 @@ class Pair(nn.Module):
         # Taken before LoRA goes in: the prints and the site names are those of the untouched models.
         self.sites = {"language": [], "vision": []}
         if recipe.language.train == "lora":
-            self.sites["language"] = encoder.lora_sites()
+            self.sites["language"] = used_sites(encoder, recipe.prompt.hidden_states)
         if recipe.vision.train == "lora":
             self.sites["vision"] = VISION_TARGETS[vision.target].sites(vision.network)
         self.language_config = encoder.config
@@ -101,6 +101,18 @@ class Pair(nn.Module):
         state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
         language = deltas(self.encoder.model, self.sites["language"], recipe.language)
         return BridgeCheckpoint(config, state, language, deltas(self.network, self.sites["vision"], recipe.vision))
+
+
+def used_sites(encoder: TextEncoder, hidden_states: str | int) -> list[str]:
+    """The LoRA sites of the layers that the recipe runs: one after an early stop would never see a gradient."""
+    sites, layers = encoder.lora_sites(), encoder.layers()
+    if isinstance(hidden_states, str) or hidden_states < 0:
+        depth = len(layers) if isinstance(hidden_states, str) else len(layers) + 1 + hidden_states
+    else:
+        depth = hidden_states
+    used = {id(module) for layer in layers[:depth] for module in layer.modules()}
+    unused = {id(module) for layer in layers[depth:] for module in layer.modules()} - used
+    return [path for path in sites if id(encoder.model.get_submodule(path)) not in unused]
 
 
 def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: list[str]) -> None:

@@ -44,7 +44,7 @@ class Pipeline:
                 f"{vision} has context width {model.context_width}: load {wanted.model_id}"
             )
         if fingerprint.weights_print(model.network) != wanted.fingerprint:
-            raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load {wanted.model_id}")
+            raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load the former")
         encoder = language if isinstance(language, TextEncoder) else TextEncoder.load(language, dtype=torch.float32)
         connected = Bridge.connect(checkpoint, encoder)
         lora.merge(model.network, checkpoint.vision_lora)

@@ -56,8 +56,8 @@ class VisionSection:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """kind: "tsv" reads ``image path<TAB>caption`` lines, paths relative to the file; "folder" pairs each image with its
-    .txt; "shapebench" draws ``count`` pictures. mix: weights of the ShapeBench categories, all alike if empty.
+    """kind: "tsv" reads ``image path<TAB>caption`` lines, paths relative to the file; "folder" pairs each image with
+    its .txt; "shapebench" draws ``count`` pictures. mix: weights of the ShapeBench categories, all alike if empty.
     cache: folder of the latents, which runs may share; empty = ``latents/`` in the run's output.
     """
 
@@ -122,7 +122,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation} parts")
+            raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
 

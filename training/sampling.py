@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,12 @@ def noise_for(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.manual_seed(seed))
 
 
-def scheduler_for(objective: Objective, steps: int):
+def scheduler_for(objective: Objective, steps: int) -> Any:
     """An Euler scheduler with ComfyUI's "simple" spacing: from the noisiest level, evenly in timesteps, to zero."""
     import diffusers
 
     if objective.kind == "flow":
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(objective.scheduler)
+        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler.from_config(objective.scheduler)
         taken = [1 - int(i * NUM_TIMESTEPS / steps) / NUM_TIMESTEPS for i in range(steps)]
         scheduler.set_timesteps(sigmas=taken)
     else:

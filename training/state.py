@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ PREFIX = "step-"
 
 
 def save(
-    folder: Path, step: int, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, keep: int, facts: dict
+    folder: Path, step: int, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
     """Write ``folder``/step-NNNNNNN and delete all but the newest ``keep``. An OSError leaves the older ones intact."""
     target = folder / f"{PREFIX}{step:07d}"
@@ -31,9 +30,9 @@ def save(
             for name, value in optimizer.state.get(p, {}).items():
                 moments[f"{name}:{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         write_safetensors(part / "optimizer.safetensors", moments)
-        write_text(part / "state.json", json.dumps({"step": step, **facts}, indent=1))
+        write_text(part / "state.json", json.dumps({"step": step}))
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(part, target)
+        part.replace(target)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -136,7 +137,7 @@ class Trainer:
             x, target = objective.corrupt(
                 latents[rows].to(device) * self.pair.vision_model.scale, noise[rows].to(device), timesteps
             )
-            sync = accelerator.no_sync(self.model) if part + 1 < parts else _nothing()
+            sync = accelerator.no_sync(self.model) if part + 1 < parts else nullcontext()
             with sync:
                 with (
                     torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
@@ -149,7 +150,7 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(list(self.trained.values()), recipe.optimizer.clip_norm)
         mean = float(accelerator.reduce(total, "mean"))  # type: ignore[arg-type]
         if not math.isfinite(mean):
-            raise ValueError(f"the loss of step {self.step} is {mean}; the last good state is in {self.output / 'state'}")
+            raise ValueError(f"the loss of step {self.step} is {mean}; the last good state is in {self.output}/state")
         self.optimizer.step()
         self.optimizer.zero_grad()
         return mean, float(norm)  # type: ignore[arg-type]
@@ -161,19 +162,16 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
         noise = torch.randn(latents.shape, generator=generator)
         # Stratified over the batch: every batch sees every noise level, which takes variance out of the loss.
-        uniform = (torch.randperm(len(indices), generator=generator) + torch.rand(len(indices), generator=generator)) / len(
-            indices
-        )
-        dropped = torch.rand(len(indices), generator=generator) < self.recipe.caption_dropout
+        count = len(indices)
+        uniform = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+        dropped = torch.rand(count, generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
         return latents, captions, noise, uniform
 
     def save(self) -> None:
         """The resumable state, then the bridge file."""
         try:
-            state.save(
-                self.output / "state", self.step, self.trained, self.optimizer, self.recipe.keep, {"name": self.recipe.name}
-            )
+            state.save(self.output / "state", self.step, self.trained, self.optimizer, self.recipe.keep)
             facts = {"recipe": self.recipe.plain(), "step": self.step, **environment()}
             with eval_mode(self.pair):
                 self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", dtype=torch.float16)
@@ -224,10 +222,4 @@ def attention_kernel(device: torch.device):
     """On a CPU plain matrix products train faster than torch's flash kernel, whose backward is slow there."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else _nothing()
-
-
-def _nothing():
-    from contextlib import nullcontext
-
-    return nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

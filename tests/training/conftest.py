@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from lavi_bridge.training.demo.autoencoder import taesd_state
 from lavi_bridge.training.demo.start import tokenizer
 from lavi_bridge.training.files import write_safetensors

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-
 from lavi_bridge.training.objective import Objective
 
 LATENTS, NOISE = torch.randn(2, 3, 4, 8, 8, generator=torch.manual_seed(0))
@@ -16,7 +15,7 @@ T = torch.tensor([0, 500, 999])
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_ddpm_objectives_equal_diffusers(tmp_path: Path, kind: str) -> None:
-    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=kind)
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=kind)  # type: ignore[arg-type]
     scheduler.save_pretrained(tmp_path)
     objective = Objective.load(tmp_path)
     x, target = objective.corrupt(LATENTS, NOISE, T)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.recipe import read_recipe
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.trainer import Trainer
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from lavi_bridge.training.data import SOURCES, LatentCache, Order
 from lavi_bridge.training.recipe import DataSection
 from lavi_bridge.training.vision_model import load_vae
+from PIL import Image
 
 
 def pictures(folder: Path, count: int, broken: int = 0) -> list[Path]:

@@ -32,8 +32,8 @@ class LatentCache:
     def __init__(
         self, source: Source, vae, folder: str | Path, report: str | Path | None = None, precision: str = "fp32"
     ):
-        """Encodes what is not on disk yet, in bf16 where ``precision`` says so. Unreadable pictures are logged, counted and listed in ``report``; more than
-        5 % of them raise ValueError.
+        """Encodes what is not on disk yet, in bf16 where ``precision`` says so. Unreadable pictures are logged, counted
+        and listed in ``report``; more than 5 % of them raise ValueError.
         """
         from tqdm import tqdm
 

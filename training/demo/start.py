@@ -78,7 +78,8 @@ def reading_task(scene: Scene, text: str, vocabulary: Vocabulary) -> list[list[i
     """For every word, [colour, shape, texture, side, count] of its object; -100 where there is nothing to tell."""
     sides = ("none", *(r.name for r in vocabulary.relations))
     opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-    colors, shapes, textures = ([c.name for c in t] for t in (vocabulary.colors, vocabulary.shapes, vocabulary.textures))
+    kinds = (vocabulary.colors, vocabulary.shapes, vocabulary.textures)
+    colors, shapes, textures = ([concept.name for concept in kind] for kind in kinds)
     joints = ["and", *(name for r in vocabulary.relations for name in (r.name, *r.synonyms))]
     taken = text.split()
     second = len(taken)
@@ -163,11 +164,12 @@ def build(recipe: StartRecipe) -> Path:
 
     folder = Path(recipe.output) / "vision"
     torch.manual_seed(recipe.seed)
+    sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in recipe.unet.items()}
     unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.unet.items()},
+        **sizes,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )

@@ -48,7 +48,7 @@ def words(vocabulary: Vocabulary) -> tuple[str, ...]:
         for name in (concept.name, *concept.synonyms):
             found.update(name.split())
     for shape in vocabulary.shapes:
-        found.update(plural(name) for name in (shape.name, *shape.synonyms))
+        found.update(word for name in (shape.name, *shape.synonyms) for word in plural(name).split())
     return tuple(sorted(found))
 
 

@@ -139,19 +139,19 @@ VOCABULARIES: dict[str, Vocabulary] = {
 _MORE = {
     "red": ("vermilion", "cherry", "maroon", "burgundy", "cardinal", "strawberry", "tomato", "reddish"),
     "green": ("lime", "olive", "mint", "moss", "fern", "grassy", "leafy", "greenish"),
-    "blue": ("indigo", "cerulean", "ultramarine", "sky blue", "denim", "oceanic", "bluish", "turquoise"),
-    "yellow": ("amber", "mustard", "banana", "saffron", "honey", "sunflower", "yellowish", "gold"),
+    "blue": ("indigo", "cerulean", "ultramarine", "sky blue", "denim", "oceanic", "bluish", "sea blue"),
+    "yellow": ("amber", "mustard", "banana", "saffron", "honey", "sunflower", "yellowish", "corn"),
     "circle": ("sphere", "round shape", "orb", "dot", "globe", "coin", "wheel"),
     "square": ("tile", "quadrilateral", "rectangle", "four-sided shape", "brick", "crate", "checkbox"),
     "triangle": ("three-sided shape", "triangular shape", "arrowhead", "tent", "tetrahedron", "spike", "peak"),
-    "cross": ("plus", "cruciform", "crossing", "letter x", "cross shape", "crossroad", "times sign"),
+    "cross": ("cruciform", "crossing", "letter x", "crossed shape", "crossroad", "crossed bar"),
     "solid": ("filled", "smooth", "unpatterned"),
     "striped": ("streaked", "stripy", "zebra"),
     "dotted": ("polka-dot", "dappled", "pitted"),
-    "left of": ("on the left of", "leftward of", "left from"),
-    "right of": ("on the right of", "rightward of", "right from"),
-    "above": ("atop", "upward of", "at the top of"),
-    "below": ("underneath", "downward of", "at the bottom of"),
+    "left of": ("leftward of", "left from", "left beside"),
+    "right of": ("rightward of", "right from", "right beside"),
+    "above": ("atop", "upward of", "up from"),
+    "below": ("underneath", "downward of", "down from"),
 }
 
 

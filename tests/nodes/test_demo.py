@@ -1,0 +1,68 @@
+"""The demo in ComfyUI with its real weights: pictures as the prompts say, the same as the standalone sampler's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from lavi_bridge.tests.nodes.host import ROOT
+from lavi_bridge.training import models
+from lavi_bridge.training.demo.install import install
+from lavi_bridge.training.demo.show import load
+from lavi_bridge.training.sampling import noise_for, sample
+from lavi_bridge.training.shapebench import PromptSpec, judge
+
+PROMPTS = {
+    "a red circle": PromptSpec((("red", "circle", None),)),
+    "a green square": PromptSpec((("green", "square", None),)),
+    "a blue cross": PromptSpec((("blue", "cross", None),)),
+    "a yellow triangle": PromptSpec((("yellow", "triangle", None),)),
+}
+
+
+@pytest.fixture(scope="session")
+def language() -> object:
+    try:
+        return models.language("demo:minilm")
+    except ValueError as error:
+        pytest.skip(f"NO LANGUAGE MODEL FOR THE DEMO: {error}")
+
+
+@pytest.fixture
+def workflow(server, base, language) -> dict:
+    (base / "models").mkdir(exist_ok=True)
+    install(base)
+    return json.loads((ROOT / "workflows" / "api" / "demo.json").read_text())
+
+
+def test_the_demo_draws_what_the_prompts_name(server, workflow):
+    right = 0
+    for prompt, spec in PROMPTS.items():
+        workflow["3"]["inputs"]["text"] = prompt
+        outcome = server.run(workflow)
+        assert not outcome.error, outcome.error
+        right += judge(outcome.images[0].numpy(), spec).correct
+    assert right >= 3, f"{right} of {len(PROMPTS)} pictures show what their prompt names"
+
+
+def test_the_host_and_the_standalone_sampler_draw_the_same(server, workflow, language):
+    prompt, settings = "a red circle left of a blue square", workflow["8"]["inputs"]
+    workflow["3"]["inputs"]["text"] = prompt
+    workflow["13"] = {"class_type": "SaveLatent", "inputs": {"samples": ["8", 0], "filename_prefix": "demo"}}
+    outcome = server.run(workflow)
+    assert not outcome.error, outcome.error
+    pipeline = load("minilm", language)
+    noise = noise_for(settings["seed"], (1, 4, 16, 16))
+    heard, unheard = pipeline.condition([prompt]), pipeline.condition([""])
+    latents = sample(pipeline.vision, heard, unheard, noise, settings["steps"], settings["cfg"])
+    assert float((outcome.latents[0] - latents).abs().max()) < 1e-3
+    assert float(latents.std()) > 0.1
+
+
+def test_install_demo_refuses_what_is_no_comfyui(tmp_path):
+    command = [sys.executable, "-m", "lavi_bridge.training.cli", "install-demo", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and "no ComfyUI folder" in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,113 @@
+"""What a user without ComfyUI does with a bridge file, and the answers to the wrong files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lavi_bridge.training.cli import main
+from lavi_bridge.training.demo.start import tokenizer
+from lavi_bridge.training.objective import Objective
+from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.sampling import noise_for, scheduler_for
+from lavi_bridge.training.shapebench import VOCABULARIES
+from lavi_bridge.training.trainer import Trainer
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def bridge(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bridge")
+    recipe = folder / "recipe.toml"
+    language, vision, vae = (json.dumps(str(tiny / n)) for n in ("text_encoder", "vision", "vae.safetensors"))
+    recipe.write_text(f"""
+name = "tiny"
+output = {json.dumps(str(folder / "run"))}
+steps = 2
+batch_size = 4
+precision = "fp32"
+language = {{ model = {language}, rank = 2 }}
+prompt = {{ max_length = 16 }}
+adapter = {{}}
+vision = {{ model = {vision}, vae = {vae}, target = "unet" }}
+data = {{ kind = "shapebench", resolution = 32, count = 8 }}
+""")
+    return Trainer(read_recipe(recipe)).run()
+
+
+def sample(bridge: Path, tiny: Path, output: Path, **other: Path) -> int:
+    parts = {"language-model": tiny / "text_encoder", "vision-model": tiny / "vision", "vae": tiny / "vae.safetensors"}
+    parts |= {key.replace("_", "-"): value for key, value in other.items()}
+    options = [text for key, value in parts.items() for text in (f"--{key}", str(value))]
+    options += ["-o", str(output), "--size", "32", "--steps", "2"]
+    return main(["sample", str(bridge), "a red circle", "", *options])
+
+
+def test_sample_writes_a_captioned_grid_that_the_seed_repeats(bridge: Path, tiny: Path, tmp_path: Path) -> None:
+    assert sample(bridge, tiny, tmp_path / "a.png") == sample(bridge, tiny, tmp_path / "b.png") == 0
+    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert first.shape[0] > 32 and np.array_equal(first, second)
+
+
+def test_another_language_model_is_refused(
+    bridge: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    words = tokenizer(VOCABULARIES["small"], 24)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "max_position_embeddings": 24}
+    BertModel(BertConfig(vocab_size=len(words), hidden_size=64, **sizes)).save_pretrained(tmp_path / "other")
+    words.save_pretrained(tmp_path / "other")
+    assert sample(bridge, tiny, tmp_path / "a.png", language_model=tmp_path / "other") == 2
+    error = capsys.readouterr().err
+    assert "hidden 32" in error and "hidden 64" in error and not (tmp_path / "a.png").exists()
+
+
+def test_another_vision_model_is_refused(
+    bridge: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+
+    for width, message in ((40, "context width 24"), (24, "other weights")):
+        torch.manual_seed(width)
+        UNet2DConditionModel(
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=width,
+            attention_head_dim=2,
+        ).save_pretrained(tmp_path / "vision" / "unet")
+        FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "vision" / "scheduler")
+        assert sample(bridge, tiny, tmp_path / "a.png", vision_model=tmp_path / "vision") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_truncated_bridge_is_refused(bridge: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(bridge.read_bytes()[:-100])
+    assert sample(tmp_path / "cut.safetensors", tiny, tmp_path / "a.png") == 2
+    assert "cut short" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [4, 20, 30])
+def test_noise_levels_are_those_of_comfyuis_simple_scheduler(tmp_path: Path, steps: int) -> None:
+    """comfy/samplers.py simple_scheduler: every (1000 / steps)-th level from the noisiest down, then zero."""
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(tmp_path / "flow")
+    t = torch.arange(1, 1001) / 1000
+    levels = {"flow": 3 * t / (1 + 2 * t)}
+    ddpm = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    ddpm.save_pretrained(tmp_path / "eps")
+    levels["eps"] = ((1 - ddpm.alphas_cumprod) / ddpm.alphas_cumprod).sqrt()
+    for name, sigmas in levels.items():
+        expected = [float(sigmas[-(1 + int(i * 1000 / steps))]) for i in range(steps)] + [0.0]
+        found = scheduler_for(Objective.load(tmp_path / name), steps).sigmas
+        torch.testing.assert_close(found.float(), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_noise_is_comfyuis() -> None:
+    assert torch.equal(noise_for(5, (2, 3)), torch.randn((2, 3), generator=torch.manual_seed(5)))

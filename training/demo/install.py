@@ -1,0 +1,35 @@
+"""``lavi-bridge install-demo``: the demo's models under the names that workflows/demo.json uses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from .. import models
+
+NAMES = {
+    "lavi_bridges/lavi_demo_bridge.safetensors": "minilm.safetensors",
+    "lavi_bridges/lavi_demo_bridge_smollm2.safetensors": "smollm2.safetensors",
+    "vae/lavi_demo_vae.safetensors": "vae.safetensors",
+    "diffusers/lavi_demo_vision/unet": "vision/unet",
+    "diffusers/lavi_demo_vision/scheduler": "vision/scheduler",
+}
+LANGUAGE = "LLM/lavi_demo_language"
+
+
+def install(comfyui: str | Path) -> list[Path]:
+    """Copy the demo into ``comfyui``/models; files of those names are replaced. Returns what was written."""
+    target = Path(comfyui) / "models"
+    if not target.is_dir():
+        raise ValueError(f"{comfyui} is no ComfyUI folder: it has no models/ in it")
+    written = []
+    pairs = {target / name: models.WEIGHTS / source for name, source in NAMES.items()}
+    pairs[target / LANGUAGE] = models.language("demo:minilm")
+    for place, source in pairs.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, place, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, place)
+        written.append(place)
+    return written
