@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--prompts", type=int, default=16, help="judged prompts of each category (default 16)")
     demo.add_argument("--bridges", nargs="+", default=["minilm", "smollm2"], help="which demo bridges (default: both)")
     demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is faster on some CPUs")
     demo.add_argument("--json", action="store_true", help="print the scores as JSON")
     demo.set_defaults(run=_demo)
 

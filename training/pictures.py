@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..lavi_core.conditioning import Conditioning
 from .files import write_bytes
@@ -22,7 +21,7 @@ class Pictures:
         from .shapebench import CATEGORIES, VOCABULARIES, prompts
 
         self.recipe, self.pair, self.output = recipe, pair, output
-        self.pipeline = Pipeline(self._condition, pair.vision_model, vae)
+        self.pipeline = Pipeline(self._condition, pair.vision_model, vae, recipe.precision)
         self.bench = {}
         if recipe.sample.bench:
             vocabulary = VOCABULARIES[recipe.data.vocabulary]
@@ -53,9 +52,8 @@ class Pictures:
         return self.pair.condition(self.pair.encoder.tokenize(prompts, self.recipe.prompt).to(device))
 
     def _images(self, prompts: list[str]) -> np.ndarray:
-        settings, device = self.recipe.sample, next(self.pair.network.parameters()).device
-        bf16 = self.recipe.precision == "bf16"
-        with eval_mode(self.pair), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        settings = self.recipe.sample
+        with eval_mode(self.pair):
             return self.pipeline.draw(
                 prompts,
                 seed=settings.seed,

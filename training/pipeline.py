@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,17 +24,26 @@ VAE_FACTOR = 8  # pixels to a latent cell, in every VAE of the supported vision 
 
 @dataclass
 class Pipeline:
-    """condition: prompts -> Conditioning, on the vision model's device."""
+    """condition: prompts -> Conditioning, on the vision model's device. precision: "bf16" computes under autocast."""
 
     condition: Callable[[list[str]], Conditioning]
     vision: VisionModel
     vae: Any
+    precision: Literal["bf16", "fp32"] = "fp32"
 
     @classmethod
     def load(
-        cls, bridge: str | Path, language: str | Path | TextEncoder, vision: str | Path, vae: str | Path
+        cls,
+        bridge: str | Path,
+        language: str | Path | TextEncoder,
+        vision: str | Path,
+        vae: str | Path,
+        precision: Literal["bf16", "fp32"] = "fp32",
     ) -> Pipeline:
-        """From local files, in float32. Raises ValueError where a model is not the one that the bridge was made for."""
+        """From local files, weights in float32.
+
+        Raises ValueError where a model is not the one that the bridge was made for.
+        """
         checkpoint = BridgeCheckpoint.load(bridge)
         wanted = checkpoint.config.vision
         model = load_vision_model(vision, wanted.target)
@@ -53,7 +62,7 @@ class Pipeline:
             with torch.no_grad():
                 return connected(prompts)
 
-        return cls(condition, model, load_vae(vae))
+        return cls(condition, model, load_vae(vae), precision)
 
     def draw(
         self,
@@ -70,10 +79,11 @@ class Pipeline:
         side = size // VAE_FACTOR
         device = next(self.vision.network.parameters()).device
         noise = noise_for(seed, (len(prompts), self.vision.latent_channels, side, side)).to(device)
-        unheard = self.condition([negative])
         images = []
-        for i in range(0, len(prompts), BATCH):
-            heard = self.condition(list(prompts[i : i + BATCH]))
-            latents = sample(self.vision, heard, unheard, noise[i : i + BATCH], steps, guidance, progress)
-            images.append(decode(self.vae, latents.float()).cpu().numpy())
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            unheard = self.condition([negative])
+            for i in range(0, len(prompts), BATCH):
+                heard = self.condition(list(prompts[i : i + BATCH]))
+                latents = sample(self.vision, heard, unheard, noise[i : i + BATCH], steps, guidance, progress)
+                images.append(decode(self.vae, latents.float()).cpu().numpy())
         return np.concatenate(images)

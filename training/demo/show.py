@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ..files import write_bytes
 from ..grid import png
 from ..pipeline import Pipeline
 
-BRIDGES = {"own": "own encoder", "minilm": "MiniLM", "smollm2": "SmolLM2"}
+BRIDGES = {"own": "own encoder", "control": "own encoder, trained on", "minilm": "MiniLM", "smollm2": "SmolLM2"}
 PROMPTS = (
     "a red circle",
     "a green square",
@@ -39,14 +40,14 @@ def show(args: argparse.Namespace) -> str:
     if unknown:
         raise ValueError(f"unknown demo bridge {unknown[0]!r}; known: {', '.join(BRIDGES)}")
     names = list(dict.fromkeys(["own", *args.bridges]))
-    languages = {name: models.language(f"demo:{name}") for name in names}
+    languages = {name: models.language("demo:own" if name == "control" else f"demo:{name}") for name in names}
     settings = Settings(prompts=args.prompts)
     results, pictures, captions = {}, [], []
     with tqdm(total=len(names) * len(ROWS) * args.prompts, desc="demo", unit="picture", disable=None) as bar:
         for name in names:
-            pipeline = load(name, languages[name])
+            pipeline = load(name, languages[name], args.precision)
             results[BRIDGES[name]] = evaluate(pipeline, settings, progress=bar.update)
-            if name != "own":
+            if name in args.bridges:
                 pictures.append(pipeline.draw(PROMPTS, seed=args.seed))
                 captions += [f"{BRIDGES[name]}: {prompt}" for prompt in PROMPTS]
     write_bytes(args.output, png(np.concatenate(pictures), captions, columns=6))
@@ -56,7 +57,7 @@ def show(args: argparse.Namespace) -> str:
     return f"{table(results, limits)}\n\n{args.prompts} prompts a row, 95 % intervals; pictures in {Path(args.output)}"
 
 
-def load(name: str, language: Path) -> Pipeline:
+def load(name: str, language: Path, precision: Literal["bf16", "fp32"] = "fp32") -> Pipeline:
     """The pipeline of one bundled bridge."""
     bridge = models.WEIGHTS / f"{name}.safetensors"
-    return Pipeline.load(bridge, language, models.vision("demo:vision"), models.vae("demo:vae"))
+    return Pipeline.load(bridge, language, models.vision("demo:vision"), models.vae("demo:vae"), precision)

@@ -141,10 +141,16 @@ _MORE = {
     "green": ("lime", "olive", "mint", "moss", "fern", "grassy", "leafy", "greenish"),
     "blue": ("indigo", "cerulean", "ultramarine", "sky blue", "denim", "oceanic", "bluish", "sea blue"),
     "yellow": ("amber", "mustard", "banana", "saffron", "honey", "sunflower", "yellowish", "corn"),
+    "purple": ("mauve", "lilac", "amethyst", "grape", "purplish"),
+    "orange": ("carrot", "peach", "rusty", "orangish"),
+    "cyan": ("aquamarine", "cyanic", "lagoon"),
+    "white": ("pearl", "chalky", "alabaster", "whitish"),
     "circle": ("sphere", "round shape", "orb", "dot", "globe", "coin", "wheel"),
     "square": ("tile", "quadrilateral", "rectangle", "four-sided shape", "brick", "crate", "checkbox"),
     "triangle": ("three-sided shape", "triangular shape", "arrowhead", "tent", "tetrahedron", "spike", "peak"),
     "cross": ("cruciform", "crossing", "letter x", "crossed shape", "crossroad", "crossed bar"),
+    "star": ("starburst", "hexagram", "five-pointed shape"),
+    "ring": ("annulus", "circlet", "bagel", "tire"),
     "solid": ("filled", "smooth", "unpatterned"),
     "striped": ("streaked", "stripy", "zebra"),
     "dotted": ("polka-dot", "dappled", "pitted"),
@@ -159,11 +165,13 @@ def _enrich(concepts: tuple[Concept, ...]) -> tuple[Concept, ...]:
     return tuple(replace(c, synonyms=c.synonyms + _MORE.get(c.name, ())) for c in concepts)
 
 
-VOCABULARIES["small, many words"] = replace(
-    VOCABULARIES["small"],
-    colors=_enrich(_COLORS[:4]),
-    shapes=_enrich(_SHAPES[:4]),
-    textures=_enrich(_TEXTURES),
-    relations=_enrich(_RELATIONS),
-    synonym_probability=0.5,
-)
+for _name in ("small", "full"):
+    _plain = VOCABULARIES[_name]
+    VOCABULARIES[f"{_name}, many words"] = replace(
+        _plain,
+        colors=_enrich(_plain.colors),
+        shapes=_enrich(_plain.shapes),
+        textures=_enrich(_plain.textures),
+        relations=_enrich(_plain.relations),
+        synonym_probability=0.5,
+    )
