@@ -60,6 +60,7 @@ class BridgeCheckpoint:
                 raise OSError(f"cannot write {path}: {error}") from error
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
+            part.chmod(0o644)  # safetensors makes its files readable by their owner alone
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
