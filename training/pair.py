@@ -52,6 +52,16 @@ class Pair(nn.Module):
         prepare(encoder.model, recipe.language, self.sites["language"])
         prepare(self.network, recipe.vision, self.sites["vision"])
 
+    def train(self, mode: bool = True) -> Pair:
+        """Training mode is for what is trained: a frozen model's own dropout stays off, its LoRA's is on."""
+        super().train(mode)
+        recipe = self.recipe
+        for section, model in ((recipe.language, self.encoder), (recipe.vision, self.network)):
+            if section.train != "full":
+                for name, module in model.named_modules():
+                    module.training = mode and "lora_dropout" in name
+        return self
+
     def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The trained parameters of one group, by name."""
         module = {"adapter": self.adapter, "language": self.encoder.model, "vision": self.network}[name]

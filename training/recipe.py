@@ -84,6 +84,18 @@ class OptimizerSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlignSection:
+    """A head start without pictures, see ``training/align.py``. steps: 0 = none, as in the paper. teacher: the vision
+    model's own text encoder. boost: times the learning rates of adapter and language model.
+    """
+
+    steps: int = 0
+    teacher: str = ""
+    batch_size: int = 64
+    boost: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleSection:
     """Sample pictures during training: every ``every`` steps (0 = never), with fixed prompts and seed.
 
@@ -112,6 +124,7 @@ class Recipe:
     vision: VisionSection
     data: DataSection
     optimizer: OptimizerSection = OptimizerSection()
+    align: AlignSection = AlignSection()
     sample: SampleSection = SampleSection()
     seed: int = 0
     accumulation: int = 1

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..lavi_core.language import TextEncoder
 from . import models, state
+from .align import align
 from .data import SOURCES, LatentCache, Order
 from .files import write_text
 from .pair import GROUPS, Pair, eval_mode
@@ -87,6 +88,8 @@ class Trainer:
             )
         order = Order(len(self.latents), recipe.batch_size, recipe.seed)
         self.pair.to(device).train()
+        if recipe.align.steps and not self.step:
+            align(recipe, self.pair, self.source, device)
         self.model, self.optimizer = accelerator.prepare(self.pair, self.optimizer)
         pictures = Pictures(recipe, self.pair, self.vae, self.output) if main and recipe.sample.every else None
         board = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step) if main else None

@@ -35,6 +35,10 @@ class Source(Protocol):
 
     def caption(self, index: int, epoch: int) -> str: ...
 
+    def plain_caption(self, index: int, epoch: int) -> str:
+        """The same in words that the vision model's own text encoder knows; the caption itself if that is unknown."""
+        ...
+
 
 class _Files:
     """Image files with one caption each, scaled by their short side (bilinear) and cropped to the centre."""
@@ -58,6 +62,8 @@ class _Files:
 
     def caption(self, index: int, epoch: int) -> str:
         return self.pairs[index][1]
+
+    plain_caption = caption
 
     def image(self, index: int) -> np.ndarray:
         from PIL import Image, ImageOps
@@ -145,7 +151,14 @@ class ShapeBenchSource:
         return render(self.scene(index), self.section.resolution)
 
     def caption(self, index: int, epoch: int) -> str:
+        return self._caption(index, epoch, "train")
+
+    def plain_caption(self, index: int, epoch: int) -> str:
+        return self._caption(index, epoch, "test")
+
+    def _caption(self, index: int, epoch: int, split: str) -> str:
         from ..shapebench import caption
 
+        # The frame is drawn first, so that both kinds of caption share it.
         rng = np.random.default_rng([self.section.seed, index, 1, epoch])
-        return caption(self.scene(index), rng, "train", vocabulary=self.vocabulary)
+        return caption(self.scene(index), rng, split, vocabulary=self.vocabulary)
