@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..lavi_core.language import TextEncoder
+from ..lavi_core.prompt import PromptRecipe
 from . import models
 from .data import Source
 from .data.order import Order
@@ -34,7 +35,7 @@ def align(recipe: Recipe, pair: Pair, source: Source, device: torch.device) -> f
 
     section = recipe.align
     teacher = TextEncoder.load(models.language(section.teacher), dtype=torch.float32).to(device)
-    heard = recipe.prompt.__class__(max_length=recipe.prompt.max_length)
+    heard = PromptRecipe(max_length=recipe.prompt.max_length)
     if teacher.config.hidden_size != pair.adapter_config.out_width:
         raise ValueError(
             f"align.teacher {section.teacher} gives width {teacher.config.hidden_size}, the vision model takes "
@@ -57,8 +58,8 @@ def align(recipe: Recipe, pair: Pair, source: Source, device: torch.device) -> f
         plain = [source.plain_caption(i, e) for i, e in zip(indices, epochs, strict=True)]
         with torch.no_grad():
             reference = teacher(teacher.tokenize(plain, heard).to(device), heard).states  # [B T C]
-            places = torch.stack([_places(*texts, pair.encoder, teacher, recipe) for texts in zip(said, plain, strict=True)])
-            places = places.to(device)
+            texts = zip(said, plain, strict=True)
+            places = torch.stack([_places(a, b, pair.encoder, teacher, recipe) for a, b in texts]).to(device)
             target = torch.gather(reference, 1, places.unsqueeze(-1).expand(-1, -1, reference.shape[-1]))
             scale = target.var(dim=(0, 1)).mean()
         tokens = pair.encoder.tokenize(said, recipe.prompt).to(device)
