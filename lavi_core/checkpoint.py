@@ -83,11 +83,6 @@ class BridgeCheckpoint:
         return cls(config, adapter, language, vision)
 
 
-def read_config(path: str | Path) -> BridgeConfig:
-    """The config in a bridge file's header, without reading its tensors. Raises ValueError as ``load`` does."""
-    return _parse(_metadata(Path(path)), Path(path))
-
-
 def _metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 

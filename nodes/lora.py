@@ -58,9 +58,10 @@ def _shape(weights: Mapping[str, Tensor], key: Any) -> tuple[int, int] | None:
 
 def add_to_language_model(patcher: ModelPatcher, lora: Mapping[str, Any], strength: float) -> None:
     """The same for the core's ``TextEncoder``. Strength 0 adds nothing."""
-    from ..lavi_core.lora import check
+    from ..lavi_core.lora import check, rebase
 
     trunk, name = patcher.model.model, patcher.model.config.model_id
+    lora = rebase(trunk, lora)  # PEFT names a causal LM's modules, the trunk is what stands here
     try:
         check(trunk, lora)
     except ValueError as error:

@@ -209,6 +209,8 @@ def is_unet(path: Path) -> bool:
 
 def configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any], float]:
     """The U-Net's config, its scheduler's, and the scale of its latents."""
+    from ..lavi_core.vision import VISION_TARGETS, latent_scale
+
     unet = folders.read_json(network(folder) / "config.json")
     pipeline = network(folder).parent
     scheduler = folders.read_json(pipeline / "scheduler" / "scheduler_config.json")
@@ -217,13 +219,7 @@ def configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any], float]:
             f"{folder.name} has no scheduler/scheduler_config.json, so what its U-Net predicts is not known; "
             f"put it into {pipeline / 'scheduler'}"
         )
-    vae = folders.read_json(pipeline / "vae" / "config.json")
-    scale = unet.get("latent_scale", vae.get("scaling_factor", 0.18215 if unet.get("in_channels", 4) == 4 else None))
-    if scale is None:
-        raise ValueError(
-            f"{folder.name} does not say the scale of its latents: add latent_scale to its unet/config.json"
-        )
-    return unet, scheduler, float(scale)
+    return unet, scheduler, latent_scale(network(folder), VISION_TARGETS["unet"])
 
 
 def _weights(folder: Path) -> dict[str, Any]:

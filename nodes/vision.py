@@ -7,7 +7,6 @@ from typing import Any
 
 import comfy.latent_formats
 import comfy.lora
-import comfy.model_base
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -47,17 +46,17 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
     bridged = model.clone()
     to = f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained.model_id}"
     lora.add(bridged, bridge.vision_lora, keys, strength, to)
-    _check_latents(bridged, trained)
+    _check_latents(bridged, trained, target)
     _check_objective(bridged, trained)
     return bridged
 
 
-def _check_latents(model: ModelPatcher, trained: Any) -> None:
-    """The host takes PixArt-alpha at 512 pixels for PixArt-Sigma and scales its latents as SDXL's; put that right."""
+def _check_latents(model: ModelPatcher, trained: Any, target: Any) -> None:
+    """Warn of latents of another scale than the bridge's, or put them right where the row says so."""
     scale = model.get_model_object("latent_format").scale_factor
     if abs(scale - trained.latent_scale) <= 1e-3 * trained.latent_scale:
         return
-    if isinstance(model.model, comfy.model_base.PixArt):
+    if target.sets_latent_scale:
         model.add_object_patch("latent_format", comfy.latent_formats.SD15(trained.latent_scale))
     else:
         logging.warning(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -123,3 +127,21 @@ def test_the_wheel_holds_every_package():
     folders = {f.parent for f in python_files()}
     assert set(listed) == {"lavi_bridge"} | {".".join(("lavi_bridge", *f.relative_to(ROOT).parts)) for f in folders}
     assert all((f / "__init__.py").is_file() for f in folders)
+
+
+def test_a_wheel_holds_the_recipes_and_the_demo(tmp_path: Path):
+    """What `pip install .` copies; built from a copy, since setuptools writes into the tree that it builds."""
+    tree = tmp_path / "tree"
+    for layer in LAYERS:
+        shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    result = subprocess.run([*command, "--wheel-dir", str(tmp_path), str(tree)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        packed = {name.removeprefix("lavi_bridge/") for name in file.namelist() if name.startswith("lavi_bridge/")}
+    files = {f.relative_to(tree).as_posix() for layer in LAYERS for f in (tree / layer).rglob("*") if f.is_file()}
+    assert files <= packed, sorted(files - packed)
+    assert {"training/recipes/demo/vision.toml", "training/demo/weights/vae.safetensors"} <= packed

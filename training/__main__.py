@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from .cli import add_training_arguments, quiet, run_training
+from .cli import add_training_arguments, quiet, run_training, status
 
 
 def main() -> int:
@@ -14,12 +14,8 @@ def main() -> int:
     add_training_arguments(parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     quiet()
-    try:
-        run_training(parser.parse_args())
-    except (ValueError, OSError) as error:
-        print(f"lavi-bridge: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parser.parse_args()
+    return status(lambda: run_training(args))
 
 
 if __name__ == "__main__":

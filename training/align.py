@@ -34,7 +34,14 @@ def align(recipe: Recipe, pair: Pair, source: Source, device: torch.device) -> f
     from tqdm import tqdm
 
     section = recipe.align
+    check_prompt(recipe.prompt)
     teacher = TextEncoder.load(models.language(section.teacher), dtype=torch.float32).to(device)
+    for encoder in (pair.encoder, teacher):
+        if not encoder.tokenizer.is_fast:
+            raise ValueError(
+                f"the tokenizer of {encoder.config.model_id} cannot say which letters a token covers (it has no "
+                "tokenizer.json), which alignment needs: set align.steps = 0"
+            )
     heard = PromptRecipe(max_length=recipe.prompt.max_length)
     if teacher.config.hidden_size != pair.adapter_config.out_width:
         raise ValueError(
@@ -77,6 +84,14 @@ def align(recipe: Recipe, pair: Pair, source: Source, device: torch.device) -> f
     return loss.item()
 
 
+def check_prompt(prompt: PromptRecipe) -> None:
+    """Raise ValueError for a prompt recipe whose tokens do not lie where ``_places`` counts them."""
+    for key in ("template", "padding", "padding_side", "cut_template"):
+        found, wanted = getattr(prompt, key), getattr(PromptRecipe(), key)
+        if found != wanted:
+            raise ValueError(f"alignment needs prompt.{key} = {wanted!r}, not {found!r}: set it so, or align.steps = 0")
+
+
 def _places(said: str, plain: str, student: TextEncoder, teacher: TextEncoder, recipe: Recipe) -> Tensor:
     """For every token of ``said`` the position in the teacher's tokens of ``plain`` that it is to sound like. [T]"""
     mine, theirs = (_words(encoder, text, recipe) for encoder, text in ((student, said), (teacher, plain)))
@@ -92,6 +107,8 @@ def _places(said: str, plain: str, student: TextEncoder, teacher: TextEncoder, r
             found.append(first.get("before", 0))
         elif word == "after":
             found.append(first.get("after", min(end, len(theirs) - 1)))
+        elif recipe.align.padding == "ends":
+            found.append(first.get(0, 0) if place % 2 else end - 1)
         else:
             found.append(max(place, first.get("padding", len(theirs) - 1)))
     return torch.tensor(found)

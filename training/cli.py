@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -12,11 +13,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     quiet()
+    return status(lambda: args.run(args))
+
+
+def status(action: Callable[[], object]) -> int:
+    """Run ``action``; its exit status."""
     try:
-        args.run(args)
+        action()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except ImportError as error:
+        if (error.name or "").startswith(__name__.partition(".")[0]):
+            raise
+        print(f"lavi-bridge: {error}; install lavi-bridge[train]", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"lavi-bridge: {error}", file=sys.stderr)
         return 2
@@ -49,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--guidance", type=float, default=3.0)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--size", type=int, default=128, help="side of the picture in pixels")
+    sample.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
     sample.set_defaults(run=_sample)
 
     demo = commands.add_parser("demo", help="draw and judge with the bundled demo bridges")

@@ -15,7 +15,7 @@ def draw(args: argparse.Namespace) -> str:
     from tqdm import tqdm
 
     language, vision, vae = models.language(args.language_model), models.vision(args.vision_model), models.vae(args.vae)
-    pipeline = Pipeline.load(args.bridge, language, vision, vae)
+    pipeline = Pipeline.load(args.bridge, language, vision, vae, device=args.device)
     with tqdm(total=args.steps, desc="sampling", disable=None) as bar:
         images = pipeline.draw(
             args.prompts,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -34,3 +35,22 @@ def write_safetensors(
     from safetensors.torch import save
 
     write_bytes(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, dict(metadata or {})))
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Raises ValueError, naming the file, where it is cut short or no safetensors file."""
+    from safetensors.torch import load_file
+
+    with reading(path):
+        return load_file(path)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """safetensors' own error, which is no OSError and names no file, becomes a ValueError that does."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"{path} is cut short or no safetensors file ({error}); write or fetch it again") from error

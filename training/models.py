@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .files import write_text
 from .pair import Pair
+from .vision_model import network_folder
 
 WEIGHTS = Path(__file__).parent / "demo" / "weights"
 
@@ -34,16 +35,32 @@ def vae(name: str) -> Path:
 
 
 def save_fully_trained(pair: Pair, folder: Path) -> None:
-    """Models that a recipe trains whole are written beside the bridge, in the libraries' own formats."""
-    target = folder / "vision"
-    if pair.recipe.vision.train == "full":
-        source = vision(pair.recipe.vision.model)
-        pair.network.save_pretrained(target / "unet", safe_serialization=True)  # type: ignore[operator]
-        shutil.copytree(source / "scheduler", target / "scheduler", dirs_exist_ok=True)
-        # diffusers writes only the keys it knows; latent_scale and model_id are ours.
-        written = json.loads((target / "unet" / "config.json").read_text())
-        kept = json.loads((source / "unet" / "config.json").read_text())
-        write_text(target / "unet" / "config.json", json.dumps({**kept, **written}, indent=2))
-    if pair.recipe.language.train == "full":
-        pair.encoder.model.save_pretrained(target / "text_encoder", safe_serialization=True)  # type: ignore[operator]
-        pair.encoder.tokenizer.save_pretrained(target / "text_encoder")
+    """Models that a recipe trains whole are written to ``folder``/vision, in the libraries' own formats.
+
+    An OSError leaves what an earlier save has written.
+    """
+    from safetensors import SafetensorError
+
+    recipe = pair.recipe
+    if "full" not in (recipe.vision.train, recipe.language.train):
+        return
+    target, part = folder / "vision", folder / ".vision.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        if recipe.vision.train == "full":
+            source = network_folder(vision(recipe.vision.model))
+            network = part / source.name
+            pair.network.save_pretrained(network, safe_serialization=True)  # type: ignore[operator]
+            shutil.copytree(source.parent / "scheduler", part / "scheduler")
+            # diffusers writes only the keys it knows; latent_scale and model_id are ours.
+            written, kept = (json.loads((path / "config.json").read_text()) for path in (network, source))
+            write_text(network / "config.json", json.dumps({**kept, **written}, indent=2))
+        if recipe.language.train == "full":
+            pair.encoder.model.save_pretrained(part / "text_encoder", safe_serialization=True)  # type: ignore[operator]
+            pair.encoder.tokenizer.save_pretrained(part / "text_encoder")
+        shutil.rmtree(target, ignore_errors=True)
+        part.replace(target)
+    except SafetensorError as error:  # safetensors' word for a full disk
+        raise OSError(f"{part}: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -46,10 +46,10 @@ class Objective:
         return cls(kind=kind, scheduler=config, alphas_cumprod=scheduler.alphas_cumprod)
 
     def timesteps(self, uniform: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) [B] to timesteps [B]: float in [0, 1000] for flow, long in 0..999 otherwise."""
+        """Uniform numbers in [0, 1] [B] to timesteps [B]: float in [0, 1000] for flow, long in 0..999 otherwise."""
         if self.kind == "flow":
             return NUM_TIMESTEPS * self.shift * uniform / (1 + (self.shift - 1) * uniform)
-        return (uniform * NUM_TIMESTEPS).long()
+        return (uniform * NUM_TIMESTEPS).long().clamp(max=NUM_TIMESTEPS - 1)
 
     def corrupt(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, target), both [B C H W] float32."""

@@ -51,6 +51,9 @@ class Pair(nn.Module):
         self.network = vision.network
         prepare(encoder.model, recipe.language, self.sites["language"])
         prepare(self.network, recipe.vision, self.sites["vision"])
+        for module in unused_modules(encoder, recipe.prompt.hidden_states):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Pair:
         """Training mode is for what is trained: a frozen model's own dropout stays off, its LoRA's is on."""
@@ -73,7 +76,8 @@ class Pair(nn.Module):
     def condition(self, tokens: TokenBatch) -> Conditioning:
         """Captions to conditioning; the adapter runs in float32 outside autocast."""
         hidden = self.encoder(tokens, self.recipe.prompt)
-        heard = self.adapter(hidden._replace(states=hidden.states.float()))
+        with torch.autocast(hidden.states.device.type, enabled=False):
+            heard = self.adapter(hidden._replace(states=hidden.states.float()))
         return Conditioning(heard.context, heard.mask if self.recipe.prompt.vision_mask else None, heard.pooled)
 
     def forward(self, ids: Tensor, mask: Tensor, keep: Tensor | None, x: Tensor, timesteps: Tensor) -> Tensor:
@@ -115,14 +119,19 @@ class Pair(nn.Module):
 
 def used_sites(encoder: TextEncoder, hidden_states: str | int) -> list[str]:
     """The LoRA sites of the layers that the recipe runs: one after an early stop would never see a gradient."""
-    sites, layers = encoder.lora_sites(), encoder.layers()
+    unused = {id(module) for module in unused_modules(encoder, hidden_states)}
+    return [path for path in encoder.lora_sites() if id(encoder.model.get_submodule(path)) not in unused]
+
+
+def unused_modules(encoder: TextEncoder, hidden_states: str | int) -> list[nn.Module]:
+    """The modules of the layers after the last one that the recipe runs, less those that an earlier layer shares."""
+    layers = encoder.layers()
     if isinstance(hidden_states, str) or hidden_states < 0:
         depth = len(layers) if isinstance(hidden_states, str) else len(layers) + 1 + hidden_states
     else:
         depth = hidden_states
     used = {id(module) for layer in layers[:depth] for module in layer.modules()}
-    unused = {id(module) for layer in layers[depth:] for module in layer.modules()} - used
-    return [path for path in sites if id(encoder.model.get_submodule(path)) not in unused]
+    return [module for layer in layers[depth:] for module in layer.modules() if id(module) not in used]
 
 
 def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: list[str]) -> None:

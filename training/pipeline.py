@@ -22,6 +22,19 @@ BATCH = 32
 VAE_FACTOR = 8  # pixels to a latent cell, in every VAE of the supported vision models
 
 
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best one here. Raises ValueError for one that is not here."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kinds = [kind for kind, found in here.items() if found]
+    try:
+        device = torch.device(name or kinds[0])
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in kinds:
+        raise ValueError(f"there is no device {name} here; known: {', '.join(kinds)}")
+    return device
+
+
 @dataclass
 class Pipeline:
     """condition: prompts -> Conditioning, on the vision model's device. precision: "bf16" computes under autocast."""
@@ -39,11 +52,13 @@ class Pipeline:
         vision: str | Path,
         vae: str | Path,
         precision: Literal["bf16", "fp32"] = "fp32",
+        device: str | torch.device | None = None,
     ) -> Pipeline:
-        """From local files, weights in float32.
+        """From local files, weights in float32. device: of all parts; None = the best one here.
 
         Raises ValueError where a model is not the one that the bridge was made for.
         """
+        device = pick_device(device)
         checkpoint = BridgeCheckpoint.load(bridge)
         wanted = checkpoint.config.vision
         model = load_vision_model(vision, wanted.target)
@@ -55,14 +70,16 @@ class Pipeline:
         if fingerprint.weights_print(model.network) != wanted.fingerprint:
             raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load the former")
         encoder = language if isinstance(language, TextEncoder) else TextEncoder.load(language, dtype=torch.float32)
-        connected = Bridge.connect(checkpoint, encoder)
+        connected = Bridge.connect(checkpoint, encoder).to(device)
         lora.merge(model.network, checkpoint.vision_lora)
+        model.network.to(device)
 
         def condition(prompts: list[str]) -> Conditioning:
             with torch.no_grad():
                 return connected(prompts)
 
-        return cls(condition, model, load_vae(vae), precision)
+        decoder: Any = load_vae(vae)
+        return cls(condition, model, decoder.to(device), precision)
 
     def draw(
         self,

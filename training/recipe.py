@@ -86,13 +86,16 @@ class OptimizerSection:
 @dataclass(frozen=True, kw_only=True)
 class AlignSection:
     """A head start without pictures, see ``training/align.py``. steps: 0 = none, as in the paper. teacher: the vision
-    model's own text encoder. boost: times the learning rates of adapter and language model.
+    model's own text encoder. boost: times the learning rates of adapter and language model. padding: what padding
+    tokens are to say: "padding" = what the teacher's do; "ends" = in turn the states of the caption's first and last
+    word, for a decoder-only model, which has read the whole caption only there.
     """
 
     steps: int = 0
     teacher: str = ""
     batch_size: int = 64
     boost: float = 1.0
+    padding: Literal["padding", "ends"] = "padding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,12 @@ class Recipe:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        numbers = {key: getattr(self, key) for key in ("steps", "batch_size", "accumulation", "save_every", "keep")}
+        numbers |= {"language.rank": self.language.rank, "vision.rank": self.vision.rank}
+        numbers |= {"align.batch_size": self.align.batch_size, "sample.steps": self.sample.steps}
+        for key, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation}")
         if not 0 <= self.caption_dropout < 1:

@@ -12,23 +12,29 @@ from ..lavi_core.conditioning import Conditioning
 from .objective import NUM_TIMESTEPS, Objective
 from .vision_model import VisionModel
 
+# What defines a model's noise levels; a config's other keys are one sampler's taste (Karras spacing, dynamic shifting).
+NOISE_SCHEDULE = (
+    *("num_train_timesteps", "shift", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("prediction_type", "rescale_betas_zero_snr"),
+)
+
 
 def noise_for(seed: int, shape: tuple[int, ...]) -> Tensor:
     """ComfyUI's noise for a seed: drawn on the CPU in float32."""
-    return torch.randn(shape, generator=torch.manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def scheduler_for(objective: Objective, steps: int) -> Any:
     """An Euler scheduler with ComfyUI's "simple" spacing: from the noisiest level, evenly in timesteps, to zero."""
     import diffusers
 
+    config = {key: value for key, value in objective.scheduler.items() if key in NOISE_SCHEDULE}
     if objective.kind == "flow":
-        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler.from_config(objective.scheduler)
+        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
         taken = [1 - int(i * NUM_TIMESTEPS / steps) / NUM_TIMESTEPS for i in range(steps)]
         scheduler.set_timesteps(sigmas=taken)
     else:
-        config = {**objective.scheduler, "timestep_spacing": "trailing", "steps_offset": 0}
-        scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
+        scheduler = diffusers.EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing")
         scheduler.set_timesteps(timesteps=[NUM_TIMESTEPS - 1 - int(i * NUM_TIMESTEPS / steps) for i in range(steps)])
     return scheduler
 
@@ -45,23 +51,39 @@ def sample(
 ) -> Tensor:
     """Classifier-free guidance (arXiv 2207.12598) with Euler steps. noise [B C h w] -> raw latents [B C h w].
 
-    The two contexts have equal length, or one of batch 1 and equal length.
+    Either conditioning has the batch of the noise, or batch 1 for all of it. Contexts of different lengths, which
+    cannot be one batch, are predicted one after the other.
     """
     scheduler = scheduler_for(vision.objective, steps)
     batch = noise.shape[0]
-    context = torch.cat([positive.context.expand(batch, -1, -1), negative.context.expand(batch, -1, -1)])
-    mask = None
-    if positive.mask is not None and negative.mask is not None:
-        mask = torch.cat([positive.mask.expand(batch, -1), negative.mask.expand(batch, -1)])
+    sides = [_expand(side, batch) for side in (positive, negative)]
+    if positive.context.shape[1] == negative.context.shape[1]:
+        sides = [_join(*sides)]
     sigmas = scheduler.sigmas.to(noise.device)
     # As ComfyUI scales the first noise; a flow model starts from pure noise.
     x = noise * (1.0 if vision.objective.kind == "flow" else (1 + sigmas[0] ** 2).sqrt())
     for t in scheduler.timesteps:
         scaled = x if vision.objective.kind == "flow" else scheduler.scale_model_input(x, t)
-        timesteps = t.to(x.device).expand(2 * batch)
-        prediction = vision.predict(torch.cat([scaled, scaled]), timesteps, context, mask)[:, : x.shape[1]].float()
-        heard, unheard = prediction.chunk(2)
+        predictions = []
+        for context, mask in sides:
+            rows = scaled.repeat(len(context) // batch, 1, 1, 1)
+            timesteps = t.to(x.device).expand(len(context))
+            predictions.append(vision.predict(rows, timesteps, context, mask)[:, : x.shape[1]].float())
+        heard, unheard = torch.cat(predictions).chunk(2)
         x = scheduler.step(unheard + guidance * (heard - unheard), t, x, return_dict=False)[0]
         if progress is not None:
             progress()
     return x / vision.scale
+
+
+Side = tuple[Tensor, Tensor | None]  # context [B T C], mask [B T]
+
+
+def _expand(heard: Conditioning, batch: int) -> Side:
+    return heard.context.expand(batch, -1, -1), None if heard.mask is None else heard.mask.expand(batch, -1)
+
+
+def _join(positive: Side, negative: Side) -> Side:
+    (heard, heard_mask), (unheard, unheard_mask) = positive, negative
+    mask = None if heard_mask is None or unheard_mask is None else torch.cat([heard_mask, unheard_mask])
+    return torch.cat([heard, unheard]), mask

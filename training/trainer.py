@@ -6,8 +6,10 @@ import json
 import logging
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from .data import SOURCES, LatentCache, Order
 from .files import write_text
 from .pair import GROUPS, Pair, eval_mode
 from .pictures import Pictures
+from .pipeline import pick_device
 from .provenance import environment
 from .recipe import Recipe
 from .vision_model import load_vae, load_vision_model
@@ -33,11 +36,22 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, resume: bool = False):
         from accelerate import Accelerator
+        from accelerate.utils import GradientAccumulationPlugin
 
         self.recipe = recipe
         self.output = Path(recipe.output)
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        main = self.accelerator.is_main_process
+        # Precision and accumulation are the recipe's, whatever the launcher has put into the environment.
+        self.accelerator = Accelerator(
+            cpu=pick_device().type == "cpu",
+            mixed_precision="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
+        main, world = self.accelerator.is_main_process, self.accelerator.num_processes
+        if recipe.batch_size % (world * recipe.accumulation):
+            raise ValueError(
+                f"batch_size {recipe.batch_size} does not divide into {world} processes times "
+                f"accumulation = {recipe.accumulation}"
+            )
         if main and not resume and state.states(self.output / "state"):
             raise ValueError(f"{self.output} holds a run already; go on with --resume, or set another output")
         frozen_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
@@ -61,11 +75,10 @@ class Trainer:
         )
         self.source = SOURCES[recipe.data.kind](recipe.data)
         self.step = 0
-        if resume:
-            self._resume()
+        self.resumed = resume and self._resume()
         if main:
             write_text(self.output / "recipe.json", json.dumps(recipe.plain(), indent=1))
-            write_text(self.output / "environment.json", json.dumps(environment(), indent=1))
+            record_environment(self.output / "environment.json", self.resumed)
 
     def rates(self) -> tuple[float, float, float]:
         recipe = self.recipe
@@ -88,9 +101,11 @@ class Trainer:
             )
         order = Order(len(self.latents), recipe.batch_size, recipe.seed)
         self.pair.to(device).train()
-        if recipe.align.steps and not self.step:
+        if recipe.align.steps and not self.resumed:
             align(recipe, self.pair, self.source, device)
         self.model, self.optimizer = accelerator.prepare(self.pair, self.optimizer)
+        if main and not self.resumed:
+            self.save_state()
         pictures = Pictures(recipe, self.pair, self.vae, self.output) if main and recipe.sample.every else None
         board = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step) if main else None
         journal = Journal(self.output / "log.jsonl", self.step) if main else None
@@ -109,12 +124,12 @@ class Trainer:
                 board.add_scalar(f"learning_rate/{group['name']}", group["lr"], self.step)
             bar.set_postfix(loss=f"{loss:.4f}", imgs=f"{speed:.1f}/s", refresh=False)
             bar.update()
-            if pictures is not None and (self.step % recipe.sample.every == 0 or self.step == recipe.steps):
-                for name, value in pictures.draw(self.step).items():
-                    board.add_scalar(f"bench/{name}", value, self.step)
             if self.step % recipe.save_every == 0 or self.step == recipe.steps:
                 journal.flush()
                 self.save()
+            if pictures is not None and (self.step % recipe.sample.every == 0 or self.step == recipe.steps):
+                for name, value in pictures.draw(self.step).items():
+                    board.add_scalar(f"bench/{name}", value, self.step)
         accelerator.wait_for_everyone()
         accelerator.end_training()
         return self.output / "bridge.safetensors"
@@ -150,13 +165,15 @@ class Trainer:
                 loss = objective.loss(prediction, target).mean() / parts
                 accelerator.backward(loss)
             total += loss.detach()
-        norm = accelerator.clip_grad_norm_(list(self.trained.values()), recipe.optimizer.clip_norm)
+        norm = float(accelerator.clip_grad_norm_(list(self.trained.values()), recipe.optimizer.clip_norm))  # type: ignore[arg-type]
         mean = float(accelerator.reduce(total, "mean"))  # type: ignore[arg-type]
-        if not math.isfinite(mean):
-            raise ValueError(f"the loss of step {self.step} is {mean}; the last good state is in {self.output}/state")
+        for name, value in (("loss", mean), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                good = f"the last good state is in {self.output}/state"
+                raise ValueError(f"the {name} of step {self.step} is {value}; {good}")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return mean, float(norm)  # type: ignore[arg-type]
+        return mean, norm
 
     def batch(self, order: Order) -> tuple[Tensor, list[str], Tensor, Tensor]:
         """The global batch of this step, the same on every rank: latents [B C h w], captions, noise, uniform [B]."""
@@ -173,23 +190,50 @@ class Trainer:
 
     def save(self) -> None:
         """The resumable state, then the bridge file."""
-        try:
-            state.save(self.output / "state", self.step, self.trained, self.optimizer, self.recipe.keep)
+        self.save_state()
+        with self._saving():
             facts = {"recipe": self.recipe.plain(), "step": self.step, **environment()}
             with eval_mode(self.pair):
                 self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", dtype=torch.float16)
                 models.save_fully_trained(self.pair, self.output)
+
+    def save_state(self) -> None:
+        with self._saving():
+            folder, keep = self.output / "state", self.recipe.keep
+            state.save(folder, self.step, self.trained, self.optimizer, keep, self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when this run is resumed: the recipe, but for what it writes and how long it runs, and
+        the prints of both models; by dotted key."""
+        plain = self.recipe.plain()
+        for key in ("output", "steps", "save_every", "keep", "sample"):
+            del plain[key]
+        facts = {}
+        for key, value in plain.items():
+            facts |= {f"{key}.{sub}": v for sub, v in value.items()} if isinstance(value, dict) else {key: value}
+        prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_print}
+        return facts | {f"{name}.fingerprint": value for name, value in prints.items()}
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             kept = state.states(self.output / "state")
             last = f"the last good state is {kept[-1]}" if kept else "no state was written before"
             raise ValueError(f"step {self.step} could not be saved to {self.output} ({error}); {last}") from error
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
+        """Load the newest state; False for a run that was killed before its first one, which starts afresh."""
         kept = state.states(self.output / "state")
         if not kept:
-            raise ValueError(f"there is nothing to resume in {self.output}; run without --resume")
-        self.step = state.load(kept[-1], self.trained, self.optimizer)["step"]
+            if not any((self.output / name).is_file() for name in ("recipe.json", "log.jsonl")):
+                raise ValueError(f"there is nothing to resume in {self.output}; run without --resume")
+            log.info("%s was stopped before its first state; starting afresh", self.recipe.name)
+            return False
+        self.step = state.load(kept[-1], self.trained, self.optimizer, self.identity())
         log.info("resuming %s at step %d", self.recipe.name, self.step)
+        return True
 
 
 class Journal:
@@ -215,6 +259,13 @@ def learning_rate_scale(recipe: Recipe, step: int) -> float:
     if recipe.optimizer.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))
+
+
+def record_environment(path: Path, resumed: bool) -> None:
+    """One entry for each time that the run was started, oldest first."""
+    found = json.loads(path.read_text()) if resumed and path.is_file() else []
+    before = found if isinstance(found, list) else [found]  # one bare entry, in runs of before
+    write_text(path, json.dumps([*before, environment()], indent=1))
 
 
 def _dtype(section, frozen: torch.dtype) -> torch.dtype:

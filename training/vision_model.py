@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lavi_core.vision import VISION_TARGETS
+from ..lavi_core.vision import VISION_TARGETS, latent_scale
+from .files import read_safetensors, reading
 from .objective import Objective
 
 
@@ -46,24 +48,35 @@ class VisionModel:
         return self.network(x, timestep=timesteps, encoder_hidden_states=context, return_dict=True, **extra).sample
 
 
+TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
+
+
+def network_folder(folder: str | Path) -> Path:
+    """The folder of the network in a pipeline folder. Raises ValueError where there is none."""
+    for name in ("unet", "transformer"):
+        if (Path(folder) / name / "config.json").is_file():
+            return Path(folder) / name
+    raise ValueError(f"no vision model in {folder}: it needs unet/config.json or transformer/config.json")
+
+
 def load_vision_model(folder: str | Path, target: str, dtype: torch.dtype = torch.float32) -> VisionModel:
     """From a diffusers pipeline folder: ``unet/`` or ``transformer/`` beside ``scheduler/``."""
     import diffusers
 
     row = VISION_TARGETS[target]
     folder = Path(folder)
-    part = next((folder / name for name in ("unet", "transformer") if (folder / name / "config.json").is_file()), None)
-    if part is None:
-        raise ValueError(f"no vision model in {folder}: it needs unet/config.json or transformer/config.json")
+    part = network_folder(folder)
     config = json.loads((part / "config.json").read_text())
+    scale = latent_scale(part, row)
     if config["_class_name"] != row.diffusers_class:
         raise ValueError(f"{part} holds a {config['_class_name']}, the target {target!r} is a {row.diffusers_class}")
-    network = getattr(diffusers, row.diffusers_class).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
+    with reading(part):
+        network = getattr(diffusers, row.diffusers_class).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
     network.requires_grad_(False).eval()
     return VisionModel(
         network=network,
         objective=Objective.load(folder / "scheduler"),
-        scale=config.get("latent_scale", row.latent_scale),
+        scale=scale,
         model_id=config.get("model_id", folder.name),
         target=target,
     )
@@ -76,17 +89,24 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32):
     path = Path(path)
     if path.is_dir():
         name = json.loads((path / "config.json").read_text())["_class_name"]
-        vae = getattr(diffusers, name).from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+        with reading(path):
+            vae = getattr(diffusers, name).from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     elif path.is_file():
-        from safetensors.torch import load_file
-
+        other = f"{path} is no TAESD file{{}}; give a VAE of another kind as its folder in diffusers' layout"
         state = {}
-        for key, weight in load_file(path).items():
-            part, index, rest = key.removeprefix("taesd_").split(".", 2)
+        for key, weight in read_safetensors(path).items():
+            found = TAESD_KEY.fullmatch(key)
+            if found is None:
+                raise ValueError(other.format(f" (it holds {key})"))
+            part, index, rest = found.groups()
             state[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = weight.to(dtype)
-        channels = state["decoder.layers.0.weight"].shape[1]
-        vae = diffusers.AutoencoderTiny(latent_channels=channels)
-        vae.load_state_dict(state, assign=True)
+        if "decoder.layers.0.weight" not in state:
+            raise ValueError(other.format(" (it lacks decoder.1.weight)"))
+        vae = diffusers.AutoencoderTiny(latent_channels=state["decoder.layers.0.weight"].shape[1])
+        try:
+            vae.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            raise ValueError(other.format(" (its layers differ)")) from error
     else:
         raise ValueError(f"there is no VAE at {path}")
     return vae.requires_grad_(False).eval()

@@ -14,4 +14,5 @@ PIXART = VisionTarget(
     mask="drop",
     context_width=4096,
     latent_scale=0.18215,
+    sets_latent_scale=True,  # ComfyUI takes the checkpoint of 512 pixels for PixArt-Sigma, with SDXL's latents
 )

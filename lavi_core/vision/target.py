@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +21,8 @@ class VisionTarget:
     mask: what the host does with masked tokens: "attend" = the model attends to every position, padding included;
         "drop" = masked tokens are taken out before cross-attention, which is the same as masking them.
     context_width, pooled_width: None = read from the model / takes no pooled vector.
-    latent_scale, objective: defaults; a bridge records its own.
+    latent_scale: raw VAE latents times this are what the model sees; None = it varies, see ``latent_scale``. A bridge
+        records its own. sets_latent_scale: the host can be wrong about it, so the bridge's own is put in.
     """
 
     name: str
@@ -32,8 +32,8 @@ class VisionTarget:
     mask: Literal["attend", "drop"]
     context_width: int | None = None
     pooled_width: int | None = None
-    latent_scale: float = 1.0
-    objective: Literal["epsilon", "v_prediction", "flow"] = "epsilon"
+    latent_scale: float | None = None
+    sets_latent_scale: bool = False
 
     def sites(self, model: nn.Module) -> list[str]:
         """Paths of the modules that LoRA adapts in a diffusers model, in traversal order.
@@ -49,7 +49,3 @@ class VisionTarget:
     def key_of(self, path: str) -> str:
         """Module path -> the stem of its tensors' names in a file."""
         return self.keys.stem(path)
-
-    def path_of(self, paths: Iterable[str]) -> dict[str, str]:
-        """Stem -> module path, for known paths (a stem alone does not tell an underscore from a dot)."""
-        return {self.keys.stem(path): path for path in paths}

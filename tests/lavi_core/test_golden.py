@@ -68,7 +68,7 @@ def checkpoint(case, encoder, vision):
             context_width=widths["out_width"],
             objective="epsilon",
             latent_channels=4,
-            latent_scale=target.latent_scale,
+            latent_scale=0.18215,
             fingerprint="",
         ),
         language_lora=LoRAConfig(rank=4, alpha=4),

@@ -72,6 +72,10 @@ def close(ours, name, tolerance=1e-5):
     assert difference <= tolerance, f"{name}: differs by {difference:.3g}, sized {EXPECTED[name].abs().max():.3g}"
 
 
+def distance(ours, name):
+    return (ours.float() - EXPECTED[name]).norm().item()
+
+
 def language_model(kind, dtype=None):
     return language_.LanguageModel.load(MODELS / "LLM" / f"tiny-{kind}", dtype)
 
@@ -129,6 +133,22 @@ def unet_refuses_what_the_host_cannot_be():
 
 
 @check
+def a_unet_says_the_scale_of_its_latents_or_is_refused():
+    silent = Path(BASE) / "silent"
+    for part, change in (("unet/config.json", {"latent_scale": None}), ("scheduler/scheduler_config.json", {})):
+        said = json.loads((MODELS / "diffusers" / "tiny-flow" / part).read_text())
+        (silent / part).parent.mkdir(parents=True, exist_ok=True)
+        (silent / part).write_text(json.dumps(said | change))
+    assert unet_.configs(MODELS / "diffusers" / "tiny-flow")[2] == 0.5
+    try:
+        unet_.configs(silent)
+    except ValueError as error:
+        assert "latent_scale" in str(error), error
+    else:
+        raise AssertionError("a scale was assumed")
+
+
+@check
 def schedules_are_those_of_diffusers():
     scheduler = json.loads((MODELS / "diffusers" / "tiny-velocity" / "scheduler" / "scheduler_config.json").read_text())
     model = unet_.load(MODELS / "diffusers" / "tiny-velocity").model
@@ -170,10 +190,13 @@ def half_precision_works_whole_and_in_part():
     for dtype in (torch.bfloat16, torch.float16):
         for kind in KINDS:
             patched = connected(kind, language_model(kind, dtype))
-            close(context(patched), f"{kind}.lora.0", 0.1)
+            whole = context(patched)
             partly(patched.clip.patcher)
             tokens = patched.clip.tokenize(PROMPTS[0])
-            close(patched.clip.cond_stage_model.encode_token_weights(tokens)[0], f"{kind}.lora.0", 0.1)
+            for ours in (whole, patched.clip.cond_stage_model.encode_token_weights(tokens)[0]):
+                close(ours, f"{kind}.lora.0", 0.1)
+                with_it, without = (distance(ours, f"{kind}.{name}.0") for name in ("lora", "plain"))
+                assert without > 5 * with_it, f"{kind} in {dtype}: {with_it:.3g} with the LoRA, {without:.3g} without"
             comfy.model_management.unload_all_models()
             assert next(patched.patcher.model.model.parameters()).dtype == dtype
 

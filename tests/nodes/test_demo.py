@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from lavi_bridge.tests.nodes.host import ROOT
+from lavi_bridge.tests.nodes.host import ROOT, Place, Server
 from lavi_bridge.training import models
 from lavi_bridge.training.demo.install import install
 from lavi_bridge.training.demo.show import load
@@ -22,18 +24,32 @@ PROMPTS = {
 }
 
 
-@pytest.fixture(scope="session")
-def language() -> object:
+@pytest.fixture(scope="module")
+def language() -> Path:
     try:
         return models.language("demo:minilm")
     except ValueError as error:
         pytest.skip(f"NO LANGUAGE MODEL FOR THE DEMO: {error}")
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, language: Path) -> Path:
+    """A base folder of its own: the other tests' has tiny models under the demo's names."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "models").mkdir()
+    install(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Place, base: Path) -> Iterator[Server]:
+    running = Server(place, base)
+    yield running
+    running.stop()
+
+
 @pytest.fixture
-def workflow(server, base, language) -> dict:
-    (base / "models").mkdir(exist_ok=True)
-    install(base)
+def workflow() -> dict:
     return json.loads((ROOT / "workflows" / "api" / "demo.json").read_text())
 
 

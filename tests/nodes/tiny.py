@@ -20,7 +20,7 @@ from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.lavi_core.vision import VISION_TARGETS
 from lavi_bridge.training.sampling import noise_for, sample
 from lavi_bridge.training.vision_model import load_vision_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WIDTH, CONTEXT, RANK, SCALE = 32, 24, 2, 0.5
@@ -180,7 +180,7 @@ def bridge(
             context_width=width,
             objective="flow" if kind == "unet" else "epsilon",
             latent_channels=4,
-            latent_scale=SCALE if kind == "unet" else target.latent_scale,
+            latent_scale=target.latent_scale or SCALE,
             fingerprint="",
         ),
         language_lora=ranks,
@@ -197,16 +197,20 @@ def bridge(
     return checkpoint
 
 
-def peft_folder(folder: Path, deltas: dict[str, Delta]) -> None:
-    """The same LoRA as PEFT saves it."""
-    folder.mkdir(parents=True)
-    tensors = {}
+def peft_folder(folder: Path, language: Path, deltas: dict[str, Delta]) -> None:
+    """The same LoRA as PEFT saves it, trained on the causal LM that holds the language model."""
+    import transformers as hf
+    from peft import LoraConfig, get_peft_model
+
+    whole = hf.AutoModelForCausalLM.from_pretrained(language)
+    wanted = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(deltas))
+    model = get_peft_model(whole, wanted)
     for path, delta in deltas.items():
-        tensors[f"base_model.model.{path}.lora_A.weight"] = delta.down.contiguous()
-        tensors[f"base_model.model.{path}.lora_B.weight"] = delta.up.contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2.0 * RANK, "target_modules": sorted(deltas)}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
+        site: Any = whole.model.get_submodule(path)
+        site.lora_A["default"].weight.copy_(delta.down)
+        site.lora_B["default"].weight.copy_(delta.up)
+    model.save_pretrained(folder)
+    assert all(name.startswith("base_model.model.model.") for name in load_file(folder / "adapter_model.safetensors"))
 
 
 def pixart_expected(dit: Any, checkpoint: BridgeCheckpoint) -> dict[str, Tensor]:
@@ -319,7 +323,7 @@ def write_base(base: Path) -> dict[str, Tensor]:
         patched = Bridge.connect(checkpoint, encoder, lora="merged", strength=0.7)
         expected |= {f"{kind}.lora.{i}": patched([prompt]).context for i, prompt in enumerate(PROMPTS)}
         if kind == "llama":
-            peft_folder(models / "loras" / "peft-llama", dict(checkpoint.language_lora))
+            peft_folder(models / "loras" / "peft-llama", folder, dict(checkpoint.language_lora))
             early = replace(checkpoint.config, prompt=replace(checkpoint.config.prompt, hidden_states=-2))
             expected["llama.early.0"] = Bridge(encoder, patched.adapter, early)([PROMPTS[0]]).context
     expected |= bert_bridges(models, vision, velocity, wide)

@@ -30,6 +30,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cross_attention_dim=24,
         attention_head_dim=2,
     ).save_pretrained(folder / "vision" / "unet")
+    config = folder / "vision" / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_scale": 1.0}))
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "vision" / "scheduler")
     words = tokenizer(VOCABULARIES["small"], 24)
     words.save_pretrained(folder / "text_encoder")

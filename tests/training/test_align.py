@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("teacher")
     words = tokenizer(VOCABULARIES["small"], 24)
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48, "max_position_embeddings": 24}
+    sizes: Any = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 24,
+    }
     torch.manual_seed(5)
     config = BertConfig(vocab_size=len(words), hidden_size=24, **sizes)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
@@ -55,6 +61,22 @@ def test_aligning_lowers_the_error_and_is_repeatable(recipe: Path, teacher: Path
     short, long = run("a", 5), run("b", 150)
     assert long < 0.5 * short
     assert run("c", 5) == short
+
+
+@pytest.mark.parametrize(
+    "change", ['template="say {prompt}"', 'padding_side="left"', 'padding="longest"', "cut_template=true"]
+)
+def test_a_prompt_whose_tokens_lie_elsewhere_is_refused(recipe: Path, teacher: Path, change: str) -> None:
+    overrides = ["align.steps=1", f"align.teacher={json.dumps(str(teacher))}", f"prompt.{change}"]
+    with pytest.raises(ValueError, match=f"alignment needs prompt.{change.partition('=')[0]}"):
+        Trainer(read_recipe(recipe, overrides)).run()
+
+
+def test_a_tokenizer_without_offsets_is_refused(recipe: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(read_recipe(recipe, ["align.steps=1", f"align.teacher={json.dumps(str(teacher))}"]))
+    monkeypatch.setattr(type(trainer.pair.encoder.tokenizer), "is_fast", False)
+    with pytest.raises(ValueError, match="which letters a token covers"):
+        trainer.run()
 
 
 def test_a_teacher_of_another_width_is_refused(recipe: Path, tiny: Path) -> None:

@@ -22,7 +22,7 @@ def test_ddpm_objectives_equal_diffusers(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(x, scheduler.add_noise(LATENTS, NOISE, T))  # type: ignore[arg-type]
     expected = NOISE if kind == "epsilon" else scheduler.get_velocity(LATENTS, NOISE, T)  # type: ignore[arg-type]
     torch.testing.assert_close(target, expected)
-    assert objective.timesteps(torch.tensor([0.0, 0.5, 0.9999])).tolist() == [0, 500, 999]
+    assert objective.timesteps(torch.tensor([0.0, 0.5, 0.9999, 1.0])).tolist() == [0, 500, 999, 999]
 
 
 def test_flow_equals_diffusers(tmp_path: Path) -> None:

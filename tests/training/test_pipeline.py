@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lavi_bridge.lavi_core.conditioning import Conditioning
+from lavi_bridge.training import sampling
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.demo.start import tokenizer
 from lavi_bridge.training.objective import Objective
@@ -15,6 +18,7 @@ from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.sampling import noise_for, scheduler_for
 from lavi_bridge.training.shapebench import VOCABULARIES
 from lavi_bridge.training.trainer import Trainer
+from lavi_bridge.training.vision_model import load_vision_model
 from PIL import Image
 
 
@@ -58,7 +62,12 @@ def test_another_language_model_is_refused(
     from transformers import BertConfig, BertModel
 
     words = tokenizer(VOCABULARIES["small"], 24)
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "max_position_embeddings": 24}
+    sizes: Any = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 24,
+    }
     BertModel(BertConfig(vocab_size=len(words), hidden_size=64, **sizes)).save_pretrained(tmp_path / "other")
     words.save_pretrained(tmp_path / "other")
     assert sample(bridge, tiny, tmp_path / "a.png", language_model=tmp_path / "other") == 2
@@ -81,6 +90,8 @@ def test_another_vision_model_is_refused(
             cross_attention_dim=width,
             attention_head_dim=2,
         ).save_pretrained(tmp_path / "vision" / "unet")
+        config = tmp_path / "vision" / "unet" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_scale": 1.0}))
         FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "vision" / "scheduler")
         assert sample(bridge, tiny, tmp_path / "a.png", vision_model=tmp_path / "vision") == 2
         assert message in capsys.readouterr().err
@@ -109,5 +120,26 @@ def test_noise_levels_are_those_of_comfyuis_simple_scheduler(tmp_path: Path, ste
         torch.testing.assert_close(found.float(), torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_noise_is_comfyuis() -> None:
-    assert torch.equal(noise_for(5, (2, 3)), torch.randn((2, 3), generator=torch.manual_seed(5)))
+def test_a_samplers_taste_in_the_config_changes_no_noise_level() -> None:
+    for config in ({"beta_schedule": "scaled_linear"}, {"shift": 3.0}):
+        kind = "flow" if "shift" in config else "epsilon"
+        taste = {"use_karras_sigmas": True, "use_dynamic_shifting": True, "use_exponential_sigmas": True}
+        plain, other = (scheduler_for(Objective(kind=kind, scheduler=c), 4) for c in (config, {**config, **taste}))
+        assert torch.equal(plain.sigmas, other.sigmas)
+
+
+def test_contexts_of_different_lengths_are_predicted_apart(tiny: Path) -> None:
+    vision = load_vision_model(tiny / "vision", "unet")
+    generator = torch.Generator().manual_seed(0)
+    long, short = (torch.randn(1, length, 24, generator=generator) for length in (6, 4))
+    noise = noise_for(0, (2, 4, 4, 4))
+    apart = sampling.sample(vision, Conditioning(long), Conditioning(short), noise, 2)
+    # Attention over a sequence and over its repetition is the same.
+    long, short = Conditioning(long.repeat(1, 2, 1)), Conditioning(short.repeat(1, 3, 1))
+    joined = sampling.sample(vision, long, short, noise, 2)
+    torch.testing.assert_close(apart, joined, rtol=1e-3, atol=1e-3)
+
+
+def test_an_absent_device_is_named(bridge: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert sample(bridge, tiny, tmp_path / "a.png", device=Path("warp")) == 2
+    assert "there is no device warp here; known: " in capsys.readouterr().err

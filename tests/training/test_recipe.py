@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lavi_bridge.training.cli import main
+from lavi_bridge.training.files import write_safetensors
 from lavi_bridge.training.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").rglob("*.toml"))
@@ -25,6 +28,12 @@ def test_overrides_reach_nested_keys(recipe: Path) -> None:
         ("batch_size=5", None),
         ("caption_dropout=1.5", "caption_dropout is a share"),
         ("steps", "--set takes key=value"),
+        ("steps=0", "steps must be at least 1, got 0"),
+        ("batch_size=-4", "batch_size must be at least 1"),
+        ("accumulation=0", "accumulation must be at least 1"),
+        ("save_every=0", "save_every must be at least 1"),
+        ("keep=0", "keep must be at least 1"),
+        ("vision.rank=0", "vision.rank must be at least 1"),
     ],
 )
 def test_a_bad_value_is_named(recipe: Path, override: str, message: str | None) -> None:
@@ -57,6 +66,23 @@ def test_bad_input_is_one_sentence_and_a_status(
     error = capsys.readouterr().err
     assert status == 2 and message in error and "Traceback" not in error
     assert len([line for line in error.splitlines() if line.startswith("lavi-bridge: ")]) == 1
+
+
+def test_a_cut_or_foreign_vae_is_one_sentence(recipe: Path, tiny: Path, tmp_path: Path, capsys) -> None:
+    cut, foreign = tmp_path / "cut.safetensors", tmp_path / "kl.safetensors"
+    cut.write_bytes((tiny / "vae.safetensors").read_bytes()[:-100])
+    write_safetensors(foreign, {"decoder.conv_in.weight": torch.zeros(2, 2)})
+    for path, message in ((cut, "cut short"), (foreign, "is no TAESD file (it holds decoder.conv_in.weight)")):
+        assert main(["train", str(recipe), "--set", f"vision.vae={path}"]) == 2
+        error = capsys.readouterr().err
+        assert message in error and str(path) in error and "Traceback" not in error
+
+
+def test_a_missing_extra_says_what_to_install(recipe: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert main(["train", str(recipe)]) == 2
+    error = capsys.readouterr().err
+    assert "diffusers" in error and "install lavi-bridge[train]" in error
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if "steps" in p.read_text() and "[language]" in p.read_text()])

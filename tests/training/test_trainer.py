@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.pipeline import Pipeline
@@ -98,6 +99,53 @@ def test_only_what_is_trained_drops_out(recipe: Path) -> None:
     assert on and all("lora_dropout" in name or name.startswith("adapter.") for name in on)
     assert any("encoder" in name for name in on) and any("network" in name for name in on)
     assert not any(module.training for module in pair.eval().modules())
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_is_refused(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
+    with pytest.raises(ValueError, match="batch_size 4 does not divide into 3 processes times accumulation = 2"):
+        Trainer(read_recipe(recipe, ["accumulation=2"]))
+
+
+def test_the_launchers_environment_does_not_override_the_recipe(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    accelerator = Trainer(read_recipe(recipe)).accelerator
+    assert accelerator.mixed_precision == "no" and accelerator.gradient_accumulation_steps == 1
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(read_recipe(recipe))
+    before = {key: p.detach().clone() for key, p in trainer.trained.items()}
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(ValueError, match="the gradient norm of step 0 is inf"):
+        trainer.run()
+    assert all(torch.equal(before[key], p) for key, p in trainer.trained.items())
+
+
+def test_full_training_leaves_the_layers_that_are_not_run_frozen(recipe: Path) -> None:
+    trained = Trainer(read_recipe(recipe, ["language.train=full", "prompt.hidden_states=1"])).trained
+    assert any("layer.0." in key for key in trained) and not any("layer.1." in key for key in trained)
+
+
+def test_the_adapter_runs_in_float32_under_autocast(recipe: Path) -> None:
+    pair = Trainer(read_recipe(recipe)).pair.eval()
+    tokens = pair.encoder.tokenize(["a red circle"], pair.recipe.prompt)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pair.condition(tokens).context.dtype == torch.float32
+
+
+def test_fully_trained_models_are_written_where_they_load_from(recipe: Path, tmp_path: Path) -> None:
+    trainer = Trainer(read_recipe(recipe, ["language.train=full", "vision.train=full", "steps=2"]))
+    trainer.run()
+    network = load_vision_model(tmp_path / "run" / "vision", "unet").network.state_dict()
+    assert all(torch.equal(network[key], value) for key, value in trainer.pair.network.state_dict().items())
+    assert TextEncoder.load(tmp_path / "run" / "vision" / "text_encoder").config.hidden_size == 32
+    assert not list((tmp_path / "run").glob("*.part")) and not list((tmp_path / "run").glob(".*.part"))
 
 
 def test_schedules() -> None:

@@ -41,7 +41,9 @@ class Source(Protocol):
 
 
 class _Files:
-    """Image files with one caption each, scaled by their short side (bilinear) and cropped to the centre."""
+    """Image files with one caption each, turned upright as their EXIF says, scaled by their short side (bilinear) and
+    cropped to the centre.
+    """
 
     def __init__(self, section: DataSection, pairs: list[tuple[Path, str]], where: Path):
         if not pairs:
@@ -71,9 +73,12 @@ class _Files:
         path, side = self.pairs[index][0], self.resolution
         try:
             with Image.open(path) as file:
-                return np.asarray(ImageOps.fit(file.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UnreadableImage(f"{path}: {error}") from None
+                upright = ImageOps.exif_transpose(file).convert("RGB")
+                return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR))
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever a broken file leads them to
+            raise UnreadableImage(f"{path}: {error or type(error).__name__}") from None
 
 
 class TsvSource(_Files):
@@ -86,13 +91,14 @@ class TsvSource(_Files):
         if not table.is_file():
             raise ValueError(f"there is no table of captions at {table}")
         pairs = []
-        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            path, tab, caption = line.partition("\t")
-            if not tab:
-                raise ValueError(f"{table} line {number} has no tab between image path and caption: {line[:80]!r}")
-            pairs.append((table.parent / path, caption.strip()))
+        with table.open(encoding="utf-8-sig") as lines:  # str.splitlines would also split at U+2028 and the like
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                path, tab, caption = line.rstrip("\n").partition("\t")
+                if not tab:
+                    raise ValueError(f"{table} line {number} has no tab between image path and caption: {line[:80]!r}")
+                pairs.append((table.parent / path, caption.strip()))
         super().__init__(section, pairs, table)
 
 
@@ -107,7 +113,7 @@ class FolderSource(_Files):
         bare = [p for p in images if not p.with_suffix(".txt").is_file()]
         if bare:
             raise ValueError(f"{len(bare)} of {len(images)} images have no .txt beside them, the first is {bare[0]}")
-        texts = [(p, p.with_suffix(".txt").read_text(encoding="utf-8").strip()) for p in images]
+        texts = [(p, p.with_suffix(".txt").read_text(encoding="utf-8-sig").strip()) for p in images]
         super().__init__(section, texts, folder)
 
 
@@ -119,8 +125,6 @@ class ShapeBenchSource:
 
         if section.count < 1:
             raise ValueError(f"data.count is the number of ShapeBench pictures to draw, got {section.count}")
-        if section.vocabulary not in VOCABULARIES:
-            raise ValueError(f"unknown vocabulary {section.vocabulary!r}; known: {', '.join(VOCABULARIES)}")
         self.section = section
         self.vocabulary = VOCABULARIES[section.vocabulary]
         mix = section.mix or dict.fromkeys(CATEGORIES, 1.0)

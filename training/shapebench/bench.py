@@ -1,4 +1,4 @@
-"""The benchmark: prompts, scores with intervals, the judge's own ceiling and chance, and training pairs.
+"""The benchmark: prompts, scores with intervals, the judge's own ceiling and chance.
 
 Every function takes explicit integer seeds; the same seed gives the same bits on every machine with the same numpy.
 """
@@ -6,7 +6,7 @@ Every function takes explicit integer seeds; the same seed gives the same bits o
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
@@ -14,14 +14,13 @@ from numpy.random import PCG64, Generator, SeedSequence
 from .caption import caption
 from .judge import Verdict, judge
 from .render import render
-from .scene import CANVAS, CATEGORIES, PromptSpec, Scene, sample_scene
+from .scene import CANVAS, PromptSpec, Scene, sample_scene
 from .vocabulary import Vocabulary
 
 ASPECTS = ("count", "color", "shape", "texture", "bind", "relation", "correct")
 BOOTSTRAP_SAMPLES = 2000
 DRAWS_PER_PROMPT = 50  # how long to look for a caption not taken yet
 Row = dict[str, float | int | tuple[float, float] | None]
-EQUAL_MIX: Mapping[str, float] = {category: 1.0 for category in CATEGORIES}
 
 
 def stream(seed: int, *labels: str | int) -> Generator:
@@ -46,27 +45,6 @@ def prompts(category: str, n: int, seed: int, vocabulary: Vocabulary, split: str
         taken.add(text)
         chosen.append((text, scene))
     return chosen
-
-
-def pairs(
-    seed: int, n: int | None, vocabulary: Vocabulary, mix: Mapping[str, float] = EQUAL_MIX, *, start: int = 0
-) -> Iterator[tuple[np.ndarray, str]]:
-    """Training pairs (uint8 [128 128 3], caption), `n` of them or endless where `n` is None.
-
-    `mix` weighs the categories. Pair i depends on (seed, i) alone: `start` resumes a run or gives workers their share.
-    """
-    unknown = set(mix) - set(CATEGORIES)
-    if unknown or not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
-        raise ValueError(f"mix needs weights >= 0 for categories out of {', '.join(CATEGORIES)}; got {dict(mix)}")
-    categories = tuple(mix)
-    edges = np.cumsum([mix[category] for category in categories]) / sum(mix.values())
-    index = start
-    while n is None or index < start + n:
-        rng = stream(seed, "train", vocabulary.name, index)
-        category = categories[min(int(np.searchsorted(edges, rng.random(), side="right")), len(categories) - 1)]
-        scene = sample_scene(rng, category, vocabulary, "train")
-        yield render(scene), caption(scene, rng, "train", vocabulary)
-        index += 1
 
 
 def score(images: Sequence[np.ndarray] | np.ndarray, scenes: Sequence[Scene | PromptSpec], seed: int = 0) -> Row:

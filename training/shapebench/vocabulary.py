@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
+from ...lavi_core.registry import Registry
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -105,7 +107,7 @@ _COUNTS = (
     Concept("four", ("a set of four",), ("a quartet of", "a foursome of")),
 )
 
-VOCABULARIES: dict[str, Vocabulary] = {
+_PLAIN = {
     "small": Vocabulary(
         name="small",
         colors=_COLORS[:4],
@@ -143,12 +145,12 @@ _MORE = {
     "yellow": ("amber", "mustard", "banana", "saffron", "honey", "sunflower", "yellowish", "corn"),
     "purple": ("mauve", "lilac", "amethyst", "grape", "purplish"),
     "orange": ("carrot", "peach", "rusty", "orangish"),
-    "cyan": ("aquamarine", "cyanic", "lagoon"),
+    "cyan": ("cyanic", "lagoon"),
     "white": ("pearl", "chalky", "alabaster", "whitish"),
     "circle": ("sphere", "round shape", "orb", "dot", "globe", "coin", "wheel"),
-    "square": ("tile", "quadrilateral", "rectangle", "four-sided shape", "brick", "crate", "checkbox"),
+    "square": ("tile", "quadrilateral", "rectangle", "four-sided shape", "brick", "crate"),
     "triangle": ("three-sided shape", "triangular shape", "arrowhead", "tent", "tetrahedron", "spike", "peak"),
-    "cross": ("cruciform", "crossing", "letter x", "crossed shape", "crossroad", "crossed bar"),
+    "cross": ("crossing", "letter x", "crossed shape", "crossroad", "crossed bar"),
     "star": ("starburst", "hexagram", "five-pointed shape"),
     "ring": ("annulus", "circlet", "bagel", "tire"),
     "solid": ("filled", "smooth", "unpatterned"),
@@ -156,8 +158,8 @@ _MORE = {
     "dotted": ("polka-dot", "dappled", "pitted"),
     "left of": ("leftward of", "left from", "left beside"),
     "right of": ("rightward of", "right from", "right beside"),
-    "above": ("atop", "upward of", "up from"),
-    "below": ("underneath", "downward of", "down from"),
+    "above": ("upward of", "up from"),
+    "below": ("downward of", "down from"),
 }
 
 
@@ -165,13 +167,17 @@ def _enrich(concepts: tuple[Concept, ...]) -> tuple[Concept, ...]:
     return tuple(replace(c, synonyms=c.synonyms + _MORE.get(c.name, ())) for c in concepts)
 
 
-for _name in ("small", "full"):
-    _plain = VOCABULARIES[_name]
-    VOCABULARIES[f"{_name}, many words"] = replace(
-        _plain,
-        colors=_enrich(_plain.colors),
-        shapes=_enrich(_plain.shapes),
-        textures=_enrich(_plain.textures),
-        relations=_enrich(_plain.relations),
+def _many_words(plain: Vocabulary) -> Vocabulary:
+    return replace(
+        plain,
+        colors=_enrich(plain.colors),
+        shapes=_enrich(plain.shapes),
+        textures=_enrich(plain.textures),
+        relations=_enrich(plain.relations),
         synonym_probability=0.5,
     )
+
+
+VOCABULARIES: Registry[Vocabulary] = Registry(
+    "vocabulary", _PLAIN | {f"{name}, many words": _many_words(plain) for name, plain in _PLAIN.items()}
+)

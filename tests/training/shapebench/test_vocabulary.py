@@ -37,6 +37,17 @@ def test_every_held_out_synonym_has_a_word_that_training_never_shows(vocabulary)
             assert set(name.split()) - known, f"{name!r} could be learnt word by word"
 
 
+def test_no_training_word_is_made_from_a_held_out_one(vocabulary):
+    """Language models see pieces of words: "checkbox" would teach "box"."""
+    plain = {word for concept in vocabulary.concepts for word in concept.name.split()}
+    grammar = plain | {"a", "an", "on", "to", "the", "side", "of"}
+    held = {part for c in vocabulary.concepts for name in c.held_out for part in name.split()} - grammar
+    stems = {word[:5] for word in held if len(word) >= 5} - plain  # "right-hand" has the plain word's
+    taught = {word for c in vocabulary.concepts for name in c.synonyms for word in name.split()}
+    wrong = {word for word in taught if word[:5] in stems or any(piece in word for piece in held)}
+    assert not wrong
+
+
 def test_training_captions_use_the_listed_words_and_all_of_them(vocabulary, train):
     seen = {word for _, text in train for word in text.split()}
     assert seen <= set(words(vocabulary))
@@ -91,3 +102,5 @@ def test_an_unknown_name_is_refused_with_the_known_ones(vocabulary):
         sample_scene(np.random.default_rng(0), "colour", vocabulary)
     with pytest.raises(ValueError, match=r"dev.*train"):
         sample_scene(np.random.default_rng(0), "single", vocabulary, "dev")
+    with pytest.raises(ValueError, match=r"vocabulary 'large'; known: small, full"):
+        VOCABULARIES["large"]

