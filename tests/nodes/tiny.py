@@ -209,7 +209,7 @@ def peft_folder(folder: Path, language: Path, deltas: dict[str, Delta]) -> None:
         site: Any = whole.model.get_submodule(path)
         site.lora_A["default"].weight.copy_(delta.down)
         site.lora_B["default"].weight.copy_(delta.up)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder)  # type: ignore[arg-type]
     assert all(name.startswith("base_model.model.model.") for name in load_file(folder / "adapter_model.safetensors"))
 
 
