@@ -44,7 +44,7 @@ class Pair(nn.Module):
             in_width=in_width,
             inner_width=adapters.inner_width(in_width, out_width) if inner is None else inner,
             out_width=out_width,
-            pooled_width=VISION_TARGETS[vision.target].pooled_width,
+            pooled_width=VISION_TARGETS[vision.target].pooled_width(vision.config),
         )
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)

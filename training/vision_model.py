@@ -28,7 +28,7 @@ class VisionModel:
 
     @property
     def context_width(self) -> int:
-        return self.config["caption_channels" if self.config.get("caption_channels") else "cross_attention_dim"]
+        return VISION_TARGETS[self.target].context_width(self.config)
 
     @property
     def latent_channels(self) -> int:

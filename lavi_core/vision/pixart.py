@@ -12,7 +12,7 @@ PIXART = VisionTarget(
     lora_sites=r"transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
     keys=TRANSFORMER,
     mask="drop",
-    context_width=4096,
+    width_key="caption_channels",
     latent_scale=0.18215,
     sets_latent_scale=True,  # ComfyUI takes the checkpoint of 512 pixels for PixArt-Sigma, with SDXL's latents
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,11 +17,14 @@ from .keys import KeyFormat
 class VisionTarget:
     """Everything in which vision models differ, so that no code asks which one it has.
 
-    diffusers_class: the class that loads it. lora_sites: regex, matched against whole module paths of that class.
+    diffusers_class, told_by: the class that loads it, and the keys of its config.json, with their values, that tell it
+        from other rows of that class.
+    lora_sites: regex, matched against whole module paths of that class.
     keys: how LoRA tensors are named in a file, so that stock ComfyUI reads them.
     mask: what the host does with masked tokens: "attend" = the model attends to every position, padding included;
         "drop" = masked tokens are taken out before cross-attention, which is the same as masking them.
-    context_width, pooled_width: None = read from the model / takes no pooled vector.
+    width_key: the key of config.json that holds the width of the context.
+    size_ids: how many sizes (original, crop, target) are embedded beside a pooled vector; 0 = takes neither.
     latent_scale: raw VAE latents times this are what the model sees; None = it varies, see ``latent_scale``. A bridge
         records its own. sets_latent_scale: the host can be wrong about it, so the bridge's own is put in.
     """
@@ -30,10 +34,25 @@ class VisionTarget:
     lora_sites: str
     keys: KeyFormat
     mask: Literal["attend", "drop"]
-    context_width: int | None = None
-    pooled_width: int | None = None
+    told_by: Mapping[str, Any] = field(default_factory=dict)
+    width_key: str = "cross_attention_dim"
+    size_ids: int = 0
     latent_scale: float | None = None
     sets_latent_scale: bool = False
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        """Whether a diffusers network with this config.json is of this row."""
+        told = all(config.get(key) == value for key, value in self.told_by.items())
+        return told and config.get("_class_name") == self.diffusers_class
+
+    def context_width(self, config: Mapping[str, Any]) -> int:
+        return int(config[self.width_key])
+
+    def pooled_width(self, config: Mapping[str, Any]) -> int | None:
+        """The width of the pooled vector; None = the model takes none."""
+        if not self.size_ids:
+            return None
+        return config["projection_class_embeddings_input_dim"] - self.size_ids * config["addition_time_embed_dim"]
 
     def sites(self, model: nn.Module) -> list[str]:
         """Paths of the modules that LoRA adapts in a diffusers model, in traversal order.

@@ -20,7 +20,7 @@ SD1 = VisionTarget(
     lora_sites=SITES,
     keys=KOHYA,
     mask="attend",
-    context_width=768,
+    told_by={"cross_attention_dim": 768, "addition_embed_type": None},
     latent_scale=0.18215,
 )
 
@@ -30,7 +30,7 @@ LDM = VisionTarget(
     lora_sites=SITES,
     keys=KOHYA,
     mask="attend",
-    context_width=1280,
+    told_by={"cross_attention_dim": 1280, "addition_embed_type": None},
     latent_scale=0.18215,
 )
 
@@ -40,8 +40,8 @@ SDXL = VisionTarget(
     lora_sites=SITES,
     keys=KOHYA,
     mask="attend",
-    context_width=2048,
-    pooled_width=1280,
+    told_by={"addition_embed_type": "text_time"},
+    size_ids=6,
     latent_scale=0.13025,
 )
 
