@@ -26,13 +26,18 @@ VOCABULARIES = (
 )
 
 
-def load_trunk(path: Path, dtype: torch.dtype | None) -> tuple[nn.Module, Any, LanguageFamily]:
+def load_trunk(
+    path: Path, dtype: torch.dtype | None, stream: bool = False
+) -> tuple[nn.Module, Any, LanguageFamily]:
     """The trunk (no LM head, no decoder), its tokenizer and its family.
 
     dtype: None keeps the stored one; a GGUF file's weights are dequantised to float32 then, whatever they are on disk.
+    stream: weights stay in their safetensors files and are read, layer by layer, at each pass (accelerate's hooks).
     Raises ValueError, in one sentence, for a path that is not a loadable language model.
     """
     if path.is_file() and path.suffix.lower() == ".gguf":
+        if stream:
+            raise ValueError(f"{path.name} is a GGUF file, only a folder of safetensors can be streamed; load it whole")
         return _load_gguf(path, dtype)
     if not path.is_dir():
         raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
@@ -40,7 +45,38 @@ def load_trunk(path: Path, dtype: torch.dtype | None) -> tuple[nn.Module, Any, L
     _check_weights(path)
     tokenizer = _load_tokenizer(path)
     family = family_of(config.model_type)
-    return _trunk(_from_pretrained(family, path, dtype), family), tokenizer, family
+    more = {"device_map": {"": "disk"}} if stream else {}
+    return _trunk(_from_pretrained(family, path, dtype, **more), family), tokenizer, family
+
+
+def load_skeleton(path: Path) -> tuple[nn.Module, Any, LanguageFamily]:
+    """As ``load_trunk``, from config and tokenizer alone: the trunk is on the meta device and no weights need be there.
+
+    Raises ValueError, in one sentence, for a path that is not a Hugging Face folder.
+    """
+    import transformers
+
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a Hugging Face model folder")
+    config = _read_config(path)
+    family = family_of(config.model_type)
+    loader: Any = getattr(transformers, family.loader)
+    with _quiet(), torch.device("meta"):
+        if hasattr(loader, "from_config"):
+            model = loader.from_config(config)
+        else:  # one class, for the text half of a model of text and pictures
+            model = loader(getattr(config, "text_config", config))
+    return _trunk(model, family), _load_tokenizer(path), family
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face folder; none where it has no weights, or pickled ones.
+
+    Raises ValueError for a file that is incomplete or cut short.
+    """
+    if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        return []
+    return _check_weights(path)
 
 
 def _read_config(path: Path) -> Any:
@@ -66,8 +102,9 @@ def _read_config(path: Path) -> Any:
     return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
 
 
-def _check_weights(path: Path) -> None:
-    """Refuse a folder whose safetensors files are absent, incomplete or cut short, before transformers reads it."""
+def _check_weights(path: Path) -> list[Path]:
+    """The safetensors files of a folder; refused, before transformers reads it, where they are absent, incomplete or
+    cut short."""
     from safetensors import SafetensorError, safe_open
 
     index = path / "model.safetensors.index.json"
@@ -91,6 +128,7 @@ def _check_weights(path: Path) -> None:
                 pass
         except SafetensorError as error:
             raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from None
+    return files
 
 
 def _load_tokenizer(path: Path) -> Any:

@@ -105,8 +105,8 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
             return json.load(reply)
 
-    def run(self, graph: dict[str, Any]) -> Outcome:
-        """Queue a graph in API form and wait for it."""
+    def run(self, graph: dict[str, Any], seconds: float = RUN_SECONDS) -> Outcome:
+        """Queue a graph in API form and wait for it, ``seconds`` at most."""
         body = json.dumps({"prompt": graph}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/prompt", body)
         try:
@@ -116,7 +116,7 @@ class Server:
             answer = json.load(error)
             errors = [e for node in answer.get("node_errors", {}).values() for e in node["errors"]]
             return Outcome(error="; ".join(e["details"] for e in errors) or str(answer["error"]))
-        deadline = time.monotonic() + RUN_SECONDS
+        deadline = time.monotonic() + seconds
         while queued not in (history := self.get(f"/history/{queued}")):
             assert time.monotonic() < deadline and self.process.poll() is None, self.log()[-4000:]
             time.sleep(0.02)
