@@ -15,12 +15,17 @@ VISION_TARGETS = Registry("vision target", {row.name: row for row in (SD1, LDM, 
 
 
 def target_of(config: Mapping[str, Any]) -> VisionTarget:
-    """The row for a diffusers network with this config.json. Raises ValueError for a class that no row knows."""
+    """The row for a diffusers network with this config.json. Raises ValueError where no row knows it."""
     for row in VISION_TARGETS.values():
         if row.is_of(config):
             return row
+    found = repr(config.get("_class_name"))
     known = ", ".join(sorted({row.diffusers_class for row in VISION_TARGETS.values()}))
-    raise ValueError(f"a vision model of class {config.get('_class_name')!r} is not known; known: {known}")
+    kin = [row for row in VISION_TARGETS.values() if row.diffusers_class == config.get("_class_name")]
+    if kin:  # no row of its class fits: say what each of them asks for
+        found += " with " + ", ".join(f"{key} = {config.get(key)!r}" for key in kin[-1].told_by)
+        known = "; ".join(f"{row.name}: {dict(row.told_by)}" for row in kin)
+    raise ValueError(f"a vision model of class {found} is not known; known: {known}")
 
 
 __all__ = ["VISION_TARGETS", "KeyFormat", "VisionTarget", "latent_scale", "target_of"]

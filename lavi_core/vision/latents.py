@@ -10,6 +10,7 @@ from .target import VisionTarget
 
 # What diffusers takes for a VAE whose config was saved before it had the key, as Stable Diffusion 1's were.
 UNSAID = {"AutoencoderKL": 0.18215}
+VAES = ("vae", "vqvae")  # a pipeline's folder of its VAE: diffusers' name, and that of latent diffusion
 
 
 def latent_scale(folder: str | Path, row: VisionTarget) -> float:
@@ -19,7 +20,7 @@ def latent_scale(folder: str | Path, row: VisionTarget) -> float:
     ValueError where none of them says.
     """
     folder = Path(folder)
-    vae = _read(folder.parent / "vae" / "config.json")
+    vae = next(filter(None, (_read(folder.parent / name / "config.json") for name in VAES)), {})
     known = (
         _read(folder / "config.json").get("latent_scale"),
         vae.get("scaling_factor", UNSAID.get(vae.get("_class_name", ""))),

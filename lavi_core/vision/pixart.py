@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .added import micro_conditions
 from .keys import TRANSFORMER
 from .target import VisionTarget
 
@@ -12,7 +13,9 @@ PIXART = VisionTarget(
     lora_sites=r"transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
     keys=TRANSFORMER,
     mask="drop",
+    formerly={"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"},  # the released folder's
     width_key="caption_channels",
+    added=micro_conditions,
     latent_scale=0.18215,
     sets_latent_scale=True,  # ComfyUI takes the checkpoint of 512 pixels for PixArt-Sigma, with SDXL's latents
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
+from ..conditioning import Conditioning
 from ..lora import is_site
+from .added import Added, Size, nothing
 from .keys import KeyFormat
 
 
@@ -18,13 +20,14 @@ class VisionTarget:
     """Everything in which vision models differ, so that no code asks which one it has.
 
     diffusers_class, told_by: the class that loads it, and the keys of its config.json, with their values, that tell it
-        from other rows of that class.
+        from other rows of that class. formerly: what a config.json says that was written before the class had its name.
     lora_sites: regex, matched against whole module paths of that class.
     keys: how LoRA tensors are named in a file, so that stock ComfyUI reads them.
     mask: what the host does with masked tokens: "attend" = the model attends to every position, padding included;
         "drop" = masked tokens are taken out before cross-attention, which is the same as masking them.
     width_key: the key of config.json that holds the width of the context.
     size_ids: how many sizes (original, crop, target) are embedded beside a pooled vector; 0 = takes neither.
+    added: config.json, conditioning and picture size -> what the diffusers network is told beside its context.
     latent_scale: raw VAE latents times this are what the model sees; None = it varies, see ``latent_scale``. A bridge
         records its own. sets_latent_scale: the host can be wrong about it, so the bridge's own is put in.
     """
@@ -35,15 +38,17 @@ class VisionTarget:
     keys: KeyFormat
     mask: Literal["attend", "drop"]
     told_by: Mapping[str, Any] = field(default_factory=dict)
+    formerly: Mapping[str, Any] = field(default_factory=dict)
     width_key: str = "cross_attention_dim"
     size_ids: int = 0
+    added: Callable[[Mapping[str, Any], Conditioning, Size], Added] = nothing
     latent_scale: float | None = None
     sets_latent_scale: bool = False
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Whether a diffusers network with this config.json is of this row."""
-        told = all(config.get(key) == value for key, value in self.told_by.items())
-        return told and config.get("_class_name") == self.diffusers_class
+        names = [{"_class_name": self.diffusers_class}, *([self.formerly] if self.formerly else [])]
+        return _says(config, self.told_by) and any(_says(config, name) for name in names)
 
     def context_width(self, config: Mapping[str, Any]) -> int:
         return int(config[self.width_key])
@@ -68,3 +73,7 @@ class VisionTarget:
     def key_of(self, path: str) -> str:
         """Module path -> the stem of its tensors' names in a file."""
         return self.keys.stem(path)
+
+
+def _says(config: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    return all(config.get(key) == value for key, value in facts.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .added import pooled_and_sizes
 from .keys import KOHYA
 from .target import VisionTarget
 
@@ -42,7 +43,15 @@ SDXL = VisionTarget(
     mask="attend",
     told_by={"addition_embed_type": "text_time"},
     size_ids=6,
+    added=pooled_and_sizes,
     latent_scale=0.13025,
 )
 
-UNET = VisionTarget(name="unet", diffusers_class="UNet2DConditionModel", lora_sites=SITES, keys=KOHYA, mask="attend")
+UNET = VisionTarget(
+    name="unet",
+    diffusers_class="UNet2DConditionModel",
+    lora_sites=SITES,
+    keys=KOHYA,
+    mask="attend",
+    told_by={"addition_embed_type": None},
+)

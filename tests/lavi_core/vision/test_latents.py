@@ -30,6 +30,13 @@ def test_the_nearest_word_counts(tmp_path, unet, vae, row, scale):
     assert latent_scale(pipeline(tmp_path, unet, vae), VISION_TARGETS[row]) == scale
 
 
+def test_latent_diffusion_names_its_vae_otherwise(tmp_path):
+    folder = pipeline(tmp_path, {}, None)
+    (tmp_path / "vqvae").mkdir()
+    (tmp_path / "vqvae" / "config.json").write_text(json.dumps({"scaling_factor": 0.3}))
+    assert latent_scale(folder, VISION_TARGETS["unet"]) == 0.3
+
+
 @pytest.mark.parametrize("vae", [None, {"_class_name": "VQModel"}])
 def test_nothing_is_assumed(tmp_path, vae):
     folder = pipeline(tmp_path, {"in_channels": 4}, vae)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lavi_bridge.lavi_core.vision import VISION_TARGETS
+from lavi_bridge.lavi_core.conditioning import Conditioning
+from lavi_bridge.lavi_core.vision import VISION_TARGETS, target_of
 
 
 def sd14():
@@ -91,3 +92,44 @@ def test_refusals():
     ):
         VISION_TARGETS["pixart"].sites(sd14())
     assert all(name == row.name for name, row in VISION_TARGETS.items())
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768}, "sd1"),
+        ({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 1280}, "ldm"),
+        ({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 1024}, "unet"),
+        ({"_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time"}, "sdxl"),
+        ({"_class_name": "PixArtTransformer2DModel"}, "pixart"),
+        # What PixArt-XL-2-512x512 was released with, before diffusers gave the class its name.
+        ({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"}, "pixart"),
+    ],
+)
+def test_a_config_tells_its_row(config, name):
+    assert target_of(config).name == name
+
+
+def test_a_config_that_no_row_fits_is_refused():
+    with pytest.raises(ValueError, match="of class 'Transformer2DModel' is not known; known: PixArt"):
+        target_of({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"})
+    with pytest.raises(ValueError, match=r"with addition_embed_type = 'image' is not known; known: sd1: .*text_time"):
+        target_of({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"})
+
+
+def test_what_a_network_is_told_beside_its_context():
+    """SDXL's six sizes and pooled vector, PixArt's resolution and shape, where its checkpoint embeds them."""
+    heard = Conditioning(torch.zeros(2, 3, 4), pooled=torch.ones(2, 5))
+    widths = {"projection_class_embeddings_input_dim": 5 + 6 * 8, "addition_time_embed_dim": 8}
+    added = VISION_TARGETS["sdxl"].added(widths, heard, (512, 256))
+    assert added["text_embeds"] is heard.pooled
+    assert added["time_ids"].tolist() == 2 * [[512, 256, 0, 0, 512, 256]]
+    for pooled, given in ((None, "none"), (torch.ones(2, 4), "one of width 4")):
+        with pytest.raises(ValueError, match=f"takes a pooled vector of width 5, the bridge gives {given}: "):
+            VISION_TARGETS["sdxl"].added(widths, Conditioning(heard.context, pooled=pooled), (512, 512))
+    large = VISION_TARGETS["pixart"].added({"sample_size": 128}, heard, (1024, 512))
+    assert large["resolution"].tolist() == 2 * [[1024, 512]] and large["aspect_ratio"].tolist() == 2 * [[2.0]]
+    for config in ({"sample_size": 64}, {"sample_size": 128, "use_additional_conditions": False}):
+        nothing = VISION_TARGETS["pixart"].added(config, heard, (512, 512))
+        assert nothing == {"resolution": None, "aspect_ratio": None}
+    assert VISION_TARGETS["sd1"].added({}, heard, (512, 512)) == {}
