@@ -75,7 +75,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 class LanguageConfig:
     """The language model that a bridge was trained with.
 
-    fingerprint: sha256 over a sample of its weights and its whole vocabulary; see ``fingerprint.py``.
+    fingerprint: sha256 over a sample of its weights and its whole vocabulary, see ``fingerprint.py``; None = not
+        recorded (a bridge imported where no weights were), never checked against.
     """
 
     model_id: str
@@ -83,7 +84,7 @@ class LanguageConfig:
     hidden_size: int
     num_layers: int
     vocab_size: int
-    fingerprint: str
+    fingerprint: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class VisionConfig:
     """The vision model that a bridge was trained with.
 
     target: a row of ``vision.VISION_TARGETS``. objective: what the network predicts. fingerprint: sha256 over a
-    sample of its frozen weights.
+    sample of its frozen weights; None = not recorded, never checked against.
     """
 
     model_id: str
@@ -111,7 +112,7 @@ class VisionConfig:
     objective: Literal["epsilon", "v_prediction", "flow"]
     latent_channels: int
     latent_scale: float
-    fingerprint: str
+    fingerprint: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

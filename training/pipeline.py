@@ -67,7 +67,7 @@ class Pipeline:
                 f"{bridge} was made for {wanted.model_id} (context width {wanted.context_width}), the vision model "
                 f"{vision} has context width {model.context_width}: load {wanted.model_id}"
             )
-        if fingerprint.weights_print(model.network) != wanted.fingerprint:
+        if wanted.fingerprint not in (None, fingerprint.weights_print(model.network)):
             raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load the former")
         encoder = language if isinstance(language, TextEncoder) else TextEncoder.load(language, dtype=torch.float32)
         connected = Bridge.connect(checkpoint, encoder).to(device)

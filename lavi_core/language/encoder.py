@@ -17,7 +17,7 @@ from ..config import LanguageConfig
 from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
 from .family import LanguageFamily
-from .loading import load_trunk
+from .loading import load_skeleton, load_trunk, weight_files
 from .states import read_states
 from .tokens import TokenBatch, tokenize
 
@@ -25,23 +25,35 @@ _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_l
 
 
 class TextEncoder(nn.Module):
-    """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any."""
+    """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any.
 
-    def __init__(self, model: nn.Module, tokenizer: Any, family: LanguageFamily, model_id: str):
+    files: the safetensors files of a model whose weights are not in memory, for its fingerprint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        family: LanguageFamily,
+        model_id: str,
+        files: Sequence[Path] | None = None,
+    ):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.family = family
         self.lora: Applied | None = None
+        weights = weights or fingerprint.weights_print(model)
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
+        weights = fingerprint.weights_print(model) if files is None else fingerprint.files_print(model, files)
         self.config = LanguageConfig(
             model_id=model_id,
             family=family.name,
             hidden_size=int(trunk.hidden_size),
             num_layers=len(self.layers()),
             vocab_size=int(trunk.vocab_size),
-            fingerprint=fingerprint.join(fingerprint.vocabulary_print(tokenizer), fingerprint.weights_print(model)),
+            fingerprint=fingerprint.join(fingerprint.vocabulary_print(tokenizer), weights),
         )
 
     @classmethod
@@ -54,7 +66,18 @@ class TextEncoder(nn.Module):
         """
         path = Path(path)
         model, tokenizer, family = load_trunk(path, dtype)
-        return cls(model, tokenizer, family, _model_id(path)).to(device).eval()
+        return cls(model, tokenizer, family, model_id(path)).to(device).eval()
+
+    @classmethod
+    def skeleton(cls, path: str | Path) -> TextEncoder:
+        """On the meta device, from a folder's config and tokenizer: sizes, sites and tokens, no states.
+
+        Its fingerprint is that of the folder's safetensors files, of which slices are read; None where there are none.
+        Raises ValueError with the reason and the way out.
+        """
+        path = Path(path)
+        model, tokenizer, family = load_skeleton(path)
+        return cls(model, tokenizer, family, model_id(path), weight_files(path)).eval()
 
     def tokenize(self, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
         """See ``tokens.tokenize``. Raises ValueError too for more tokens than the model has positions for."""
@@ -128,7 +151,7 @@ def _cut(states: Tensor, mask: Tensor, keep: Tensor) -> HiddenStates:
     return HiddenStates(kept, torch.gather(mask & keep, 1, order))
 
 
-def _model_id(path: Path) -> str:
+def model_id(path: Path) -> str:
     """The name a person knows a model by: the file's or folder's, a hub repository's where the path is a hub cache."""
     path = path.resolve()
     if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):

@@ -26,9 +26,7 @@ VOCABULARIES = (
 )
 
 
-def load_trunk(
-    path: Path, dtype: torch.dtype | None, stream: bool = False
-) -> tuple[nn.Module, Any, LanguageFamily]:
+def load_trunk(path: Path, dtype: torch.dtype | None, stream: bool = False) -> tuple[nn.Module, Any, LanguageFamily]:
     """The trunk (no LM head, no decoder), its tokenizer and its family.
 
     dtype: None keeps the stored one; a GGUF file's weights are dequantised to float32 then, whatever they are on disk.
@@ -42,7 +40,7 @@ def load_trunk(
     if not path.is_dir():
         raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
     config = _read_config(path)
-    _check_weights(path)
+    weight_files(path)
     tokenizer = _load_tokenizer(path)
     family = family_of(config.model_type)
     more = {"device_map": {"": "disk"}} if stream else {}

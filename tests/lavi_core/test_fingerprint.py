@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from lavi_bridge.lavi_core import fingerprint
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.language.loading import weight_files
 
 
 def test_a_cast_copy_has_the_same_print(language_folder):
@@ -47,3 +49,68 @@ def test_neither_names_nor_order_matter(order):
     other = torch.nn.ModuleDict({f"x{i}": layers[i] for i in order})
     layers[1].weight.data = layers[1].weight.data.reshape(4, 6)
     assert fingerprint.weights_print(other) == expected
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert", "clip", "llama", "gpt2", "qwen2"])
+def test_the_files_alone_have_the_print_of_the_loaded_model(language_folder, kind):
+    """The folders hold heads and decoders too, under the names of the larger model."""
+    skeleton = TextEncoder.skeleton(language_folder(kind))
+    assert next(skeleton.parameters()).is_meta
+    assert skeleton.config == TextEncoder.load(language_folder(kind)).config
+    assert skeleton.lora_sites() == TextEncoder.load(language_folder(kind)).lora_sites()
+
+
+def test_shards_have_the_print_of_the_whole(language_folder, tmp_path):
+    whole = language_folder("t5")
+    model = transformers.T5ForConditionalGeneration.from_pretrained(whole)
+    transformers.AutoTokenizer.from_pretrained(whole).save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(weight_files(tmp_path)) > 2
+    assert TextEncoder.skeleton(tmp_path).config.fingerprint == TextEncoder.skeleton(whole).config.fingerprint
+
+
+def test_the_text_half_of_a_clip_is_told_from_its_pictures(language_folder, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(language_folder("clip"))
+    text = transformers.CLIPTextConfig(**sizes, vocab_size=len(tokenizer), eos_token_id=2)
+    pictures = transformers.CLIPVisionConfig(**sizes, image_size=32, patch_size=16)
+    torch.manual_seed(0)
+    both = transformers.CLIPModel(transformers.CLIPConfig(text_config=text.to_dict(), vision_config=pictures.to_dict()))
+    both.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert TextEncoder.skeleton(tmp_path).config == TextEncoder.load(tmp_path).config
+
+
+def test_no_print_without_the_weights(language_folder, tmp_path):
+    folder = language_folder("llama")
+    for file in folder.iterdir():
+        if file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = TextEncoder.skeleton(tmp_path).config
+    assert config.fingerprint is None
+    with_print = TextEncoder.skeleton(folder).config
+    assert (config.hidden_size, config.vocab_size) == (with_print.hidden_size, with_print.vocab_size)
+
+
+def test_long_rows_and_kernels_are_sampled_alike(tmp_path):
+    """A row longer than the sample, one shorter, a convolution, a matrix smaller than the sample."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(5000, 3), torch.nn.Linear(7, 901), torch.nn.Conv2d(48, 37, 3), torch.nn.Linear(3, 5)
+    )
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        skeleton = torch.nn.Sequential(*(type(m)(*_sizes(m)) for m in model))
+    files = [tmp_path / "model.safetensors"]
+    assert fingerprint.files_print(skeleton, files) == fingerprint.weights_print(model)
+    with torch.device("meta"):
+        other = torch.nn.Sequential(torch.nn.Linear(5000, 4))
+    assert fingerprint.files_print(other, files) is None
+
+
+def _sizes(module):
+    if isinstance(module, torch.nn.Conv2d):
+        return module.in_channels, module.out_channels, 3
+    return module.in_features, module.out_features
