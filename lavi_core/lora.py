@@ -56,7 +56,7 @@ def check(model: nn.Module, lora: LoRA) -> None:
             raise ValueError(f"the LoRA has a delta for {path}, {type(model).__name__} has no such module")
         if not is_site(module):
             raise ValueError(f"the LoRA has a delta for {path}, which is a {type(module).__name__}, not a linear map")
-        down, up = _shapes(module, delta.down.shape[0])
+        down, up = shapes(module, delta.down.shape[0])
         if (tuple(delta.down.shape), tuple(delta.up.shape)) != (down, up):
             raise ValueError(
                 f"the LoRA's delta for {path} has shapes {tuple(delta.down.shape)} and {tuple(delta.up.shape)}, "
@@ -81,7 +81,7 @@ def rebase(model: nn.Module, lora: LoRA) -> LoRA:
 def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
     """Add the deltas to the weights. The originals are kept, so that ``remove()`` restores them to the bit.
 
-    Raises ValueError as ``check`` does, and for quantised weights (use ``attach``).
+    Raises ValueError as ``check`` does, and for quantised or streamed weights (use ``attach``).
     """
     check(model, lora)
     undo: list[Callable[[], None]] = []
@@ -91,6 +91,9 @@ def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
         assert isinstance(original, nn.Parameter)
         change = _dense(delta, original.device).mul_(strength)
         change = change.T if _is_transposed(module) else change
+        if original.is_meta:
+            Applied(undo).remove()
+            raise ValueError(f"the weights of {path} are streamed from disk and take no merge; keep the LoRA live")
         if change.shape != original.shape or not original.is_floating_point():
             Applied(undo).remove()
             raise ValueError(f"{path} is quantised ({type(module).__name__}) and takes no merge; keep the LoRA live")
@@ -170,7 +173,8 @@ def _is_transposed(module: nn.Module) -> bool:
     return not isinstance(module, nn.Linear) and hasattr(module, "nf") and hasattr(module, "nx") and weight is not None
 
 
-def _shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of down and up in a delta of this rank for a site."""
     if isinstance(module, nn.Conv2d):
         return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
     if isinstance(module, nn.Linear):

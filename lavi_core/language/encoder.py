@@ -43,7 +43,6 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.family = family
         self.lora: Applied | None = None
-        weights = weights or fingerprint.weights_print(model)
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
         weights = fingerprint.weights_print(model) if files is None else fingerprint.files_print(model, files)
@@ -58,14 +57,24 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        stream: bool = False,
     ) -> TextEncoder:
         """From a Hugging Face folder (safetensors alone) or a .gguf file; frozen, in eval mode.
 
-        dtype: None = as stored (float32 for GGUF). Raises ValueError with the reason and the way out.
+        dtype: None = as stored (float32 for GGUF). stream: weights are read from their files layer by layer at each
+        pass and never held (accelerate; CPU only, and a LoRA stays live). Raises ValueError with reason and way out.
         """
         path = Path(path)
-        model, tokenizer, family = load_trunk(path, dtype)
+        if stream and torch.device(device).type != "cpu":
+            raise ValueError(f"a streamed language model runs on the CPU, not on {device}; load it whole")
+        model, tokenizer, family = load_trunk(path, dtype, stream)
+        if stream:
+            return cls(model, tokenizer, family, model_id(path), weight_files(path)).eval()
         return cls(model, tokenizer, family, model_id(path)).to(device).eval()
 
     @classmethod

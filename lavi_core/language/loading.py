@@ -40,7 +40,7 @@ def load_trunk(path: Path, dtype: torch.dtype | None, stream: bool = False) -> t
     if not path.is_dir():
         raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
     config = _read_config(path)
-    weight_files(path)
+    _check_weights(path)
     tokenizer = _load_tokenizer(path)
     family = family_of(config.model_type)
     more = {"device_map": {"": "disk"}} if stream else {}
