@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from ..lavi_core.conditioning import Conditioning
 from ..lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig, VisionConfig
 from ..lavi_core.language import TextEncoder, TokenBatch
 from ..lavi_core.lora import Delta, LoRA
-from ..lavi_core.vision import VISION_TARGETS
 from .recipe import LanguageSection, Recipe, VisionSection
 from .vision_model import VisionModel
 
@@ -34,7 +34,7 @@ class Pair(nn.Module):
         if recipe.language.train == "lora":
             self.sites["language"] = used_sites(encoder, recipe.prompt.hidden_states)
         if recipe.vision.train == "lora":
-            self.sites["vision"] = VISION_TARGETS[vision.target].sites(vision.network)
+            self.sites["vision"] = vision.row.sites(vision.network)
         self.language_config = encoder.config
         self.vision_print = fingerprint.weights_print(vision.network)
         inner = recipe.adapter.inner_width
@@ -44,16 +44,18 @@ class Pair(nn.Module):
             in_width=in_width,
             inner_width=adapters.inner_width(in_width, out_width) if inner is None else inner,
             out_width=out_width,
-            pooled_width=VISION_TARGETS[vision.target].pooled_width(vision.config),
+            pooled_width=vision.pooled_width,
         )
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
         self.network = vision.network
         prepare(encoder.model, recipe.language, self.sites["language"])
         prepare(self.network, recipe.vision, self.sites["vision"])
-        for module in unused_modules(encoder, recipe.prompt.hidden_states):
+        unused = unused_modules(encoder, recipe.prompt.hidden_states)
+        for module in unused:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
+        self.run_again = checkpoint_layers(encoder, vision.network, unused) if recipe.gradient_checkpointing else set()
 
     def train(self, mode: bool = True) -> Pair:
         """Training mode is for what is trained: a frozen model's own dropout stays off, its LoRA's is on."""
@@ -62,7 +64,7 @@ class Pair(nn.Module):
         for section, model in ((recipe.language, self.encoder), (recipe.vision, self.network)):
             if section.train != "full":
                 for name, module in model.named_modules():
-                    module.training = mode and "lora_dropout" in name
+                    module.training = mode and ("lora_dropout" in name or module in self.run_again)
         return self
 
     def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -83,7 +85,7 @@ class Pair(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, keep: Tensor | None, x: Tensor, timesteps: Tensor) -> Tensor:
         """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
         heard = self.condition(TokenBatch(ids, mask, keep, ()))
-        return self.vision_model.predict(x, timesteps, heard.context, heard.mask)
+        return self.vision_model.predict(x, timesteps, heard)
 
     def checkpoint(self, provenance: dict) -> BridgeCheckpoint:
         """The bridge as it stands, on the CPU."""
@@ -132,6 +134,23 @@ def unused_modules(encoder: TextEncoder, hidden_states: str | int) -> list[nn.Mo
         depth = hidden_states
     used = {id(module) for layer in layers[:depth] for module in layer.modules()}
     return [module for layer in layers[depth:] for module in layer.modules() if id(module) not in used]
+
+
+def checkpoint_layers(encoder: TextEncoder, network: nn.Module, unused: list[nn.Module]) -> set[nn.Module]:
+    """Have both models' layers run again in the backward pass instead of kept. Not reentrant: that would lose the
+    gradients of LoRA behind a frozen input.
+
+    Returns the modules that transformers wants in training mode for it: the layers and what holds them, not their
+    parts, which drop out. The layers that are not used are none of them: the pass is left at the first. Raises
+    ValueError for a model that cannot do it.
+    """
+    language, vision = cast(Any, encoder.model), cast(Any, network)
+    enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    vision.enable_gradient_checkpointing()
+    layers = encoder.layers()
+    holders = (module for module in encoder.model.modules() if layers in module.children())
+    return {*holders, *(layer for layer in layers if layer not in unused)}
 
 
 def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: list[str]) -> None:

@@ -14,12 +14,19 @@ from ..lavi_core import fingerprint, lora
 from ..lavi_core.bridge import Bridge
 from ..lavi_core.checkpoint import BridgeCheckpoint
 from ..lavi_core.conditioning import Conditioning
+from ..lavi_core.config import BridgeConfig
 from ..lavi_core.language import TextEncoder
+from ..lavi_core.vision import VISION_TARGETS
 from .sampling import noise_for, sample
-from .vision_model import VisionModel, decode, load_vae, load_vision_model
-
-BATCH = 32
-VAE_FACTOR = 8  # pixels to a latent cell, in every VAE of the supported vision models
+from .vision_model import (
+    VAE_FACTOR,
+    VisionModel,
+    decode,
+    load_vae,
+    load_vision_model,
+    pictures_at_once,
+    read_config,
+)
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
@@ -61,12 +68,8 @@ class Pipeline:
         device = pick_device(device)
         checkpoint = BridgeCheckpoint.load(bridge)
         wanted = checkpoint.config.vision
+        check_vision(bridge, checkpoint.config, vision)
         model = load_vision_model(vision, wanted.target)
-        if model.context_width != wanted.context_width:
-            raise ValueError(
-                f"{bridge} was made for {wanted.model_id} (context width {wanted.context_width}), the vision model "
-                f"{vision} has context width {model.context_width}: load {wanted.model_id}"
-            )
         if wanted.fingerprint not in (None, fingerprint.weights_print(model.network)):
             raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load the former")
         encoder = language if isinstance(language, TextEncoder) else TextEncoder.load(language, dtype=torch.float32)
@@ -99,8 +102,26 @@ class Pipeline:
         images = []
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             unheard = self.condition([negative])
-            for i in range(0, len(prompts), BATCH):
-                heard = self.condition(list(prompts[i : i + BATCH]))
-                latents = sample(self.vision, heard, unheard, noise[i : i + BATCH], steps, guidance, progress)
+            count = pictures_at_once(size)
+            for i in range(0, len(prompts), count):
+                heard = self.condition(list(prompts[i : i + count]))
+                latents = sample(self.vision, heard, unheard, noise[i : i + count], steps, guidance, progress)
                 images.append(decode(self.vae, latents.float()).cpu().numpy())
         return np.concatenate(images)
+
+
+def check_vision(bridge: str | Path, made: BridgeConfig, folder: str | Path) -> None:
+    """Raise ValueError, naming both sides, unless the network in ``folder`` takes what this bridge gives."""
+    config, row = read_config(folder)
+    wanted, width, pooled = made.vision, row.context_width(config), row.pooled_width(config)
+    if not VISION_TARGETS[wanted.target].is_of(config) or width != wanted.context_width:
+        raise ValueError(
+            f"{bridge} was made for {wanted.model_id} ({wanted.target}, context width {wanted.context_width}), the "
+            f"vision model {folder} is of {row.name} with context width {width}: load {wanted.model_id}"
+        )
+    if pooled is not None and made.adapter.pooled_width != pooled:
+        gives = made.adapter.pooled_width
+        raise ValueError(
+            f"the vision model {folder} takes a pooled vector of width {pooled}, {bridge} gives "
+            f"{'none' if gives is None else f'one of width {gives}'}: train a bridge for this vision model"
+        )

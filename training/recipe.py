@@ -41,12 +41,13 @@ class AdapterSection:
 @dataclass(frozen=True, kw_only=True)
 class VisionSection:
     """model: a folder in diffusers' layout (``unet/`` or ``transformer/``, and ``scheduler/``). vae: a diffusers VAE
-    folder or a TAESD ``.safetensors``. target: a row of ``lavi_core.vision.VISION_TARGETS``.
+    folder or a TAESD ``.safetensors``. target: a row of ``lavi_core.vision.VISION_TARGETS``; None = the model's
+    config.json tells.
     """
 
     model: str
     vae: str
-    target: str
+    target: str | None = None
     train: Training = "lora"
     rank: int = 32
     alpha: float = 32.0
@@ -115,7 +116,12 @@ class SampleSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run. batch_size is global: what one optimiser step sees over all processes and accumulation steps."""
+    """One run. batch_size is global: what one optimiser step sees over all processes and accumulation steps.
+
+    precision: "bf16" keeps frozen weights in bf16 and computes under autocast; trained weights are float32 in both.
+    gradient_checkpointing: both models' layers are run again in the backward pass instead of kept: less memory, the
+    same gradients, about a third more time.
+    """
 
     name: str
     output: str
@@ -132,6 +138,7 @@ class Recipe:
     seed: int = 0
     accumulation: int = 1
     precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
     caption_dropout: float = 0.1
     save_every: int = 500
     keep: int = 2
@@ -175,14 +182,14 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             table = table.setdefault(parent, {})
             if not isinstance(table, dict):
                 raise ValueError(f"--set {key}: {parent} is a value in {path}, not a table")
-        table[last] = _toml_value(value.strip())
+        table[last] = toml_value(value.strip())
     try:
         return from_dict(Recipe, data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

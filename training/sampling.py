@@ -51,13 +51,13 @@ def sample(
 ) -> Tensor:
     """Classifier-free guidance (arXiv 2207.12598) with Euler steps. noise [B C h w] -> raw latents [B C h w].
 
-    Either conditioning has the batch of the noise, or batch 1 for all of it. Contexts of different lengths, which
-    cannot be one batch, are predicted one after the other.
+    Either conditioning has the batch of the noise, or batch 1 for all of it. Conditionings that cannot be one batch
+    (contexts of different lengths, a mask or a pooled vector in one alone) are predicted one after the other.
     """
     scheduler = scheduler_for(vision.objective, steps)
     batch = noise.shape[0]
     sides = [_expand(side, batch) for side in (positive, negative)]
-    if positive.context.shape[1] == negative.context.shape[1]:
+    if _alike(*sides):
         sides = [_join(*sides)]
     sigmas = scheduler.sigmas.to(noise.device)
     # As ComfyUI scales the first noise; a flow model starts from pure noise.
@@ -65,10 +65,10 @@ def sample(
     for t in scheduler.timesteps:
         scaled = x if vision.objective.kind == "flow" else scheduler.scale_model_input(x, t)
         predictions = []
-        for context, mask in sides:
-            rows = scaled.repeat(len(context) // batch, 1, 1, 1)
-            timesteps = t.to(x.device).expand(len(context))
-            predictions.append(vision.predict(rows, timesteps, context, mask)[:, : x.shape[1]].float())
+        for side in sides:
+            count = len(side.context)
+            rows = scaled.repeat(count // batch, 1, 1, 1)
+            predictions.append(vision.predict(rows, t.to(x.device).expand(count), side)[:, : x.shape[1]].float())
         heard, unheard = torch.cat(predictions).chunk(2)
         x = scheduler.step(unheard + guidance * (heard - unheard), t, x, return_dict=False)[0]
         if progress is not None:
@@ -76,14 +76,17 @@ def sample(
     return x / vision.scale
 
 
-Side = tuple[Tensor, Tensor | None]  # context [B T C], mask [B T]
+def _expand(heard: Conditioning, batch: int) -> Conditioning:
+    mask, pooled = (None if part is None else part.expand(batch, -1) for part in (heard.mask, heard.pooled))
+    return Conditioning(heard.context.expand(batch, -1, -1), mask, pooled)
 
 
-def _expand(heard: Conditioning, batch: int) -> Side:
-    return heard.context.expand(batch, -1, -1), None if heard.mask is None else heard.mask.expand(batch, -1)
+def _alike(a: Conditioning, b: Conditioning) -> bool:
+    parts = ((a.mask, b.mask), (a.pooled, b.pooled))
+    return a.context.shape == b.context.shape and all((x is None) == (y is None) for x, y in parts)
 
 
-def _join(positive: Side, negative: Side) -> Side:
-    (heard, heard_mask), (unheard, unheard_mask) = positive, negative
-    mask = None if heard_mask is None or unheard_mask is None else torch.cat([heard_mask, unheard_mask])
-    return torch.cat([heard, unheard]), mask
+def _join(a: Conditioning, b: Conditioning) -> Conditioning:
+    parts = ((a.mask, b.mask), (a.pooled, b.pooled))
+    mask, pooled = (None if x is None or y is None else torch.cat([x, y]) for x, y in parts)
+    return Conditioning(torch.cat([a.context, b.context]), mask, pooled)

@@ -156,11 +156,8 @@ class Trainer:
                 latents[rows].to(device) * self.pair.vision_model.scale, noise[rows].to(device), timesteps
             )
             sync = accelerator.no_sync(self.model) if part + 1 < parts else nullcontext()
-            with sync:
-                with (
-                    torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
-                    attention_kernel(device),
-                ):
+            with sync, attention_kernel(device):  # checkpointed layers run once more in the backward pass
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                     prediction = self.model(tokens.ids, tokens.mask, tokens.keep, x, timesteps)
                 loss = objective.loss(prediction, target).mean() / parts
                 accelerator.backward(loss)
@@ -206,7 +203,7 @@ class Trainer:
         """What must be the same when this run is resumed: the recipe, but for what it writes and how long it runs, and
         the prints of both models; by dotted key."""
         plain = self.recipe.plain()
-        for key in ("output", "steps", "save_every", "keep", "sample"):
+        for key in ("output", "steps", "save_every", "keep", "sample", "gradient_checkpointing"):
             del plain[key]
         facts = {}
         for key, value in plain.items():

@@ -11,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lavi_core.vision import VISION_TARGETS, latent_scale
+from ..lavi_core.conditioning import Conditioning
+from ..lavi_core.vision import VISION_TARGETS, VisionTarget, latent_scale, target_of
 from .files import read_safetensors, reading
 from .objective import Objective
+
+VAE_FACTOR = 8  # pixels to a latent cell, in every VAE of the supported vision models
+PIXELS = 2**20  # that go through a VAE at a time, which bounds its memory to a few GB
 
 
 @dataclass
@@ -27,8 +31,16 @@ class VisionModel:
     target: str
 
     @property
+    def row(self) -> VisionTarget:
+        return VISION_TARGETS[self.target]
+
+    @property
     def context_width(self) -> int:
-        return VISION_TARGETS[self.target].context_width(self.config)
+        return self.row.context_width(self.config)
+
+    @property
+    def pooled_width(self) -> int | None:
+        return self.row.pooled_width(self.config)
 
     @property
     def latent_channels(self) -> int:
@@ -38,14 +50,21 @@ class VisionModel:
     def config(self) -> dict[str, Any]:
         return dict(self.network.config)  # type: ignore[arg-type]
 
-    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """One forward: x [B C H W], timesteps [B], context [B T W], mask [B T] bool or None."""
-        extra = {}
-        if mask is not None:
-            extra["encoder_attention_mask"] = mask
-        if self.config["_class_name"] == "PixArtTransformer2DModel":
-            extra["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
-        return self.network(x, timestep=timesteps, encoder_hidden_states=context, return_dict=True, **extra).sample
+    def predict(self, x: Tensor, timesteps: Tensor, heard: Conditioning) -> Tensor:
+        """One forward: x [B C H W], timesteps [B] -> [B C' H W], C' = 2 C where the network predicts variance too.
+
+        A network that takes sizes is told those of the picture that x stands for. Raises ValueError where it takes a
+        pooled vector and ``heard`` has none.
+        """
+        size = x.shape[-2] * VAE_FACTOR, x.shape[-1] * VAE_FACTOR
+        return self.network(
+            x,
+            timestep=timesteps,
+            encoder_hidden_states=heard.context,
+            encoder_attention_mask=heard.mask,
+            added_cond_kwargs=self.row.added(self.config, heard, size),
+            return_dict=True,
+        ).sample
 
 
 TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
@@ -59,17 +78,35 @@ def network_folder(folder: str | Path) -> Path:
     raise ValueError(f"no vision model in {folder}: it needs unet/config.json or transformer/config.json")
 
 
-def load_vision_model(folder: str | Path, target: str, dtype: torch.dtype = torch.float32) -> VisionModel:
-    """From a diffusers pipeline folder: ``unet/`` or ``transformer/`` beside ``scheduler/``."""
+def read_config(folder: str | Path) -> tuple[dict[str, Any], VisionTarget]:
+    """The network's config.json in a pipeline folder, and the row that it tells."""
+    path = network_folder(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON ({error})") from None
+    return config, target_of(config)
+
+
+def load_vision_model(folder: str | Path, target: str | None = None, dtype: torch.dtype = torch.float32) -> VisionModel:
+    """From a diffusers pipeline folder: ``unet/`` or ``transformer/`` beside ``scheduler/``; frozen, in eval mode.
+
+    target: a row of ``VISION_TARGETS``; None = the one that config.json tells. Raises ValueError where the two differ.
+    """
     import diffusers
 
-    row = VISION_TARGETS[target]
     folder = Path(folder)
     part = network_folder(folder)
-    config = json.loads((part / "config.json").read_text())
+    config, row = read_config(folder)
+    if target is not None:
+        if not VISION_TARGETS[target].is_of(config):
+            raise ValueError(
+                f"{part} is of the vision target {row.name} (class {config['_class_name']}, context width "
+                f"{row.context_width(config)}), {target!r} was asked for: leave the target out, or take another model"
+            )
+        row = VISION_TARGETS[target]
     scale = latent_scale(part, row)
-    if config["_class_name"] != row.diffusers_class:
-        raise ValueError(f"{part} holds a {config['_class_name']}, the target {target!r} is a {row.diffusers_class}")
+    check_weights(part)
     with reading(part):
         network = getattr(diffusers, row.diffusers_class).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
     network.requires_grad_(False).eval()
@@ -78,8 +115,20 @@ def load_vision_model(folder: str | Path, target: str, dtype: torch.dtype = torc
         objective=Objective.load(folder / "scheduler"),
         scale=scale,
         model_id=config.get("model_id", folder.name),
-        target=target,
+        target=row.name,
     )
+
+
+def check_weights(folder: Path) -> None:
+    """Raise ValueError for a model folder without safetensors, which diffusers would say in several lines."""
+    if not any(folder.glob("*.safetensors")):
+        pickled = "only pickled weights, which can run code" if any(folder.glob("*.bin")) else "no weights"
+        raise ValueError(f"{folder} holds {pickled}; save the model again with save_pretrained(folder) of diffusers")
+
+
+def pictures_at_once(size: int, most: int = 32) -> int:
+    """How many pictures of ``size`` pixels go through a VAE at a time."""
+    return min(most, max(1, PIXELS // size**2))
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32):
@@ -88,7 +137,10 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32):
 
     path = Path(path)
     if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{path} has no config.json, so it is not a VAE's folder (vae/ or vqvae/ of a pipeline)")
         name = json.loads((path / "config.json").read_text())["_class_name"]
+        check_weights(path)
         with reading(path):
             vae = getattr(diffusers, name).from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     elif path.is_file():

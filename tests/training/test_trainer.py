@@ -57,8 +57,8 @@ def test_the_bridge_file_predicts_what_the_trained_pair_predicts(recipe: Path, t
     with torch.no_grad():
         tokens = trainer.pair.encoder.tokenize(prompts, trainer.recipe.prompt)
         expected = trainer.pair(tokens.ids, tokens.mask, tokens.keep, x, t)
-        untrained = load_vision_model(tiny / "vision", "unet").predict(x, t, pipeline.condition(prompts).context, None)
-        found = pipeline.vision.predict(x, t, pipeline.condition(prompts).context, None)
+        untrained = load_vision_model(tiny / "vision", "unet").predict(x, t, pipeline.condition(prompts))
+        found = pipeline.vision.predict(x, t, pipeline.condition(prompts))
     assert (found - expected).abs().max() < 5e-3 * expected.abs().max()  # the file is half precision
     assert (untrained - expected).abs().max() > 2e-2 * expected.abs().max()
 

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from ...lavi_core import fingerprint
 from ..files import write_safetensors, write_text
-from ..vision_model import encode
+from ..vision_model import encode, pictures_at_once
 from .sources import Source, UnreadableImage
 
 log = logging.getLogger(__name__)
 
 SHARD = 2048
-BATCH = 32
 MAX_UNREADABLE = 0.05
 
 
@@ -65,9 +64,10 @@ class LatentCache:
 
     def _encode(self, source: Source, vae, indices: range, reasons: dict[int, str], count: int) -> dict[str, Tensor]:
         latents, readable = [], []
-        for begin in range(indices.start, indices.stop, BATCH):
+        part = pictures_at_once(source.resolution)
+        for begin in range(indices.start, indices.stop, part):
             images = []
-            for index in range(begin, min(begin + BATCH, indices.stop)):
+            for index in range(begin, min(begin + part, indices.stop)):
                 try:
                     images.append(source.image(index))
                     readable.append(index)

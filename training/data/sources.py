@@ -22,6 +22,7 @@ class Source(Protocol):
     """Captioned pictures by index. ``fingerprint`` changes when any picture may have changed."""
 
     fingerprint: str
+    resolution: int
 
     def __init__(self, section: DataSection): ...
 
@@ -125,7 +126,7 @@ class ShapeBenchSource:
 
         if section.count < 1:
             raise ValueError(f"data.count is the number of ShapeBench pictures to draw, got {section.count}")
-        self.section = section
+        self.section, self.resolution = section, section.resolution
         self.vocabulary = VOCABULARIES[section.vocabulary]
         mix = section.mix or dict.fromkeys(CATEGORIES, 1.0)
         unknown = set(mix) - set(CATEGORIES)
