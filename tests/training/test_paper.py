@@ -1,0 +1,123 @@
+"""Every pair of the paper trains, saves, samples and resumes by its recipe alone; so do the ablations."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lavi_bridge.lavi_core import adapters
+from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
+from lavi_bridge.tests.training.paper import POOLED, RECIPES, write_models
+from lavi_bridge.training.cli import main
+from lavi_bridge.training.pipeline import Pipeline
+from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.trainer import Trainer
+
+PAIRS = sorted(path.stem for path in RECIPES.glob("*.toml"))
+TARGETS = {"sd14": "sd1", "ldm": "ldm", "pixart": "pixart", "sdxl": "sdxl"}
+SMALL = ["batch_size=2", "save_every=2", "keep=3", "data.resolution=32", "sample.every=0", "adapter.learning_rate=1e-3"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("paper")
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture
+def work(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory in which the recipes find what they name."""
+    for name in ("models", "data"):
+        (tmp_path / name).symlink_to(models / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(pair: str, *changes: str, steps: int = 2, resume: bool = False) -> tuple[Trainer, Path]:
+    trainer = Trainer(read_recipe(RECIPES / f"{pair}.toml", [*SMALL, f"steps={steps}", *changes]), resume)
+    return trainer, trainer.run()
+
+
+def sample(trainer: Trainer, bridge: Path, vision: str = "") -> int:
+    """``lavi-bridge sample`` with the recipe's own models."""
+    recipe = trainer.recipe
+    options = ["--language-model", recipe.language.model, "--vision-model", vision or recipe.vision.model]
+    options += ["--vae", recipe.vision.vae, "--size", "32", "--steps", "2", "--guidance", "7.5", "-o", "a.png"]
+    return main(["sample", str(bridge), "a red circle", "a blue square", *options])
+
+
+def agrees(trainer: Trainer, bridge: Path) -> bool:
+    """Whether the file, loaded anew, predicts what the trained pair predicts; the file is half precision."""
+    recipe, prompts = trainer.recipe, ["a red circle", "two blue square left of a green circle"]
+    pipeline = Pipeline.load(bridge, recipe.language.model, recipe.vision.model, recipe.vision.vae)
+    x, t = torch.randn(2, 4, 4, 4, generator=torch.manual_seed(3)), torch.tensor([900, 300])
+    trainer.pair.eval()
+    with torch.no_grad():
+        tokens = trainer.pair.encoder.tokenize(prompts, recipe.prompt)
+        expected = trainer.pair(tokens.ids, tokens.mask, tokens.keep, x, t)
+        found = pipeline.vision.predict(x, t, pipeline.condition(prompts))
+        swapped = pipeline.vision.predict(x, t, pipeline.condition(prompts[::-1]))
+    heard = (swapped - expected).abs().max()
+    return bool((found - expected).abs().max() < min(5e-3 * float(expected.abs().max()), 0.1 * float(heard)))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_trains_saves_samples_and_resumes(pair: str, work: Path) -> None:
+    trainer, bridge = train(pair, steps=3)
+    checkpoint = BridgeCheckpoint.load(bridge)
+    config = checkpoint.config
+    assert config.vision.target == TARGETS[pair.rpartition("-")[2]]
+    assert config.vision.objective == "epsilon" and config.vision.latent_scale == pytest.approx(0.18215)
+    assert config.adapter.inner_width == (config.adapter.in_width + config.adapter.out_width) // 2
+    assert config.adapter.pooled_width == (POOLED if pair.endswith("sdxl") else None)
+    for path, delta in {**checkpoint.language_lora, **checkpoint.vision_lora}.items():
+        assert delta.up.abs().max() > 0, f"{path} was not trained"
+    fresh = adapters.build(config.adapter).state_dict()
+    assert all(not torch.equal(fresh[key], value.float()) for key, value in checkpoint.adapter.items())
+    assert agrees(trainer, bridge)
+    assert sample(trainer, bridge) == 0 and (work / "a.png").stat().st_size > 1000
+
+    lines = (bridge.parent / "log.jsonl").read_text().splitlines()
+    shutil.rmtree(bridge.parent / "state" / "step-0000003")
+    train(pair, steps=3, resume=True)
+    again = (bridge.parent / "log.jsonl").read_text().splitlines()
+    assert len(again) == 3 and json.loads(again[2])["loss"] == json.loads(lines[2])["loss"]
+
+
+@pytest.mark.parametrize(
+    ("pair", "changes", "groups"),
+    [
+        ("t5-large-sd14", ["adapter.kind=linear"], {"adapter", "language", "vision"}),
+        ("t5-large-sd14", ["language.train=frozen"], {"adapter", "vision"}),
+        ("t5-large-sd14", ["vision.train=frozen"], {"adapter", "language"}),
+        ("t5-large-sd14", ["language.train=frozen", "vision.train=frozen"], {"adapter"}),
+        ("t5-large-sdxl", ["adapter.kind=linear"], {"adapter", "language", "vision"}),
+        (
+            "clip-l-sd14",
+            ["language.model=models/stable-diffusion-v1-4/text_encoder"],
+            {"adapter", "language", "vision"},
+        ),
+    ],
+)
+def test_an_ablation_is_an_override(pair: str, changes: list[str], groups: set[str], work: Path) -> None:
+    trainer, bridge = train(pair, *changes)
+    assert {key.partition(".")[0] for key in trainer.trained} == groups
+    checkpoint = BridgeCheckpoint.load(bridge)
+    assert bool(checkpoint.language_lora) == ("language" in groups)
+    assert bool(checkpoint.vision_lora) == ("vision" in groups)
+    assert agrees(trainer, bridge) and sample(trainer, bridge) == 0
+
+
+def test_another_kind_of_vision_model_is_refused_with_both_sides_named(work: Path, capsys: Any) -> None:
+    trainer, bridge = train("t5-large-sd14")
+    assert sample(trainer, bridge, vision="models/stable-diffusion-xl-base-1.0") == 2
+    error = capsys.readouterr().err
+    assert "was made for stable-diffusion-v1-4 (sd1, context width 768)" in error
+    assert "models/stable-diffusion-xl-base-1.0 is of sdxl with context width 48" in error
+    with pytest.raises(ValueError, match=r"is of the vision target sd1 .*, 'sdxl' was asked for: leave the target out"):
+        train("t5-large-sd14", "vision.target=sdxl", "output=other")
