@@ -5,63 +5,48 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import comfy.latent_formats
 import comfy.lora
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from . import folders, lora, unet
+from . import folders, lora
 from .bridge import ConnectedBridge
 from .schema import BridgeWire, schema
-
-# Where a model's text enters: the weight whose second dimension is the context's width.
-ENTRANCES = ("attn2.to_k.weight", "y_embedder.y_proj.fc1.weight")
-
-
-def context_width(model: ModelPatcher) -> int | None:
-    """The width of the context that this model attends to; None = it has no such cross-attention."""
-    for name, weight in model.model.state_dict().items():
-        if name.endswith(ENTRANCES):
-            return weight.shape[1]
-    return None
+from .vision_model import is_vision_model, latent_format, load, refuse_misfit
 
 
 def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> ModelPatcher:
-    """A clone of ``model`` with the bridge's vision LoRA; the model itself at strength 0. Raises ValueError."""
+    """A clone of ``model`` with the bridge's vision LoRA and latent scale; the model itself where nothing changes.
+    Raises ValueError where the bridge was made for another."""
     from ..lavi_core.vision import VISION_TARGETS
 
+    refuse_misfit(model, bridge.name, bridge.config)
     trained = bridge.config.vision
-    width = context_width(model)
-    if width != trained.context_width:
-        raise ValueError(
-            f"the bridge {bridge.name} speaks to {trained.model_id} in width {trained.context_width}, this model "
-            f"({type(model.model).__name__}) {f'listens in width {width}' if width else 'has no cross-attention'}: "
-            f"load {trained.model_id} or a model of its kind"
-        )
-    if not strength:
-        return model
     target = VISION_TARGETS[trained.target]
-    host_keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    keys = {path: host_keys[target.key_of(path)] for path in bridge.vision_lora if target.key_of(path) in host_keys}
-    bridged = model.clone()
-    to = f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained.model_id}"
-    lora.add(bridged, bridge.vision_lora, keys, strength, to)
-    _check_latents(bridged, trained, target)
-    _check_objective(bridged, trained)
-    return bridged
+    bridged = model
+    if strength:
+        host_keys = comfy.lora.model_lora_keys_unet(model.model, {})
+        keys = {path: host_keys[target.key_of(path)] for path in bridge.vision_lora if target.key_of(path) in host_keys}
+        bridged = model.clone()
+        to = f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained.model_id}"
+        lora.add(bridged, bridge.vision_lora, keys, strength, to)
+    _check_objective(model, trained)
+    return _with_latents(bridged, trained, target)
 
 
-def _check_latents(model: ModelPatcher, trained: Any, target: Any) -> None:
-    """Warn of latents of another scale than the bridge's, or put them right where the row says so."""
+def _with_latents(model: ModelPatcher, trained: Any, target: Any) -> ModelPatcher:
+    """Latents of another scale than the bridge's are put right, in a clone, where the row says so; else warned of."""
     scale = model.get_model_object("latent_format").scale_factor
     if abs(scale - trained.latent_scale) <= 1e-3 * trained.latent_scale:
-        return
-    if target.sets_latent_scale:
-        model.add_object_patch("latent_format", comfy.latent_formats.SD15(trained.latent_scale))
-    else:
+        return model
+    if not target.sets_latent_scale:
         logging.warning(
             "LaVi-Bridge: trained on latents scaled by %g, this model's are scaled by %g", trained.latent_scale, scale
         )
+        return model
+    right = model.clone()
+    right.add_object_patch("latent_format", latent_format(trained.latent_channels, trained.latent_scale))
+    return right
 
 
 def _check_objective(model: ModelPatcher, trained: Any) -> None:
@@ -93,7 +78,7 @@ class ApplyBridge(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Strength of the bridge's LoRA in the vision model: 1 = as trained, 0 = untouched.",
+                    tooltip="Strength of the bridge's LoRA in the vision model: 1 = as trained, 0 = none.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="A clone with the LoRA added, for the sampler.")],
@@ -110,14 +95,15 @@ class LoadVisionModel(io.ComfyNode):
         return schema(
             node_id="LaViBridgeLoadVisionModel",
             display_name="Load Vision Model (diffusers folder, LaVi-Bridge)",
-            description="A diffusers U-Net of any shape, which the stock loaders do not recognise, as a MODEL.",
+            description="A diffusers U-Net or PixArt of any shape, which the stock loaders do not recognise, as a "
+            "MODEL.",
             search_aliases=["diffusers", "unet loader"],
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=folders.names(*folders.VISION, folder=unet.is_unet),
-                    tooltip="A folder with unet/ and scheduler/ as diffusers saves them, in models/diffusers or "
-                    "models/diffusion_models.",
+                    options=folders.names(*folders.VISION, folder=is_vision_model),
+                    tooltip="A folder with unet/ or transformer/, and scheduler/, as diffusers saves them, in "
+                    "models/diffusers or models/diffusion_models.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model, as a stock loader would give it.")],
@@ -133,4 +119,4 @@ class LoadVisionModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:
-        return io.NodeOutput(unet.load(folders.resolve("vision model", model, *folders.VISION)))
+        return io.NodeOutput(load(folders.resolve("vision model", model, *folders.VISION)))

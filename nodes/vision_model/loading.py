@@ -1,0 +1,45 @@
+"""A diffusers folder as a stock MODEL: built, filled and handed to the host's memory management."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+
+from .folder import configs, network, weights
+from .twins import TWINS
+
+
+def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """Same steps as the host's ``load_diffusion_model_state_dict``. Raises ValueError for what the host cannot be."""
+    from ...lavi_core.vision import latent_scale
+
+    management = comfy.model_management
+    config, scheduler, row = configs(folder)
+    twin = TWINS[row.diffusers_class]
+    model_config = twin.describe(config, scheduler, row, latent_scale(network(folder), row))
+    state = twin.rename(weights(network(folder)), model_config.unet_config)
+    management.throw_exception_if_processing_interrupted()
+    device = management.get_torch_device()
+    parameters = comfy.utils.calculate_parameters(state)
+    supported = list(model_config.supported_inference_dtypes)
+    dtype = management.unet_dtype(
+        model_params=parameters, supported_dtypes=supported, weight_dtype=comfy.utils.weight_dtype(state)
+    )
+    model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    model = model_config.get_model(state, "")
+    missing = model.diffusion_model.state_dict().keys() - state.keys() - twin.unused
+    if missing:
+        raise ValueError(f"{folder.name} lacks {len(missing)} weights of its network, the first: {min(missing)}")
+    kind = comfy.model_patcher.ModelPatcher
+    if not disable_dynamic:
+        kind = getattr(comfy.model_patcher, "CoreModelPatcher", kind)
+    patcher = kind(model, load_device=device, offload_device=management.unet_offload_device())
+    if not management.is_device_cpu(patcher.offload_device):
+        model.to(patcher.offload_device)
+    dynamic = getattr(patcher, "is_dynamic", lambda: False)()
+    model.load_model_weights(state, "", **({"assign": True} if dynamic else {}))
+    patcher.cached_patcher_init = (load, (folder,))  # how the host makes a second copy of this model
+    return patcher

@@ -1,0 +1,159 @@
+"""A diffusers ``PixArtTransformer2DModel`` as the host's PixArt, whatever its size.
+
+The host's own detection takes every checkpoint for one of width 1152 with 16 heads, and that of 512 pixels for
+PixArt-Sigma.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_base
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.ldm.pixart.pixartms import PixArtMS, get_2d_sincos_pos_embed_torch
+from torch import Tensor
+
+from .folder import demand
+from .latents import latent_format
+from .scheduler import sampling
+from .twin import Twin
+
+# What the host's PixArtMS has no knob for: the only value of each key.
+DEMANDS: dict[str, Any] = {
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "attention_type": "default",
+    "double_self_attention": False,
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "norm_type": "ada_norm_single",
+    "only_cross_attention": False,
+}
+
+# Weights that sampling never reads: the caption that training drops to, the sines and cosines that some files hold.
+UNREAD = ("caption_projection.y_embedding", "pos_embed.pos_embed")
+
+
+class DiffusersPixArt(comfy.supported_models.PixArtAlpha):
+    """The host's description of one such transformer: its shape, what it predicts, its latents."""
+
+    def __init__(self, config: dict[str, Any], scheduler: dict[str, Any], row: Any, latent_scale: float):
+        super().__init__(shape(config, row))
+        self.predicts, self.sampling_settings = sampling(scheduler)
+        self.latent_format = latent_format(self.unet_config["in_channels"], latent_scale)
+
+    def get_model(self, state_dict: dict[str, Any], prefix: str = "", device: Any = None) -> comfy.model_base.PixArt:
+        return PixArtModel(self, self.predicts, device).eval()
+
+
+class PixArtModel(comfy.model_base.PixArt):
+    """The host's PixArt over a network that knows its own positions."""
+
+    def __init__(self, model_config: DiffusersPixArt, model_type: comfy.model_base.ModelType, device: Any):
+        network: Any = PositionedPixArt
+        super(comfy.model_base.PixArt, self).__init__(model_config, model_type, device=device, unet_model=network)
+
+
+class PositionedPixArt(PixArtMS):
+    """The host's PixArtMS derives its positions from the picture and has none below 33 latents a side; here they are
+    those of diffusers: ``base_size`` patches of the trained size, ``pe_interpolation`` of them to one step."""
+
+    def __init__(self, *, base_size: int, **config: Any):
+        super().__init__(**config)
+        self.base_size = base_size
+
+    def forward_orig(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor,
+        mask: None = None,
+        c_size: Tensor | None = None,
+        c_ar: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """x [B C H W], timestep [B], y [B 1 T context], sizes [B 2] and shapes [B 1] where the checkpoint has them ->
+        [B out H W]. As PixArtMS.forward_orig but for the positions; arXiv 2310.00426, 2.3."""
+        height, width = x.shape[-2:]
+        positions = get_2d_sincos_pos_embed_torch(
+            self.hidden_size,
+            h=height // self.patch_size,
+            w=width // self.patch_size,
+            pe_interpolation=self.pe_interpolation,
+            base_size=self.base_size,
+            device=x.device,
+        )
+        x = self.x_embedder(x) + positions.to(x.dtype)
+        t = self.t_embedder(timestep, x.dtype)
+        if self.micro_conditioning and c_size is not None and c_ar is not None:
+            sizes = self.csize_embedder(c_size, len(x)), self.ar_embedder(c_ar, len(x))
+            t = t + torch.cat(sizes, dim=1)
+        modulation = self.t_block(t)
+        heard = self.y_embedder(y, self.training).squeeze(1)
+        for block in self.blocks:
+            x = block(x, heard, modulation, None, (height, width), **options)
+        return self.unpatchify(self.final_layer(x, t), height, width)
+
+
+def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
+    """The host's ``unet_config`` from diffusers' ``config.json``; refuses what the host's PixArt cannot be."""
+    demand(config, DEMANDS, "PixArt transformer")
+    heads, channels = config.get("num_attention_heads", 16), config.get("in_channels", 4)
+    width, out = heads * config.get("attention_head_dim", 72), config.get("out_channels") or channels
+    if config.get("cross_attention_dim", width) != width:
+        raise ValueError(
+            f"this PixArt transformer has cross_attention_dim {config['cross_attention_dim']} and "
+            f"ComfyUI's attends in its own width {width} only"
+        )
+    if out not in (channels, 2 * channels):
+        raise ValueError(
+            f"this PixArt transformer has {channels} channels in and {out} out: ComfyUI's has as many, or twice as many"
+        )
+    size, patch = config.get("sample_size", 128), config.get("patch_size", 2)
+    sizes_told = config.get("use_additional_conditions")
+    return {
+        "image_model": "pixart_alpha",
+        "patch_size": patch,
+        "in_channels": channels,
+        "hidden_size": width,
+        "num_heads": heads,
+        "depth": config.get("num_layers", 28),
+        "pred_sigma": out == 2 * channels,
+        "caption_channels": row.context_width(config),
+        "micro_condition": size == 128 if sizes_told is None else sizes_told,  # as diffusers decides it
+        "base_size": size // patch,
+        "pe_interpolation": config.get("interpolation_scale") or max(size // 64, 1),
+    }
+
+
+def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights under the host's names, queries, keys and values joined as it has them; empties ``state``."""
+    for key in UNREAD:
+        state.pop(key, None)
+    known = comfy.utils.pixart_to_diffusers(unet_config)
+    lost = [key for key in state if key not in known]
+    if lost:
+        raise ValueError(f"{len(lost)} of {len(state)} weights have no place in ComfyUI's PixArt, the first: {lost[0]}")
+    renamed: dict[str, Tensor] = {}
+    parts: dict[str, list[tuple[int, str]]] = {}
+    for key, place in known.items():
+        if isinstance(place, tuple):
+            name, (_, start, _) = place
+            parts.setdefault(name, []).append((start, key))
+        elif key in state:
+            renamed[place] = state.pop(key)
+    for name, keys in parts.items():
+        if all(key in state for _, key in keys):  # a part that is missing is told by the whole that is
+            renamed[name] = torch.cat([state.pop(key) for _, key in sorted(keys)])
+    return renamed
+
+
+PIXART = Twin(
+    network=PixArtMS,
+    entrance="y_embedder.y_proj.fc1.weight",
+    describe=DiffusersPixArt,
+    rename=host_names,
+    unused=frozenset({"y_embedder.y_embedding"}),
+)
