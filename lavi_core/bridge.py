@@ -66,9 +66,12 @@ class Bridge(nn.Module):
         return self.encode_tokens(tokens.to(next(self.encoder.parameters()).device))
 
     def encode_tokens(self, tokens: TokenBatch) -> Conditioning:
-        """Tokens -> Conditioning, on the tokens' device. The adapter runs in float32, whatever the language model's
-        dtype and whatever autocast is on. The mask is passed on only where the recipe gives it to the vision model."""
-        hidden = self.encoder(tokens, self.config.prompt)
+        """Tokens -> Conditioning, on the tokens' device."""
+        return self.adapt(self.encoder(tokens, self.config.prompt))
+
+    def adapt(self, hidden: HiddenStates) -> Conditioning:
+        """Hidden states -> Conditioning. The adapter runs in float32, whatever the language model's dtype and whatever
+        autocast is on. The mask is passed on only where the recipe gives it to the vision model."""
         with torch.autocast(hidden.states.device.type, enabled=False):
             heard: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask))
         return heard if self.config.prompt.vision_mask else replace(heard, mask=None)

@@ -94,7 +94,7 @@ def _sample_print(start: Tensor, middle: Tensor, size: int) -> str:
 
 
 def _names_in(keys: Iterable[str], model: nn.Module) -> dict[str, tuple[int, ...]] | None:
-    """Name in the files -> shape in the model, of every matrix. A shared matrix has several names in the model, of which
+    """Name in the files -> shape in the model, of every matrix. A shared matrix has several names, of which
     files hold one or all. None where no prefix turns the model's names into names in the files."""
     aliases: dict[int, list[str]] = defaultdict(list)
     shapes: dict[int, tuple[int, ...]] = {}

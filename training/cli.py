@@ -63,6 +63,32 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
     sample.set_defaults(run=_sample)
 
+    take = commands.add_parser("import", help="turn the authors' published weights into a bridge file")
+    take.add_argument("released", help="folder with adapter/, lora_text.pt and lora_vis.pt")
+    take.add_argument("--language-model", required=True, help="Hugging Face folder; its weights need not be there")
+    take.add_argument("--vision-model", required=True, help="diffusers folder of the pipeline, or of its U-Net alone")
+    take.add_argument("-o", "--output", required=True, help="the bridge .safetensors to write")
+    prompts = "change a value of the prompt recipe, which is the authors' for this vision model, as in max_length=120"
+    take.add_argument("--prompt", action="append", default=[], metavar="KEY=VALUE", help=prompts)
+    take.set_defaults(run=_import)
+
+    inspect = commands.add_parser("inspect", help="print what a bridge file is")
+    inspect.add_argument("bridge", help="a bridge .safetensors")
+    inspect.add_argument("--json", action="store_true", help="print it as JSON")
+    inspect.set_defaults(run=_inspect)
+
+    encode = commands.add_parser("encode", help="write what a bridge says for a file of prompts")
+    encode.add_argument("bridge", help="a bridge .safetensors")
+    encode.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
+    encode.add_argument(
+        "--prompts", required=True, help="text file, a prompt a line; an empty line is the empty prompt"
+    )
+    encode.add_argument("-o", "--output", required=True, help="the .safetensors to write")
+    encode.add_argument("--batch-size", type=int, default=8)
+    encode.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the language model")
+    encode.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+    encode.set_defaults(run=_encode)
+
     demo = commands.add_parser("demo", help="draw and judge with the bundled demo bridges")
     demo.add_argument("-o", "--output", default="demo.png")
     demo.add_argument("--prompts", type=int, default=16, help="judged prompts of each category (default 16)")
@@ -95,6 +121,24 @@ def _sample(args: argparse.Namespace) -> None:
     from .draw import draw
 
     print(draw(args))
+
+
+def _import(args: argparse.Namespace) -> None:
+    from .importing import import_released
+
+    print(import_released(args))
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from .inspecting import inspect
+
+    print(inspect(args))
+
+
+def _encode(args: argparse.Namespace) -> None:
+    from .encoding import encode
+
+    print(encode(args))
 
 
 def _demo(args: argparse.Namespace) -> None:
