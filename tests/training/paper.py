@@ -120,13 +120,13 @@ def write_pixart(folder: Path) -> None:
 def write_vae(folder: Path) -> None:
     from diffusers import AutoencoderKL
 
+    blocks: dict[str, Any] = {
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     torch.manual_seed(4)
-    AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-    ).save_pretrained(folder)
+    AutoencoderKL(**blocks, norm_num_groups=4).save_pretrained(folder)
 
 
 def write_data(folder: Path) -> None:

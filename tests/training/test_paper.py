@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import torch
 from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
+from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.tests.training.paper import POOLED, RECIPES, write_models
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.pipeline import Pipeline
 from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.sampling import sample as draw_latents
 from lavi_bridge.training.trainer import Trainer
+from lavi_bridge.training.vision_model import load_vision_model
 
 PAIRS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 TARGETS = {"sd14": "sd1", "ldm": "ldm", "pixart": "pixart", "sdxl": "sdxl"}
@@ -121,3 +125,35 @@ def test_another_kind_of_vision_model_is_refused_with_both_sides_named(work: Pat
     assert "models/stable-diffusion-xl-base-1.0 is of sdxl with context width 48" in error
     with pytest.raises(ValueError, match=r"is of the vision target sd1 .*, 'sdxl' was asked for: leave the target out"):
         train("t5-large-sd14", "vision.target=sdxl", "output=other")
+
+
+def test_a_bridge_without_a_pooled_vector_is_refused_where_one_is_taken(work: Path, capsys: Any) -> None:
+    trainer, bridge = train("t5-large-sdxl")
+    checkpoint = BridgeCheckpoint.load(bridge)
+    without = replace(checkpoint.config, adapter=replace(checkpoint.config.adapter, pooled_width=None))
+    kept = {key: value for key, value in checkpoint.adapter.items() if not key.startswith("pooled.")}
+    assert len(kept) < len(checkpoint.adapter)
+    replace(checkpoint, config=without, adapter=kept).save(work / "without.safetensors")
+    assert sample(trainer, work / "without.safetensors") == 2
+    message = f"takes a pooled vector of width {POOLED}, {work / 'without.safetensors'} gives none"
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_heard_beside_the_context_counts_on_both_sides_of_the_guidance(work: Path) -> None:
+    """One batch of both sides gives what each side for itself gives: pooled vectors and masks are not mixed up."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 4, 4, 4, generator=generator)
+    for name, width, part in (("stable-diffusion-xl-base-1.0", 48, "pooled"), ("PixArt-XL-2-512x512", 40, "mask")):
+        vision = load_vision_model(f"models/{name}")
+        context = torch.randn(2, 1, 6, width, generator=generator)
+        masks = torch.tensor([[[1, 1, 1, 1, 0, 0]], [[1, 1, 0, 0, 0, 0]]]).bool()
+        more = torch.randn(2, 1, POOLED, generator=generator) if part == "pooled" else masks
+        heard, unheard = (Conditioning(context[i], **{part: more[i]}) for i in (0, 1))
+        joined = draw_latents(vision, heard, unheard, noise, steps=2, guidance=3.0)
+        sides = []
+        for side in (heard, unheard):  # without guidance the prediction of one side alone
+            sides.append(draw_latents(vision, side, side, noise, steps=1, guidance=1.0))
+        first = draw_latents(vision, heard, unheard, noise, steps=1, guidance=3.0)
+        torch.testing.assert_close(first, sides[1] + 3 * (sides[0] - sides[1]), rtol=1e-3, atol=1e-3)
+        other = draw_latents(vision, heard, replace(unheard, **{part: more[0]}), noise, steps=2, guidance=3.0)
+        assert (joined - other).abs().max() > 1e-3

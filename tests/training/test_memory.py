@@ -1,0 +1,85 @@
+"""What saves memory changes nothing else: frozen weights in bf16, layers run again instead of kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.tests.training.paper import RECIPES, write_models
+from lavi_bridge.training.pair import Pair
+from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.trainer import Trainer
+from lavi_bridge.training.vision_model import load_vision_model, pictures_at_once
+
+LANGUAGES = ("t5-large", "clip-vit-large-patch14", "bert", "Llama-2-7b-hf")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    write_models(folder)
+    return folder
+
+
+@pytest.mark.parametrize("pair", ["t5-large-sd14", "t5-large-sdxl", "t5-large-pixart", "llama-2-7b-sd14"])
+def test_every_kind_of_model_trains_with_little_memory(
+    pair: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen weights are bf16, trained ones float32, and a checkpointed step has the loss and gradient of a plain one
+    to the bit, dropout and all."""
+    monkeypatch.chdir(models)
+    changes = ["steps=1", "batch_size=2", "precision=bf16", "data.resolution=32", "sample.every=0"]
+    seen = []
+    for switch in ("false", "true"):
+        output = tmp_path / switch
+        recipe = read_recipe(
+            RECIPES / f"{pair}.toml", [*changes, f"gradient_checkpointing={switch}", f"output={output}"]
+        )
+        trainer = Trainer(recipe)
+        dtypes = {(p.requires_grad, p.dtype) for p in trainer.pair.parameters()}
+        assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
+        trainer.run()
+        seen.append(((output / "log.jsonl").read_text().partition("images")[0], weights(trainer)))
+    assert seen[0][0] == seen[1][0]
+    assert all(torch.equal(seen[0][1][key], value) for key, value in seen[1][1].items())
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {key: p.detach().clone() for key, p in trainer.trained.items()}
+
+
+@pytest.mark.parametrize("hidden_states", ["last", "1", "normalized_mean"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_checkpointed_layers_run_twice_and_give_the_same_gradients(
+    language: str, hidden_states: str, models: Path
+) -> None:
+    gradients, runs = [], []
+    for switch in ("false", "true"):
+        changes = [f"gradient_checkpointing={switch}", f"prompt.hidden_states={hidden_states}", "prompt.max_length=16"]
+        recipe = read_recipe(RECIPES / "t5-large-sd14.toml", changes)
+        encoder = TextEncoder.load(models / "models" / language, dtype=torch.float32)
+        vision = load_vision_model(models / "models" / "stable-diffusion-v1-4")
+        torch.manual_seed(0)
+        pair = Pair(recipe, encoder, vision).train()
+
+        first = pair.encoder.model.get_submodule(f"{pair.sites['language'][0]}.lora_B.default")
+        torch.nn.init.normal_(first.weight)  # at its start, 0, the matrix before it has no gradient
+        count = []
+        handle = first.register_forward_hook(lambda *_, count=count: count.append(1))
+        tokens = encoder.tokenize(["a red circle", "two blue square"], recipe.prompt)
+        torch.manual_seed(1)
+        x = torch.randn(2, 4, 4, 4)
+        pair(tokens.ids, tokens.mask, tokens.keep, x, torch.tensor([10, 900])).square().mean().backward()
+        handle.remove()
+        gradients.append({key: p.grad for key, p in pair.trained().items()})
+        runs.append(len(count))
+    assert runs == [1, 2]
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        assert gradient is not None and torch.equal(gradient, gradients[1][key]), key
+
+
+def test_few_large_pictures_go_through_a_vae_at_a_time() -> None:
+    assert [pictures_at_once(size) for size in (32, 128, 256, 512, 1024, 2048)] == [32, 32, 16, 4, 1, 1]
