@@ -121,9 +121,3 @@ def language_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return made[kind]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """What the authors' released code computes; see golden/README.md."""
-    return Path(__file__).resolve().parents[1] / "golden"
