@@ -54,7 +54,7 @@ class Bridge(nn.Module):
         check_language(checkpoint.config.language, encoder.config, allow_other_model)
         adapter = adapters.build(checkpoint.config.adapter)
         adapter.load_state_dict({name: tensor.float() for name, tensor in checkpoint.adapter.items()})
-        adapter.to(next(encoder.parameters()).device).eval().requires_grad_(False)
+        adapter.to(encoder.computes_on).eval().requires_grad_(False)
         bridge = cls(encoder, adapter, checkpoint.config)
         if lora is not None and checkpoint.language_lora:
             encoder.lora = _LORA_MODES[lora](encoder.model, checkpoint.language_lora, strength)
@@ -63,7 +63,7 @@ class Bridge(nn.Module):
     def forward(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts -> Conditioning, on the language model's device."""
         tokens = self.encoder.tokenize(prompts, self.config.prompt)
-        return self.encode_tokens(tokens.to(next(self.encoder.parameters()).device))
+        return self.encode_tokens(tokens.to(self.encoder.computes_on))
 
     def encode_tokens(self, tokens: TokenBatch) -> Conditioning:
         """Tokens -> Conditioning, on the tokens' device."""

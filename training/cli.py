@@ -87,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
     encode.add_argument("--batch-size", type=int, default=8)
     encode.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the language model")
     encode.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+    encode.add_argument(
+        "--stream", action="store_true", help="read the language model's weights layer by layer, never hold them (CPU)"
+    )
     encode.set_defaults(run=_encode)
 
     demo = commands.add_parser("demo", help="draw and judge with the bundled demo bridges")

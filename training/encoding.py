@@ -23,12 +23,14 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 def encode(args: argparse.Namespace) -> str:
     """Write the tensors of ``encode_prompts`` to ``args.output``, whole or not at all, and return its path."""
     prompts = read_prompts(args.prompts)
-    device = pick_device(args.device)
+    device = pick_device("cpu" if args.stream and args.device is None else args.device)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
     checkpoint = BridgeCheckpoint.load(args.bridge)
-    encoder = TextEncoder.load(models.language(args.language_model), dtype=DTYPES[args.precision], device=device)
-    tensors = encode_prompts(Bridge.connect(checkpoint, encoder), prompts, args.batch_size)
+    source, dtype = models.language(args.language_model), DTYPES[args.precision]
+    encoder = TextEncoder.load(source, dtype=dtype, device=device, stream=args.stream)
+    bridge = Bridge.connect(checkpoint, encoder, lora="live" if args.stream else "merged")
+    tensors = encode_prompts(bridge, prompts, args.batch_size)
     write_safetensors(args.output, tensors, {"format": "pt", "bridge": Path(args.bridge).name})
     return args.output
 
@@ -48,7 +50,7 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
 
     recipe = bridge.config.prompt
     tokens = bridge.encoder.tokenize(prompts, recipe)
-    device = next(bridge.encoder.parameters()).device
+    device = bridge.encoder.computes_on
     parts: dict[str, list[Tensor]] = {"hidden_states": [], "context": [], "mask": [], "pooled": []}
     with tqdm(total=len(prompts), desc="encoding", unit="prompt", disable=None) as bar:
         for i in range(0, len(prompts), batch_size):

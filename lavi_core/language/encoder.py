@@ -88,6 +88,13 @@ class TextEncoder(nn.Module):
         model, tokenizer, family = load_skeleton(path)
         return cls(model, tokenizer, family, model_id(path), weight_files(path)).eval()
 
+    @property
+    def computes_on(self) -> torch.device:
+        """The device; of a streamed model, whose weights are in their files, the CPU. (ComfyUI's memory management sets
+        an attribute ``device`` of the models it holds, so that name is taken.)"""
+        device = next(self.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
+
     def tokenize(self, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
         """See ``tokens.tokenize``. Raises ValueError too for more tokens than the model has positions for."""
         tokens = tokenize(self.tokenizer, prompts, recipe)

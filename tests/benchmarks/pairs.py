@@ -24,9 +24,17 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import torch  # noqa: E402
 import true_sizes  # noqa: E402
+from lavi_bridge.lavi_core import adapters  # noqa: E402
+from lavi_bridge.lavi_core.config import AdapterConfig  # noqa: E402
+from lavi_bridge.lavi_core.importers.order import LANGUAGE_ORDERS, VISION_ORDERS, in_order  # noqa: E402
+from lavi_bridge.lavi_core.language import TextEncoder  # noqa: E402
+from lavi_bridge.lavi_core.lora import shapes  # noqa: E402
+from lavi_bridge.lavi_core.vision import target_of  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 PROMPTS = ("a red circle left of a blue square", "two elephants in the forest")
 SAMPLING_STEPS = 2
+RANK = 32
 SIZE = 256
 SAMPLED_SIZE = 320  # ComfyUI's PixArt needs more than 32 latent cells a side
 
@@ -165,8 +173,29 @@ def write_data(folder: Path) -> None:
 
 
 def write_released(pair: Pair, workshop: Workshop, folder: Path) -> None:
-    """Random weights in the layout of the authors' checkpoints."""
-    raise NotImplementedError  # filled in with the importer's own order
+    """Random half-precision weights in the layout of the authors' checkpoints (``lavi_core.importers.released``)."""
+    import diffusers
+
+    encoder = TextEncoder.skeleton(workshop.language(pair))
+    config = true_sizes.VISION[pair.vision]
+    with torch.device("meta"):
+        network = getattr(diffusers, config["_class_name"]).from_config(config)
+    row = target_of(config)
+    in_width, out_width = encoder.config.hidden_size, row.context_width(config)
+    widths = {"in_width": in_width, "inner_width": adapters.inner_width(in_width, out_width), "out_width": out_width}
+    adapter = adapters.build(AdapterConfig(kind="mlp", **widths))
+    (folder / "adapter").mkdir(parents=True)
+    save_file(adapter.half().state_dict(), folder / "adapter" / "diffusion_pytorch_model.safetensors")
+    lists = {
+        "lora_text.pt": (encoder.model, in_order(encoder.lora_sites(), LANGUAGE_ORDERS[encoder.family.name])),
+        "lora_vis.pt": (network, in_order(row.sites(network), VISION_ORDERS[row.diffusers_class])),
+    }
+    for name, (model, paths) in lists.items():
+        tensors = []
+        for path in paths:
+            down, up = shapes(model.get_submodule(path), RANK)
+            tensors += [torch.randn(shape, dtype=torch.float16).mul_(0.02) for shape in (up, down)]
+        torch.save(tensors, folder / name)
 
 
 def main() -> None:

@@ -206,3 +206,11 @@ def test_inspect_refuses_what_is_no_bridge(tmp_path, capsys):
     (tmp_path / "no.safetensors").write_bytes(b"no")
     assert main(["inspect", str(tmp_path / "no.safetensors")]) == 2
     assert "is cut short, damaged or no safetensors file at all" in capsys.readouterr().err
+
+
+def test_a_streamed_language_model_says_the_same(bridge):
+    whole = load_file(run(bridge, "\n".join(PROMPTS))[1])
+    status, output = run(bridge, "\n".join(PROMPTS), "--stream")
+    streamed = load_file(output)
+    assert status == 0 and streamed.keys() == whole.keys()
+    assert all(torch.equal(streamed[name], whole[name]) for name in whole)
