@@ -30,7 +30,7 @@ def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.Mod
     )
     model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
     model = model_config.get_model(state, "")
-    missing = model.diffusion_model.state_dict().keys() - state.keys() - twin.unused
+    missing = model.diffusion_model.state_dict().keys() - state.keys()
     if missing:
         raise ValueError(f"{folder.name} lacks {len(missing)} weights of its network, the first: {min(missing)}")
     kind = comfy.model_patcher.ModelPatcher

@@ -32,8 +32,10 @@ DEMANDS: dict[str, Any] = {
     "only_cross_attention": False,
 }
 
-# Weights that sampling never reads: the caption that training drops to, the sines and cosines that some files hold.
-UNREAD = ("caption_projection.y_embedding", "pos_embed.pos_embed")
+# What sampling never reads: the caption that training drops to, absent in newer files, of 120 tokens in the host's
+# network; and the positions, which some files hold.
+CAPTION, CAPTION_TOKENS = "caption_projection.y_embedding", 120
+POSITIONS = "pos_embed.pos_embed"
 
 
 class DiffusersPixArt(comfy.supported_models.PixArtAlpha):
@@ -130,12 +132,12 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
 
 def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[str, Tensor]:
     """The weights under the host's names, queries, keys and values joined as it has them; empties ``state``."""
-    for key in UNREAD:
-        state.pop(key, None)
+    state.pop(POSITIONS, None)
     known = comfy.utils.pixart_to_diffusers(unet_config)
     lost = [key for key in state if key not in known]
     if lost:
         raise ValueError(f"{len(lost)} of {len(state)} weights have no place in ComfyUI's PixArt, the first: {lost[0]}")
+    state[CAPTION] = torch.zeros(CAPTION_TOKENS, unet_config["caption_channels"])
     renamed: dict[str, Tensor] = {}
     parts: dict[str, list[tuple[int, str]]] = {}
     for key, place in known.items():
@@ -155,5 +157,4 @@ PIXART = Twin(
     entrance="y_embedder.y_proj.fc1.weight",
     describe=DiffusersPixArt,
     rename=host_names,
-    unused=frozenset({"y_embedder.y_embedding"}),
 )

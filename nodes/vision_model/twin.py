@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.supported_models_base import BASE
@@ -16,7 +16,6 @@ class Twin:
 
     describe: (config.json, scheduler_config.json, the core's row, latent scale) -> the host's description of the model.
     rename: (weights, the host's ``unet_config``) -> the weights under the host's names; it may empty what it is given.
-    unused: names of weights in the host's network that sampling never reads, so that a folder may lack them.
     Both raise ValueError for what the host's network cannot be.
     """
 
@@ -24,4 +23,3 @@ class Twin:
     entrance: str
     describe: Callable[[dict[str, Any], dict[str, Any], Any, float], BASE]
     rename: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
-    unused: frozenset[str] = field(default_factory=frozenset)

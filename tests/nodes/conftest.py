@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lavi_bridge.tests.nodes import tiny
+from lavi_bridge.tests.nodes.base_folder import write_base
 from lavi_bridge.tests.nodes.host import ROOT, Place, Server, environment, places
+from lavi_bridge.tests.nodes.tiny import PROMPTS
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,9 +34,9 @@ def place(request: pytest.FixtureRequest) -> Place:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
     base = tmp_path_factory.mktemp("comfy")
-    expected = {name: tensor.contiguous() for name, tensor in tiny.write_base(base).items()}
+    expected = {name: tensor.contiguous() for name, tensor in write_base(base).items()}
     save_file(expected, base / "expected.safetensors")
-    (base / "prompts.json").write_text(json.dumps(tiny.PROMPTS))
+    (base / "prompts.json").write_text(json.dumps(PROMPTS))
     return base, expected
 
 
@@ -60,9 +61,9 @@ def server(place: Place, base: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def inside(place: Place, base: Path) -> dict[str, str]:
-    """The checks of ``inside.py``, by name: "" or the traceback."""
+    """The checks of ``inside/``, by name: "" or the traceback."""
     out = base / f"inside-{place}.json"
-    command = [place.python, Path(__file__).with_name("inside.py"), place.path, base, ROOT, out]
+    command = [place.python, Path(__file__).parent / "inside" / "run.py", place.path, base, ROOT, out]
     done = subprocess.run(
         [str(part) for part in command], env=environment(), capture_output=True, text=True, timeout=300, check=False
     )

@@ -35,14 +35,31 @@ def encoders(
     return graph
 
 
+def folder(name: str) -> dict[str, Any]:
+    return node("LaViBridgeLoadVisionModel", model=name)
+
+
+CHECKPOINTS = {name: node("CheckpointLoaderSimple", ckpt_name=f"tiny-{name}.safetensors") for name in ("sd1", "sdxl")}
+PIXART = node("UNETLoader", unet_name="tiny-pixart.safetensors", weight_dtype="default")
+
+
 def picture(
-    vision: str = "tiny-flow", strength: float = 1.0, seed: int = 7, positive: str = "positive", **options: Any
+    vision: dict[str, Any] | str = "tiny-flow",
+    strength: float = 1.0,
+    seed: int = 7,
+    positive: str = "positive",
+    side: int = 16,
+    steps: int = 4,
+    **options: Any,
 ) -> Graph:
-    """A whole graph, from a prompt to a picture of 128 x 128 and its latents."""
+    """A whole graph, from a prompt to a picture and its latents, of ``side`` to a side.
+
+    vision: a node that loads the vision model, or the name of a folder for ours.
+    """
     return encoders(**options) | {
-        "vision": node("LaViBridgeLoadVisionModel", model=vision),
+        "vision": folder(vision) if isinstance(vision, str) else vision,
         "bridged": node("LaViBridgeApply", model=["vision", 0], bridge=["bridge", 0], strength=strength),
-        "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "empty": node("EmptyLatentImage", width=8 * side, height=8 * side, batch_size=1),
         "sampler": node(
             "KSampler",
             model=["bridged", 0],
@@ -50,7 +67,7 @@ def picture(
             negative=["negative", 0],
             latent_image=["empty", 0],
             seed=seed,
-            steps=4,
+            steps=steps,
             cfg=3.0,
             sampler_name="euler",
             scheduler="simple",

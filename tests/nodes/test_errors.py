@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import pytest
-from lavi_bridge.tests.nodes.graphs import encoders, node, picture
+from lavi_bridge.tests.nodes.graphs import CHECKPOINTS, encoders, node, picture
 
 MISTAKES = {
     "another language model": (picture(language="tiny-llama"), ["tiny-bert", "tiny-llama", "made for"]),
     "another vision model": (picture(bridge="wide.safetensors"), ["tiny-wide", "40", "24"]),
+    "a Llama for a bridge of a T5": (
+        picture(language="tiny-llama", bridge="t5.safetensors"),
+        ["tiny-t5", "tiny-llama"],
+    ),
+    "a bridge to Stable Diffusion 1 on SDXL": (
+        picture(vision=CHECKPOINTS["sdxl"], bridge="sd1.safetensors"),
+        ["tiny-sd1", "768", "SDXL", "2048"],
+    ),
+    "a bridge without a pooled vector on SDXL": (
+        picture(vision=CHECKPOINTS["sdxl"], bridge="unpooled.safetensors"),
+        ["tiny-sdxl", "no pooled vector", "SDXL", "1280"],
+    ),
+    "a bridge to PixArt on another model of its width": (
+        picture(
+            vision=node("UNETLoader", unet_name="tiny-sd3.safetensors", weight_dtype="default"),
+            bridge="pixart.safetensors",
+        ),
+        ["tiny-pixart", "4096", "SD3"],
+    ),
     "LoRA sites that are not there": (picture(vision="tiny-velocity"), ["LoRA sites", "tiny-flow"]),
     "no bridge of that name": (picture(bridge="absent.safetensors"), ["absent.safetensors", "lavi_bridges"]),
     "no language model of that name": (picture(language="absent"), ["absent", "LLM"]),

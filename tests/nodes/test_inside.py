@@ -1,4 +1,4 @@
-"""What the host's own library says of our models: numbers, patches, memory management; see ``inside.py``."""
+"""What the host's own library says of our models: numbers, patches, memory management; see ``inside/``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).with_name("inside.py").read_text()
-CHECKS = re.findall(r"^@check\ndef (\w+)\(", SOURCE, re.MULTILINE)
+SOURCES = sorted((Path(__file__).parent / "inside").glob("check_*.py"))
+CHECKS = [name for path in SOURCES for name in re.findall(r"^@check\ndef (\w+)\(", path.read_text(), re.MULTILINE)]
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -1,0 +1,226 @@
+"""A ComfyUI base folder of tiny models, and what transformers and diffusers compute with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lavi_bridge.lavi_core import lora
+from lavi_bridge.lavi_core.bridge import Bridge
+from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
+from lavi_bridge.lavi_core.importers import read_released, released_prompt
+from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.tests.nodes import vision_models as vm
+from lavi_bridge.tests.nodes.host import ROOT
+from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
+from lavi_bridge.training.importing import read_vision
+from lavi_bridge.training.sampling import noise_for, sample
+from lavi_bridge.training.vision_model import load_vision_model
+from safetensors.torch import save_file
+from torch import Tensor
+
+# Names in workflows/*.json -> the tiny models that stand for them.
+STAND_INS = {
+    "LLM/lavi_demo_language": "LLM/tiny-bert",
+    "LLM/t5-large": "LLM/tiny-bert",
+    "lavi_bridges/lavi_demo_bridge.safetensors": "lavi_bridges/bert.safetensors",
+    "lavi_bridges/t5-large-sd14.safetensors": "lavi_bridges/sd1.safetensors",
+    "lavi_bridges/t5-large-sdxl.safetensors": "lavi_bridges/sdxl.safetensors",
+    "lavi_bridges/t5-large-pixart.safetensors": "lavi_bridges/pixart.safetensors",
+    "lavi_bridges/t5-large-ldm.safetensors": "lavi_bridges/ldm.safetensors",
+    "diffusers/lavi_demo_vision": "diffusers/tiny-flow",
+    "diffusers/ldm-text2im-large-256": "diffusers/tiny-ldm",
+    "diffusion_models/tiny-pixart.safetensors": "diffusers/tiny-pixart/transformer/diffusion_pytorch_model.safetensors",
+    "diffusion_models/PixArt-XL-2-512x512.safetensors": "diffusion_models/tiny-pixart.safetensors",
+    "checkpoints/sd-v1-4.safetensors": "checkpoints/tiny-sd1.safetensors",
+    "checkpoints/sd_xl_base_1.0.safetensors": "checkpoints/tiny-sdxl.safetensors",
+    "vae/lavi_demo_vae.safetensors": "vae/tiny-taesd.safetensors",
+    "vae/PixArt-XL-2-512x512_vae.safetensors": "vae/tiny-taesd.safetensors",
+    "vae/ldm-text2im-large-256_vqvae.safetensors": "vae/tiny-taesd.safetensors",
+    "loras/a-bridge.safetensors": "lavi_bridges/bert.safetensors",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """One graph of ``graphs.picture`` that the standalone sampler computes too."""
+
+    bridge: str
+    vision: str  # a folder of models/diffusers
+    side: int = 16  # of the latents
+    steps: int = 4
+
+
+SAMPLED = {
+    "flow": Sampled(bridge="bert", vision="tiny-flow"),
+    "velocity": Sampled(bridge="lost", vision="tiny-velocity"),
+    "masked": Sampled(bridge="masked", vision="tiny-flow"),
+    "sd1": Sampled(bridge="sd1", vision="tiny-sd1"),
+    "sdxl": Sampled(bridge="sdxl", vision="tiny-sdxl", steps=2),
+    "ldm": Sampled(bridge="ldm", vision="tiny-ldm"),
+    "pixart": Sampled(bridge="pixart", vision="tiny-pixart", side=40, steps=2),
+    "small-pixart": Sampled(bridge="small-pixart", vision="small-pixart"),
+}
+
+
+@dataclass
+class Base:
+    """models: the folder of that name. expected: what the tests compare with, by name."""
+
+    models: Path
+    expected: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def bridges(self) -> Path:
+        return self.models / "lavi_bridges"
+
+    def forward(self, name: str, model: Any, deltas: dict[str, Any], side: int = 16, pooled: int | None = None) -> None:
+        """A pass of the plain diffusers network and of the one with the LoRA: NAME.{x, t, c, pooled, plain, lora}."""
+        width = model.config.get("caption_channels") or model.config.cross_attention_dim
+        given = {"x": torch.randn(2, 4, side, side), "t": torch.tensor([321.0, 987.6]), "c": torch.randn(2, 9, width)}
+        added: dict[str, Any] = {}
+        if model.config.get("caption_channels"):
+            added = {"resolution": None, "aspect_ratio": None}
+        if pooled is not None:
+            given["pooled"] = torch.randn(2, pooled)
+            pixels = [8 * side, 8 * side, 0, 0, 8 * side, 8 * side]
+            added = {"text_embeds": given["pooled"], "time_ids": torch.tensor([pixels, pixels])}
+        for what in ("plain", "lora"):
+            applied = lora.merge(model, deltas if what == "lora" else {})
+            heard = {"timestep": given["t"], "encoder_hidden_states": given["c"], "added_cond_kwargs": added}
+            given[what] = model(given["x"], **heard).sample[:, :4]
+            applied.remove()
+        self.expected |= {f"{name}.{key}": tensor for key, tensor in given.items()}
+
+    def sampled(self, name: str, encoder: TextEncoder) -> None:
+        """The latents that the pack's own sampler gives, without ComfyUI, for the graph of ``graphs.picture``."""
+        case = SAMPLED[name]
+        checkpoint = BridgeCheckpoint.load(self.bridges / f"{case.bridge}.safetensors")
+        connected = Bridge.connect(checkpoint, encoder, lora="merged", strength=0.7)
+        model = load_vision_model(self.models / "diffusers" / case.vision, checkpoint.config.vision.target)
+        lora.merge(model.network, checkpoint.vision_lora)
+        noise = noise_for(7, (1, 4, case.side, case.side))
+        positive, negative = connected([PROMPTS[0]]), connected([PROMPTS[1]])
+        self.expected[f"sampled.{name}"] = sample(model, positive, negative, noise, steps=case.steps, guidance=3.0)
+        assert encoder.lora is not None
+        encoder.lora.remove()
+
+
+def language_models(base: Base, vision: Any) -> None:
+    """A model and a bridge of each language family."""
+    for kind in ("bert", "llama", "gemma", "gpt2", "t5"):
+        folder = language_model(base.models / "LLM" / f"tiny-{kind}", kind)
+        encoder = TextEncoder.load(folder, dtype=torch.float32)
+        checkpoint = bridge(base.bridges / f"{kind}.safetensors", encoder, vision)
+        plain = Bridge.connect(checkpoint, encoder, lora=None)
+        base.expected |= {f"{kind}.plain.{i}": plain([prompt]).context for i, prompt in enumerate(PROMPTS)}
+        patched = Bridge.connect(checkpoint, encoder, lora="merged", strength=0.7)
+        base.expected |= {f"{kind}.lora.{i}": patched([prompt]).context for i, prompt in enumerate(PROMPTS)}
+        if kind == "llama":
+            peft_folder(base.models / "loras" / "peft-llama", folder, dict(checkpoint.language_lora))
+            early = replace(checkpoint.config, prompt=replace(checkpoint.config.prompt, hidden_states=-2))
+            base.expected["llama.early.0"] = Bridge(encoder, patched.adapter, early)([PROMPTS[0]]).context
+
+
+def unets(base: Base) -> dict[str, Any]:
+    """The U-Nets that no stock loader knows."""
+    folders = base.models / "diffusers"
+    found = {
+        "flow": vm.unet(folders / "tiny-flow", vm.FLOW, vm.TINY, vm.SCALE),
+        "velocity": vm.unet(folders / "tiny-velocity", vm.VELOCITY, vm.VELOCITY_SHAPE, vm.SCALE),
+        "wide": vm.unet(folders / "tiny-wide", vm.FLOW, vm.TINY | {"cross_attention_dim": 40}, vm.SCALE),
+        "sized": vm.unet(folders / "tiny-sized", vm.EPSILON, vm.SIZED_SHAPE, vm.SCALE),
+        "ldm": vm.unet(folders / "tiny-ldm", vm.EPSILON, vm.LDM_SHAPE),
+    }
+    (folders / "tiny-ldm" / "vqvae").mkdir()
+    (folders / "tiny-ldm" / "vqvae" / "config.json").write_text(json.dumps(vm.KL))
+    return found
+
+
+def vision_bridges(base: Base, encoder: TextEncoder, unet: dict[str, Any]) -> None:
+    """Bridges from one BERT to vision models of every kind, and what these compute with and without their LoRA."""
+    models, bridges = base.models, base.bridges
+    made = {
+        "sd1": vm.unet(models / "diffusers" / "tiny-sd1", vm.EPSILON, vm.SD1_SHAPE),
+        "sdxl": vm.unet(models / "diffusers" / "tiny-sdxl", vm.EPSILON, vm.SDXL_SHAPE),
+        "pixart": vm.pixart(models / "diffusers" / "tiny-pixart"),
+        "small-pixart": vm.pixart(models / "diffusers" / "small-pixart", **vm.SMALL_PIXART),
+        **unet,
+    }
+    vm.checkpoint(models / "checkpoints" / "tiny-sd1.safetensors", made["sd1"])
+    vm.checkpoint(models / "checkpoints" / "tiny-sdxl.safetensors", made["sdxl"])
+    vm.sd3(models / "diffusion_models" / "tiny-sd3.safetensors")
+    for name, kind, more in (
+        ("flow", "unet", {}),
+        ("velocity", "unet", {}),
+        ("sized", "sdxl", {"pooled": 12}),
+        ("ldm", "ldm", {}),
+        ("sd1", "sd1", {}),
+        ("sdxl", "sdxl", {"pooled": 1280}),
+        ("pixart", "pixart", {"vision_mask": True}),
+        ("small-pixart", "pixart", {"vision_mask": True}),
+    ):
+        checkpoint = bridge(bridges / f"{name}.safetensors", encoder, made[name], f"tiny-{name}", kind, **more)
+        side = 40 if name == "pixart" else 16
+        base.forward(name, made[name], dict(checkpoint.vision_lora), side, checkpoint.config.adapter.pooled_width)
+    bridge(bridges / "lost.safetensors", encoder, made["velocity"], "tiny-velocity")
+    bridge(bridges / "wide.safetensors", encoder, made["wide"], "tiny-wide")
+    bridge(bridges / "unpooled.safetensors", encoder, made["sdxl"], "tiny-sdxl", "sdxl")
+    bridge(bridges / "bare-pixart.safetensors", encoder, made["pixart"], "tiny-pixart", "pixart", lora=False)
+
+    pooled = bridge(bridges / "pooled.safetensors", encoder, made["flow"], pooled=12)
+    told = Bridge.connect(pooled, encoder, lora=None)([PROMPTS[0]]).pooled
+    masked = bridge(bridges / "masked.safetensors", encoder, made["flow"], vision_mask=True)
+    heard = Bridge.connect(masked, encoder, lora=None)([PROMPTS[0]])
+    assert told is not None and heard.mask is not None
+    base.expected |= {"pooled.0": told, "masked.0": heard.context[:, heard.mask[0]]}
+
+
+def golden_bridges(base: Base) -> None:
+    """The authors' released folders of ``tests/golden``, imported, and their models as the host reads them: the vision
+    model with a scheduler beside it, the tokenizer in the one file that needs no library which ComfyUI does not bring.
+    """
+    for case in sorted(path.parent for path in (ROOT / "tests" / "golden").glob("*/case.json")):
+        encoder = TextEncoder.load(case / "text_encoder", dtype=torch.float32)
+        network, vision = read_vision(case / "vision")
+        prompt = released_prompt(encoder, vision)
+        checkpoint = read_released(case / "released", encoder, network, vision, prompt, {})
+        checkpoint.save(base.bridges / f"golden_{case.name}.safetensors")
+        folder = base.models / "diffusers" / f"golden_{case.name}"
+        vm.beside(folder, vm.EPSILON, vm.KL)
+        (folder / "unet").symlink_to(case / "vision")
+        language = base.models / "golden" / case.name
+        shutil.copytree(case / "text_encoder", language)
+        encoder.tokenizer.save_pretrained(language)
+
+
+@torch.no_grad()
+def write_base(folder: Path) -> dict[str, Tensor]:
+    """Every model file that the tests name, under ``folder``/models; returns what they must compute."""
+    base = Base(folder / "models")
+    for name in ("lavi_bridges", "vae", "loras", "diffusers", "diffusion_models", "checkpoints", "LLM"):
+        (base.models / name).mkdir(parents=True)
+    save_file(vm.taesd(), base.models / "vae" / "tiny-taesd.safetensors")
+    golden_bridges(base)
+    unet = unets(base)
+    language_models(base, unet["flow"])
+    encoder = TextEncoder.load(base.models / "LLM" / "tiny-bert", dtype=torch.float32)
+    vision_bridges(base, encoder, unet)
+    for name in SAMPLED:
+        base.sampled(name, encoder)
+    for name, ours in STAND_INS.items():
+        (base.models / name).symlink_to(base.models / ours)
+
+    (folder / "sites.json").write_text(json.dumps(vm.real_sizes()))
+    whole = (base.bridges / "bert.safetensors").read_bytes()
+    (base.bridges / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
+    shutil.copytree(
+        base.models / "LLM" / "tiny-bert",
+        base.models / "LLM" / "no-tokenizer",
+        ignore=lambda *_: ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"],
+    )
+    return base.expected

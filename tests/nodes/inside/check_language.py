@@ -1,0 +1,208 @@
+"""Language models and bridges in the host: numbers, patches, memory management, folders."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import folder_paths
+import torch
+from host_side import (
+    BASE,
+    EXPECTED,
+    KINDS,
+    MODELS,
+    PROMPTS,
+    check,
+    close,
+    connected,
+    context,
+    distance,
+    folders,
+    imported,
+    language_,
+    language_model,
+    node_classes,
+    partly,
+    same_bits,
+    weights,
+)
+
+import nodes as stock
+
+
+@check
+def the_pack_imports_nothing_heavy():
+    heavy = ("transformers", "diffusers", "peft", "accelerate", "gguf", "torch", "comfy.")
+    assert not [name for name in imported if name.startswith(heavy)], sorted(imported)
+    assert not [name for name in imported if ".training" in name]
+
+
+@check
+def every_family_gives_the_cores_context():
+    for kind in KINDS:
+        plain = connected(kind, strength=0.0)
+        for i in range(len(PROMPTS)):
+            close(context(plain, i), f"{kind}.plain.{i}")
+
+
+@check
+def the_language_lora_is_the_cores():
+    for kind in KINDS:
+        patched = connected(kind)
+        assert (EXPECTED[f"{kind}.lora.0"] - EXPECTED[f"{kind}.plain.0"]).abs().max() > 1e-2
+        for i in range(len(PROMPTS)):
+            close(context(patched, i), f"{kind}.lora.{i}")
+
+
+@check
+def the_language_lora_survives_a_partial_load():
+    for kind in KINDS:
+        patched = connected(kind)
+        partly(patched.clip.patcher)
+        tokens = patched.clip.tokenize(PROMPTS[0])
+        close(patched.clip.cond_stage_model.encode_token_weights(tokens)[0], f"{kind}.lora.0")
+
+
+@check
+def half_precision_works_whole_and_in_part():
+    for dtype in (torch.bfloat16, torch.float16):
+        for kind in KINDS:
+            patched = connected(kind, language_model(kind, dtype))
+            whole = context(patched)
+            partly(patched.clip.patcher)
+            tokens = patched.clip.tokenize(PROMPTS[0])
+            for ours in (whole, patched.clip.cond_stage_model.encode_token_weights(tokens)[0]):
+                close(ours, f"{kind}.lora.0", 0.1)
+                with_it, without = (distance(ours, f"{kind}.{name}.0") for name in ("lora", "plain"))
+                assert without > 5 * with_it, f"{kind} in {dtype}: {with_it:.3g} with the LoRA, {without:.3g} without"
+            comfy.model_management.unload_all_models()
+            assert next(patched.patcher.model.model.parameters()).dtype == dtype
+
+
+@check
+def a_pooled_head_reaches_the_conditioning():
+    conditioning, _ = connected("pooled", language_model("bert"), 0.0).encode(PROMPTS[0])
+    close(conditioning[0][1]["pooled_output"], "pooled.0")
+
+
+@check
+def taking_the_language_lora_away_restores_every_bit():
+    for kind in KINDS:
+        model = language_model(kind)
+        before = weights(model.encoder)
+        patched = connected(kind, model)
+        context(patched)
+        assert not same_bits(before, weights(model.encoder))
+        close(context(connected(kind, model, 0.0)), f"{kind}.plain.0")
+        assert same_bits(before, weights(model.encoder)), kind
+        context(patched)
+        comfy.model_management.unload_all_models()
+        assert same_bits(before, weights(model.encoder)), kind
+
+
+@check
+def two_bridges_share_one_language_model():
+    model = language_model("bert")
+    one, other, third = connected("bert", model), connected("bert", model, 0.0), connected("masked", model, 0.0)
+    for _ in range(2):
+        close(context(one), "bert.lora.0")
+        close(context(other), "bert.plain.0")
+        close(context(third), "masked.0")
+    assert one.patcher.model is other.patcher.model is model.patcher.model
+
+
+@check
+def the_lora_node_takes_peft_folders_and_bridges():
+    model = language_model("llama")
+    before = weights(model.encoder)
+    node = node_classes["LaViBridgeLanguageLoRA"]
+    for source in ("peft-llama", "llama.safetensors"):
+        patched = node.execute(model, source, 0.7).args[0]
+        close(context(connected("llama", patched, 0.0)), "llama.lora.0")
+    close(context(connected("llama", model, 0.0)), "llama.plain.0")
+    assert same_bits(before, weights(model.encoder))
+    try:
+        node.execute(language_model("bert"), "peft-llama", 1.0)
+    except ValueError as error:
+        assert "self_attn" in str(error), error
+    else:
+        raise AssertionError("a LoRA of another model was taken")
+
+
+@check
+def stock_clip_nodes_work():
+    patched = connected("llama")
+    clip = patched.clip
+    (stocks,) = stock.CLIPTextEncode().encode(clip, PROMPTS[0])
+    close(stocks[0][0], "llama.lora.0")
+    (early,) = stock.CLIPSetLastLayer().set_last_layer(clip, -2)
+    close(stock.CLIPTextEncode().encode(early, PROMPTS[0])[0][0][0], "llama.early.0")
+    (last,) = stock.CLIPSetLastLayer().set_last_layer(clip, -1)
+    close(stock.CLIPTextEncode().encode(last, PROMPTS[0])[0][0][0], "llama.lora.0")
+    key = "text_encoders.model.layers.0.self_attn.q_proj"
+    width = clip.cond_stage_model.state_dict()["model.layers.0.self_attn.q_proj.weight"].shape
+    lora = {f"{key}.lora_up.weight": torch.ones(width[0], 1), f"{key}.lora_down.weight": torch.ones(1, width[1])}
+    _, changed = comfy.sd.load_lora_for_models(None, clip, lora, 1.0, 1.0)
+    assert (stock.CLIPTextEncode().encode(changed, PROMPTS[0])[0][0][0] - stocks[0][0]).abs().max() > 1e-3
+    close(stock.CLIPTextEncode().encode(clip, PROMPTS[0])[0][0][0], "llama.lora.0")
+    assert clip.get_sd().keys() == clip.patcher.model.state_dict().keys()
+
+
+@check
+def conditioning_is_float32_where_the_host_wants_it():
+    conditioning, report = connected("bert").encode(PROMPTS[2])
+    assert conditioning[0][0].dtype == torch.float32
+    assert conditioning[0][0].device == comfy.model_management.intermediate_device()
+    assert conditioning[0][1]["pooled_output"] is None
+    assert report.startswith("16 tokens, 0 padding;") and "were cut off" in report, report
+
+
+@check
+def models_are_known_to_the_hosts_memory_management():
+    bridge = connected("bert")
+    context(bridge)
+    loaded = comfy.model_management.loaded_models()
+    assert bridge.patcher in loaded
+    assert bridge.clip.cond_stage_model._adapter in loaded
+    assert language_model("bert").patcher.model_size() > 0
+
+
+@check
+def nearly_all_weights_can_be_loaded_in_part():
+    """What the host's casting classes hold it moves piece by piece; the rest (norms; GPT-2's own class) comes whole."""
+    for kind in KINDS:
+        shares = {True: 0, False: 0}
+        for module in language_model(kind).encoder.modules():
+            size = sum(parameter.nbytes for parameter in module.parameters(recurse=False))
+            shares[hasattr(module, "comfy_cast_weights")] += size
+        assert kind == "gpt2" or shares[True] > 0.98 * sum(shares.values()), (kind, shares)
+
+
+@check
+def names_stay_inside_the_registered_folders():
+    for name in ("../secret", "a/../../b", "/etc/passwd", "C:\\x", "\\\\host\\x", "", "a\0b", "..\\x", "C:x"):
+        try:
+            folders.resolve("bridge", name, folders.BRIDGES)
+        except ValueError as error:
+            assert "inside" in str(error), error
+        else:
+            raise AssertionError(f"{name!r} was taken")
+    assert folders.resolve("bridge", "bert.safetensors", folders.BRIDGES).is_file()
+    names = folders.names(*folders.LANGUAGE, folder=language_.is_language_model)
+    ours = sorted(f"tiny-{kind}" for kind in KINDS)
+    assert names == ["lavi_demo_language", "no-tokenizer", "t5-large", *ours], names
+
+
+@check
+def paths_of_the_user_are_kept():
+    extra = str(Path(BASE) / "elsewhere")
+    Path(extra).mkdir(exist_ok=True)
+    folder_paths.folder_names_and_paths["lavi_bridges"] = ([extra], set())
+    folders.register()
+    folders.register()
+    paths, extensions = folder_paths.folder_names_and_paths["lavi_bridges"]
+    assert paths == [extra, str(MODELS / "lavi_bridges")] and extensions == {".safetensors"}

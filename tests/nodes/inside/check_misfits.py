@@ -1,0 +1,91 @@
+"""What is refused, and how: vision models that the host cannot be, and bridges on models they were not made for."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import comfy.sd
+from check_vision import bridge_to, ours, stocks
+from host_side import (
+    BASE,
+    MODELS,
+    check,
+    connected,
+    language_model,
+    pixart_,
+    refused,
+    unet_,
+    vision_,
+    vision_model_,
+    vision_targets,
+)
+
+
+def config_of(name, part):
+    return json.loads((MODELS / "diffusers" / name / part / "config.json").read_text())
+
+
+@check
+def a_unet_that_the_host_cannot_be():
+    config, row = config_of("tiny-flow", "unet"), vision_targets()["unet"]
+    wrong = {"act_fn": "gelu", "block_out_channels": [64, 96], "attention_head_dim": [1, 4]}
+    wrong |= {"down_block_types": ["AttnDownBlock2D", "DownBlock2D"], "layers_per_block": [1, 2]}
+    for key, value in wrong.items():
+        refused(["ComfyUI"], unet_.shape, config | {key: value}, row)
+
+
+@check
+def a_pixart_that_the_host_cannot_be():
+    config, row = config_of("tiny-pixart", "transformer"), vision_targets()["pixart"]
+    for key, value in {"norm_eps": 1e-5, "cross_attention_dim": 64, "out_channels": 5}.items():
+        refused(["ComfyUI", str(value)], pixart_.shape, config | {key: value}, row)
+
+
+@check
+def a_folder_that_does_not_say_enough():
+    flow = MODELS / "diffusers" / "tiny-flow"
+    weights = "diffusion_pytorch_model.safetensors"
+    for missing, change in (("latent_scale", {"latent_scale": None}), ("scheduler_config.json", {})):
+        with tempfile.TemporaryDirectory(dir=BASE) as folder:
+            silent = Path(folder)
+            (silent / "unet").mkdir()
+            (silent / "unet" / "config.json").write_text(json.dumps(config_of("tiny-flow", "unet") | change))
+            (silent / "unet" / weights).symlink_to(flow / "unet" / weights)
+            if missing == "latent_scale":
+                (silent / "scheduler").symlink_to(flow / "scheduler")
+            refused([missing], vision_model_.load, silent)
+    assert vision_model_.is_vision_model(flow) and not vision_model_.is_vision_model(MODELS / "LLM" / "tiny-bert")
+
+
+@check
+def a_bridge_on_another_vision_model():
+    """Both sides are named, whatever the LoRA's strength, and for a bridge without a vision LoRA too."""
+    sd3 = comfy.sd.load_diffusion_model(str(MODELS / "diffusion_models" / "tiny-sd3.safetensors"))
+    assert type(sd3.model).__name__ == "SD3"
+    sdxl, sd1, pixart = stocks("sdxl"), stocks("sd1"), stocks("pixart")
+    for name, model, words in (
+        ("sd1", sdxl, ["tiny-sd1", "768", "SDXL", "2048"]),
+        ("sdxl", sd1, ["tiny-sdxl", "2048", "BaseModel", "768"]),
+        ("unpooled", sdxl, ["tiny-sdxl", "no pooled vector", "SDXL", "1280"]),
+        ("sized", sdxl, ["tiny-sized", "24", "SDXL", "2048"]),
+        ("pixart", sd3, ["tiny-pixart", "4096", "SD3", "PixArtMS"]),
+        ("bare-pixart", sd3, ["tiny-pixart", "4096", "SD3", "PixArtMS"]),
+        ("pixart", sdxl, ["tiny-pixart", "SDXL", "PixArtMS"]),
+        ("sd1", pixart, ["tiny-sd1", "768", "PixArt", "UNetModel"]),
+        ("small-pixart", pixart, ["small-pixart", "48", "PixArt", "4096"]),
+        ("ldm", sd1, ["tiny-ldm", "1280", "BaseModel", "768"]),
+        ("flow", ours("sized"), ["no pooled vector", "SDXL", "12"]),
+        ("pooled", ours("flow"), ["pooled vector of width 12", "BaseModel", "no pooled"]),
+    ):
+        for strength in (1.0, 0.0):
+            refused([f"{name}.safetensors", *words], vision_.apply, model, bridge_to(name), strength)
+
+
+@check
+def a_bridge_on_another_language_model():
+    words = ["made for tiny-t5", "t5", "tiny-llama", "llama"]
+    refused(words, connected, "t5", language_model("llama"))
