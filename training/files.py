@@ -12,17 +12,10 @@ from torch import Tensor
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically; its folder is made. An OSError leaves the old file as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -32,9 +25,32 @@ def write_text(path: str | Path, text: str) -> None:
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    from safetensors.torch import save
+    """As ``write_bytes``, straight from the tensors: a state of several GB is not copied in memory first."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
-    write_bytes(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, dict(metadata or {})))
+    whole = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
+    with _replacing(path) as temporary:
+        try:
+            save_file(whole, temporary, dict(metadata or {}))
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # safetensors makes its files readable by their owner alone
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` whose file takes its place once it is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
