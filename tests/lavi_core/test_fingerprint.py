@@ -110,6 +110,18 @@ def test_long_rows_and_kernels_are_sampled_alike(tmp_path):
     assert fingerprint.files_print(other, files) is None
 
 
+def test_only_the_sampled_rows_are_read():
+    read = []
+
+    class Part:
+        def __getitem__(self, rows):
+            read.append(rows.stop - rows.start)
+            return torch.ones(rows.stop - rows.start, 512)
+
+    fingerprint._slice_print(Part(), (32000, 512))
+    assert read == [2, 2]
+
+
 def _sizes(module):
     if isinstance(module, torch.nn.Conv2d):
         return module.in_channels, module.out_channels, 3

@@ -119,6 +119,40 @@ def test_a_vision_print_from_slices_is_that_of_the_loaded_network(case):
     assert read_vision(pixart)[1].fingerprint == fingerprint.weights_print(loaded)
 
 
+def test_an_imported_bridge_draws_and_an_unrecorded_print_is_not_checked(case, tiny, capsys):
+    scheduler = {"_class_name": "DDIMScheduler", "prediction_type": "epsilon"}
+    folder = case / pipeline(case, scheduler=scheduler, vae={"scaling_factor": 1.0})
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+    def draws():
+        models = ["--language-model", str(case / "text_encoder"), "--vision-model", str(folder)]
+        options = ["--vae", str(tiny / "vae.safetensors"), "--size", "32", "--steps", "2", "-o", str(case / "a.png")]
+        return main(["sample", str(case.parent / "new" / "bridge.safetensors"), "a red circle", *models, *options])
+
+    run(case, vision="pipeline")
+    assert draws() == 0
+    whole = load_file(weights)
+    save_file({name: -tensor for name, tensor in whole.items()}, weights, {"format": "pt"})
+    assert draws() == 2 and "has other weights" in capsys.readouterr().err
+    kept = weights.rename(case / "kept.safetensors")
+    run(case, vision="pipeline")
+    kept.rename(weights)
+    assert draws() == 0
+
+
+@pytest.mark.parametrize(("own", "padding"), [("</s>", "<unk>"), ("[PAD]", "[PAD]")])
+def test_a_llama_is_padded_as_in_the_authors_scripts(tmp_path, own, padding):
+    """They set '[PAD]' whatever the tokenizer says, which is its unknown token unless it is in the vocabulary."""
+    case = tmp_path / "case"
+    shutil.copytree(GOLDEN / "llama_unet", case)
+    file = case / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"pad_token": own}
+    if own == "[PAD]":
+        config["added_tokens_decoder"]["399"] = {"content": "[PAD]", "special": True}
+    file.write_text(json.dumps(config))
+    assert config_of(case).prompt.pad_token == padding
+
+
 def test_pickled_weights_are_left_closed_and_have_no_print(case, caplog):
     caplog.set_level("INFO")
     for folder, old, new in (
