@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lavi_bridge.tests.training.paper import write_models
 from lavi_bridge.training.demo.autoencoder import taesd_state
 from lavi_bridge.training.demo.start import tokenizer
 from lavi_bridge.training.files import write_safetensors
@@ -47,6 +48,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add_pooling_layer=False,
     ).save_pretrained(folder / "text_encoder")
     write_safetensors(folder / "vae.safetensors", taesd_state(AutoencoderTiny()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the paper's models, tiny, and a few captioned pictures, where its recipes look for them."""
+    folder = tmp_path_factory.mktemp("paper")
+    write_models(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
-from lavi_bridge.tests.training.paper import RECIPES, write_models
+from lavi_bridge.tests.training.paper import RECIPES
 from lavi_bridge.training.pair import Pair
 from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.trainer import Trainer
@@ -16,20 +16,13 @@ from lavi_bridge.training.vision_model import load_vision_model, pictures_at_onc
 LANGUAGES = ("t5-large", "clip-vit-large-patch14", "bert", "Llama-2-7b-hf")
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("memory")
-    write_models(folder)
-    return folder
-
-
 @pytest.mark.parametrize("pair", ["t5-large-sd14", "t5-large-sdxl", "t5-large-pixart", "llama-2-7b-sd14"])
 def test_every_kind_of_model_trains_with_little_memory(
-    pair: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: str, paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen weights are bf16, trained ones float32, and a checkpointed step has the loss and gradient of a plain one
     to the bit, dropout and all."""
-    monkeypatch.chdir(models)
+    monkeypatch.chdir(paper)
     changes = ["steps=1", "batch_size=2", "precision=bf16", "data.resolution=32", "sample.every=0"]
     seen = []
     for switch in ("false", "true"):
@@ -53,14 +46,14 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("hidden_states", ["last", "1", "normalized_mean"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_checkpointed_layers_run_twice_and_give_the_same_gradients(
-    language: str, hidden_states: str, models: Path
+    language: str, hidden_states: str, paper: Path
 ) -> None:
     gradients, runs = [], []
     for switch in ("false", "true"):
         changes = [f"gradient_checkpointing={switch}", f"prompt.hidden_states={hidden_states}", "prompt.max_length=16"]
         recipe = read_recipe(RECIPES / "t5-large-sd14.toml", changes)
-        encoder = TextEncoder.load(models / "models" / language, dtype=torch.float32)
-        vision = load_vision_model(models / "models" / "stable-diffusion-v1-4")
+        encoder = TextEncoder.load(paper / "models" / language, dtype=torch.float32)
+        vision = load_vision_model(paper / "models" / "stable-diffusion-v1-4")
         torch.manual_seed(0)
         pair = Pair(recipe, encoder, vision).train()
 

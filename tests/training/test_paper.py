@@ -13,7 +13,7 @@ import torch
 from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.conditioning import Conditioning
-from lavi_bridge.tests.training.paper import POOLED, RECIPES, write_models
+from lavi_bridge.tests.training.paper import POOLED, RECIPES
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.pipeline import Pipeline
 from lavi_bridge.training.recipe import read_recipe
@@ -23,21 +23,15 @@ from lavi_bridge.training.vision_model import load_vision_model
 
 PAIRS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 TARGETS = {"sd14": "sd1", "ldm": "ldm", "pixart": "pixart", "sdxl": "sdxl"}
-SMALL = ["batch_size=2", "save_every=2", "keep=3", "data.resolution=32", "sample.every=0", "adapter.learning_rate=1e-3"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("paper")
-    write_models(folder)
-    return folder
+SMALL = ["batch_size=2", "save_every=2", "keep=3", "data.resolution=32", "adapter.learning_rate=1e-3"]
+SMALL += ["sample.every=3", "sample.steps=2"]
 
 
 @pytest.fixture
-def work(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory in which the recipes find what they name."""
     for name in ("models", "data"):
-        (tmp_path / name).symlink_to(models / name)
+        (tmp_path / name).symlink_to(paper / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -83,6 +77,7 @@ def test_a_pair_trains_saves_samples_and_resumes(pair: str, work: Path) -> None:
         assert delta.up.abs().max() > 0, f"{path} was not trained"
     fresh = adapters.build(config.adapter).state_dict()
     assert all(not torch.equal(fresh[key], value.float()) for key, value in checkpoint.adapter.items())
+    assert (bridge.parent / "samples" / "step-0000003.png").is_file()
     assert agrees(trainer, bridge)
     assert sample(trainer, bridge) == 0 and (work / "a.png").stat().st_size > 1000
 
@@ -137,6 +132,24 @@ def test_a_bridge_without_a_pooled_vector_is_refused_where_one_is_taken(work: Pa
     assert sample(trainer, work / "without.safetensors") == 2
     message = f"takes a pooled vector of width {POOLED}, {work / 'without.safetensors'} gives none"
     assert message in capsys.readouterr().err
+
+
+def test_a_transformer_of_1024_pixels_is_told_the_size(work: Path) -> None:
+    """PixArt-XL-2-1024-MS embeds the picture's resolution and shape; against diffusers' own call."""
+    from diffusers import PixArtTransformer2DModel
+
+    sizes: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 12, "cross_attention_dim": 24}
+    sizes |= {"sample_size": 128, "num_layers": 1, "caption_channels": 40}
+    PixArtTransformer2DModel(**sizes).save_pretrained("large/transformer")
+    shutil.copytree("models/PixArt-XL-2-512x512/scheduler", "large/scheduler")
+    vision = load_vision_model("large")
+    x, t, context = torch.randn(2, 4, 8, 4), torch.tensor([5, 700]), torch.randn(2, 6, 40)
+    told = {"resolution": torch.tensor([[64.0, 32.0]] * 2), "aspect_ratio": torch.tensor([[2.0]] * 2)}
+    with torch.no_grad():
+        found = vision.predict(x, t, Conditioning(context))
+        expected = vision.network(x, context, t, told).sample
+        other = vision.network(x, context, t, told | {"resolution": torch.tensor([[32.0, 32.0]] * 2)}).sample
+    assert torch.equal(found, expected) and not torch.equal(found, other)
 
 
 def test_what_is_heard_beside_the_context_counts_on_both_sides_of_the_guidance(work: Path) -> None:
