@@ -63,7 +63,9 @@ SAMPLED = {
     "sdxl": Sampled(bridge="sdxl", vision="tiny-sdxl", steps=2),
     "ldm": Sampled(bridge="ldm", vision="tiny-ldm"),
     "pixart": Sampled(bridge="pixart", vision="tiny-pixart", side=40, steps=2),
-    "small-pixart": Sampled(bridge="small-pixart", vision="small-pixart"),
+    "small-pixart": Sampled(bridge="small-pixart", vision="tiny-small-pixart"),
+    "told-pixart": Sampled(bridge="told-pixart", vision="tiny-told-pixart"),
+    "sized": Sampled(bridge="sized", vision="tiny-sized"),
 }
 
 
@@ -78,19 +80,22 @@ class Base:
     def bridges(self) -> Path:
         return self.models / "lavi_bridges"
 
-    def forward(self, name: str, model: Any, deltas: dict[str, Any], side: int = 16, pooled: int | None = None) -> None:
-        """A pass of the plain diffusers network and of the one with the LoRA: NAME.{x, t, c, pooled, plain, lora}."""
-        width = model.config.get("caption_channels") or model.config.cross_attention_dim
-        given = {"x": torch.randn(2, 4, side, side), "t": torch.tensor([321.0, 987.6]), "c": torch.randn(2, 9, width)}
-        added: dict[str, Any] = {}
-        if model.config.get("caption_channels"):
-            added = {"resolution": None, "aspect_ratio": None}
+    def forward(self, name: str, model: Any, checkpoint: BridgeCheckpoint, size: tuple[int, int]) -> None:
+        """A pass of the plain diffusers network and of the one with the LoRA: NAME.{x, t, c, pooled, plain, lora}.
+
+        size: height and width of the latents.
+        """
+        pixels, pooled = [8 * side for side in size], checkpoint.config.adapter.pooled_width
+        width = checkpoint.config.vision.context_width
+        given = {"x": torch.randn(2, 4, *size), "t": torch.tensor([321.0, 987.6]), "c": torch.randn(2, 9, width)}
+        added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
+        if model.config.sample_size == 128:  # diffusers' rule for a PixArt that is told sizes
+            added = {"resolution": torch.tensor([pixels] * 2), "aspect_ratio": torch.tensor([[size[0] / size[1]]] * 2)}
         if pooled is not None:
             given["pooled"] = torch.randn(2, pooled)
-            pixels = [8 * side, 8 * side, 0, 0, 8 * side, 8 * side]
-            added = {"text_embeds": given["pooled"], "time_ids": torch.tensor([pixels, pixels])}
+            added = {"text_embeds": given["pooled"], "time_ids": torch.tensor([[*pixels, 0, 0, *pixels]] * 2)}
         for what in ("plain", "lora"):
-            applied = lora.merge(model, deltas if what == "lora" else {})
+            applied = lora.merge(model, checkpoint.vision_lora if what == "lora" else {})
             heard = {"timestep": given["t"], "encoder_hidden_states": given["c"], "added_cond_kwargs": added}
             given[what] = model(given["x"], **heard).sample[:, :4]
             applied.remove()
@@ -148,7 +153,8 @@ def vision_bridges(base: Base, encoder: TextEncoder, unet: dict[str, Any]) -> No
         "sd1": vm.unet(models / "diffusers" / "tiny-sd1", vm.EPSILON, vm.SD1_SHAPE),
         "sdxl": vm.unet(models / "diffusers" / "tiny-sdxl", vm.EPSILON, vm.SDXL_SHAPE),
         "pixart": vm.pixart(models / "diffusers" / "tiny-pixart"),
-        "small-pixart": vm.pixart(models / "diffusers" / "small-pixart", **vm.SMALL_PIXART),
+        "small-pixart": vm.pixart(models / "diffusers" / "tiny-small-pixart", **vm.SMALL_PIXART),
+        "told-pixart": vm.pixart(models / "diffusers" / "tiny-told-pixart", **vm.TOLD_PIXART),
         **unet,
     }
     vm.checkpoint(models / "checkpoints" / "tiny-sd1.safetensors", made["sd1"])
@@ -163,10 +169,10 @@ def vision_bridges(base: Base, encoder: TextEncoder, unet: dict[str, Any]) -> No
         ("sdxl", "sdxl", {"pooled": 1280}),
         ("pixart", "pixart", {"vision_mask": True}),
         ("small-pixart", "pixart", {"vision_mask": True}),
+        ("told-pixart", "pixart", {"vision_mask": True}),
     ):
         checkpoint = bridge(bridges / f"{name}.safetensors", encoder, made[name], f"tiny-{name}", kind, **more)
-        side = 40 if name == "pixart" else 16
-        base.forward(name, made[name], dict(checkpoint.vision_lora), side, checkpoint.config.adapter.pooled_width)
+        base.forward(name, made[name], checkpoint, (40, 48) if name == "pixart" else (16, 24))
     bridge(bridges / "lost.safetensors", encoder, made["velocity"], "tiny-velocity")
     bridge(bridges / "wide.safetensors", encoder, made["wide"], "tiny-wide")
     bridge(bridges / "unpooled.safetensors", encoder, made["sdxl"], "tiny-sdxl", "sdxl")

@@ -76,6 +76,8 @@ SMALL_PIXART = {
     "cross_attention_dim": 32,
     "caption_channels": 48,
 }
+# ... and one that is told the picture's size and shape, as PixArt-XL-2-1024 is.
+TOLD_PIXART = SMALL_PIXART | {"sample_size": 128, "num_attention_heads": 3, "cross_attention_dim": 24}
 
 
 def folder(path: Path, model: Any, scheduler: dict[str, Any], vae: dict[str, Any] | None = None) -> Any:

@@ -31,11 +31,21 @@ from host_side import (
     weights,
 )
 
-FOLDERS = ("flow", "velocity", "sized", "ldm", "sd1", "pixart", "small-pixart")  # what our own loader builds
+# What our own loader builds.
+FOLDERS = (
+    "flow",
+    "velocity",
+    "sized",
+    "ldm",
+    "sd1",
+    "pixart",
+    "small-pixart",
+    "told-pixart",
+)  # what our own loader builds
 
 
 def ours(name):
-    return vision_model_.load(MODELS / "diffusers" / (name if name.startswith("small") else f"tiny-{name}"))
+    return vision_model_.load(MODELS / "diffusers" / f"tiny-{name}")
 
 
 def stocks(name):
