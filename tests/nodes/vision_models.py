@@ -68,7 +68,7 @@ SIZED_SHAPE = TINY | {
     "projection_class_embeddings_input_dim": 6 * 8 + 12,
 }
 # A PixArt of widths and positions that the host's detection does not know.
-SMALL_PIXART = {
+SMALL_PIXART: dict[str, Any] = {
     "num_layers": 2,
     "sample_size": 16,
     "num_attention_heads": 4,
@@ -117,7 +117,7 @@ def pixart(path: Path, **changes: Any) -> Any:
     from diffusers import PixArtTransformer2DModel
 
     torch.manual_seed(6)
-    shape = {"num_layers": 1, "sample_size": 64, "caption_channels": 4096, "out_channels": 8} | changes
+    shape: dict[str, Any] = {"num_layers": 1, "sample_size": 64, "caption_channels": 4096, "out_channels": 8} | changes
     return folder(path, PixArtTransformer2DModel(**shape).eval().requires_grad_(False), PIXART_NOISE, KL)
 
 
