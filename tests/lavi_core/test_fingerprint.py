@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -70,7 +72,12 @@ def test_shards_have_the_print_of_the_whole(language_folder, tmp_path):
 
 
 def test_the_text_half_of_a_clip_is_told_from_its_pictures(language_folder, tmp_path):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     tokenizer = transformers.AutoTokenizer.from_pretrained(language_folder("clip"))
     text = transformers.CLIPTextConfig(**sizes, vocab_size=len(tokenizer), eos_token_id=2)
     pictures = transformers.CLIPVisionConfig(**sizes, image_size=32, patch_size=16)

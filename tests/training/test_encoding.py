@@ -28,7 +28,7 @@ def encoder():
     return TextEncoder.load(LANGUAGE)
 
 
-def checkpoint(encoder, pooled=7, language_fingerprint=True, **prompt):
+def checkpoint(encoder, pooled: int | None = 7, language_fingerprint=True, **prompt):
     """A bridge to an SDXL-like model."""
     torch.manual_seed(0)
     language = encoder.config if language_fingerprint else replace(encoder.config, fingerprint=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -23,7 +24,7 @@ TRUE_SIZES = {
     ),
     "bert-base": hf.BertConfig(),
 }
-UNETS = {
+UNETS: dict[str, dict[str, Any]] = {
     "stable-diffusion-v1-4": {"cross_attention_dim": 768, "attention_head_dim": 8},
     "ldm-text2im-large-256": {"cross_attention_dim": 1280, "attention_head_dim": 8, "sample_size": 32},
     "attention-everywhere": {
@@ -36,7 +37,7 @@ UNETS = {
         "up_block_types": ("AttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     },
 }
-PIXART = {
+PIXART: dict[str, Any] = {
     "attention_head_dim": 72,
     "caption_channels": 4096,
     "cross_attention_dim": 1152,
@@ -104,7 +105,7 @@ def test_pixart_of_true_size_has_the_paper_s_sites():
 
 def unet_sites(name):
     with torch.device("meta"):
-        model = diffusers.UNet2DConditionModel(**{"sample_size": 64} | UNETS[name])
+        model = diffusers.UNet2DConditionModel(**UNETS[name])
     return target_of({"_class_name": type(model).__name__, **model.config}).sites(model)
 
 
