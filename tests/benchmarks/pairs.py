@@ -98,7 +98,7 @@ class Workshop:
         prompts = self.folder / "prompts.txt"
         prompts.write_text("\n".join(PROMPTS) + "\n")
         out = self.folder / "encoded.safetensors"
-        models = ["--language-model", self.language(pair), "--prompts", prompts]
+        models = ["--language-model", self.language(pair), "--precision", "bf16", "--prompts", prompts]
         return command("encode", self.bridge(pair), *models, "-o", out, *options)
 
     def streamed(self, pair: Pair) -> str:
@@ -118,6 +118,7 @@ class Workshop:
             "batch_size": 1,
             "save_every": 1,
             "precision": "bf16",
+            "gradient_checkpointing": "true",
             "language.model": self.language(pair),
             "vision.model": self.vision(pair),
             "vision.vae": self.vision(pair) / "vae",
