@@ -52,9 +52,14 @@ class Bridge(nn.Module):
                 "or load the language model once more"
             )
         check_language(checkpoint.config.language, encoder.config, allow_other_model)
-        adapter = adapters.build(checkpoint.config.adapter)
-        adapter.load_state_dict({name: tensor.float() for name, tensor in checkpoint.adapter.items()})
-        adapter.to(encoder.computes_on).eval().requires_grad_(False)
+        with torch.device("meta"):  # the file has every weight: none is drawn first
+            adapter = adapters.build(checkpoint.config.adapter)
+        weights = {
+            name: tensor.to(encoder.computes_on, torch.float32, copy=True)
+            for name, tensor in checkpoint.adapter.items()
+        }
+        adapter.load_state_dict(weights, assign=True)
+        adapter.eval().requires_grad_(False)
         bridge = cls(encoder, adapter, checkpoint.config)
         if lora is not None and checkpoint.language_lora:
             encoder.lora = _LORA_MODES[lora](encoder.model, checkpoint.language_lora, strength)
