@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -136,10 +137,15 @@ class Workshop:
 
 
 def _once(folder: Path, make: Any) -> Path:
+    """Made in a process of its own: the kernel counts the memory of the one that starts a command as the command's."""
     if not folder.is_dir():
         print(f"writing {folder}", file=sys.stderr)
         part = folder.with_name(f".{folder.name}.part")
-        make(part)
+        maker = multiprocessing.get_context("fork").Process(target=make, args=(part,))
+        maker.start()
+        maker.join()
+        if maker.exitcode:
+            raise SystemExit(f"{folder} could not be written")
         part.rename(folder)
     return folder
 
