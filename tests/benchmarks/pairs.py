@@ -216,7 +216,8 @@ def main() -> None:
     known: dict[str, dict[str, str]] = json.loads(record.read_text()) if record.is_file() else {}
     chosen = [pair for pair in PAIRS if not args.pairs or pair.name in args.pairs]
     for pair in chosen:
-        for column in args.columns:
+        # Where no bridge is published, training makes the one that the other columns read.
+        for column in sorted(args.columns, key=lambda c: c != "trains") if pair.vision == "sdxl" else args.columns:
             print(f"{pair.name}: {column}", file=sys.stderr)
             known.setdefault(pair.name, {})[column] = getattr(workshop, column)(pair)
             record.write_text(json.dumps(known, indent=1))
