@@ -43,8 +43,8 @@ class BridgeCheckpoint:
 
         path = Path(path)
         tensors = {ADAPTER + name: tensor for name, tensor in self.adapter.items()}
-        tensors |= _lora_tensors(self.language_lora, LANGUAGE_KEYS)
-        tensors |= _lora_tensors(self.vision_lora, VISION_TARGETS[self.config.vision.target].keys)
+        tensors |= lora_tensors(self.language_lora, LANGUAGE_KEYS)
+        tensors |= lora_tensors(self.vision_lora, VISION_TARGETS[self.config.vision.target].keys)
         _check_tensors(self.config, tensors, self.language_lora, self.vision_lora, str(path))
         metadata = {
             "format": "pt",
@@ -124,7 +124,8 @@ def _read(path: Path) -> tuple[BridgeConfig, dict[str, list[str]], dict[str, Ten
     return config, paths, load_file(str(path))
 
 
-def _lora_tensors(lora: LoRA, keys: KeyFormat) -> dict[str, Tensor]:
+def lora_tensors(lora: LoRA, keys: KeyFormat) -> dict[str, Tensor]:
+    """The tensors of a LoRA by their names in a file; alpha is a float32 scalar, down and up are as they are."""
     tensors = {}
     for path, delta in lora.items():
         stem = keys.stem(path)
@@ -155,8 +156,8 @@ def _check_tensors(
             raise ValueError(f"{where} lacks the tensor {name}; fetch or save it again")
         if tuple(tensors[name].shape) != shape:
             raise ValueError(f"{where}: {name} has shape {tuple(tensors[name].shape)}, its config asks for {shape}")
-    known = shapes.keys() | _lora_tensors(language, LANGUAGE_KEYS).keys()
-    known |= _lora_tensors(vision, VISION_TARGETS[config.vision.target].keys).keys()
+    known = shapes.keys() | lora_tensors(language, LANGUAGE_KEYS).keys()
+    known |= lora_tensors(vision, VISION_TARGETS[config.vision.target].keys).keys()
     leftover = sorted(tensors.keys() - known)
     if leftover:
         raise ValueError(f"{where} has {len(leftover)} tensors that its config does not explain, first {leftover[0]}")

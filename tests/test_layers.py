@@ -29,7 +29,7 @@ CORE_ORDER = (  # a part imports its own tier or an earlier one
     {"registry", "conditioning", "config", "prompt", "fingerprint", "lora"},
     {"language", "adapters", "vision"},
     {"bridge", "checkpoint"},
-    {"importers"},
+    {"importers", "exporters"},
 )
 
 

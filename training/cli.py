@@ -72,6 +72,16 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--prompt", action="append", default=[], metavar="KEY=VALUE", help=prompts)
     take.set_defaults(run=_import)
 
+    give = commands.add_parser("export", help="write parts of a bridge for peft, a LoRA loader or the authors' scripts")
+    give.add_argument("bridge", help="a bridge .safetensors")
+    formats = "peft: folder of the language LoRA; lora: file of the vision LoRA; released: the authors' own folder"
+    give.add_argument("--format", required=True, choices=("peft", "lora", "released"), help=formats)
+    give.add_argument("-o", "--output", required=True, help="the folder or .safetensors to write")
+    give.add_argument("--language-model", help="its Hugging Face folder (released: needed; peft: to check against)")
+    give.add_argument("--vision-model", help="its diffusers folder (released: needed)")
+    give.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    give.set_defaults(run=_export)
+
     inspect = commands.add_parser("inspect", help="print what a bridge file is")
     inspect.add_argument("bridge", help="a bridge .safetensors")
     inspect.add_argument("--json", action="store_true", help="print it as JSON")
@@ -130,6 +140,12 @@ def _import(args: argparse.Namespace) -> None:
     from .importing import import_released
 
     print(import_released(args))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .exporting import export
+
+    print(export(args))
 
 
 def _inspect(args: argparse.Namespace) -> None:

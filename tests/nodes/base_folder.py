@@ -17,6 +17,7 @@ from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
+from lavi_bridge.training.cli import main
 from lavi_bridge.training.importing import read_vision
 from lavi_bridge.training.sampling import noise_for, sample
 from lavi_bridge.training.vision_model import load_vision_model
@@ -43,6 +44,13 @@ STAND_INS = {
     "vae/ldm-text2im-large-256_vqvae.safetensors": "vae/tiny-taesd.safetensors",
     "loras/a-bridge.safetensors": "lavi_bridges/bert.safetensors",
 }
+
+
+EXPORTED = (
+    "sd1",
+    "sdxl",
+    "pixart",
+)  # bridges whose vision LoRA lies in models/loras, written by ``lavi-bridge export``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +181,9 @@ def vision_bridges(base: Base, encoder: TextEncoder, unet: dict[str, Any]) -> No
     ):
         checkpoint = bridge(bridges / f"{name}.safetensors", encoder, made[name], f"tiny-{name}", kind, **more)
         base.forward(name, made[name], checkpoint, (40, 48) if name == "pixart" else (16, 24))
+    for name in EXPORTED:
+        output = models / "loras" / f"exported-{name}.safetensors"
+        assert main(["export", str(bridges / f"{name}.safetensors"), "--format", "lora", "-o", str(output)]) == 0
     bridge(bridges / "lost.safetensors", encoder, made["velocity"], "tiny-velocity")
     bridge(bridges / "wide.safetensors", encoder, made["wide"], "tiny-wide")
     bridge(bridges / "unpooled.safetensors", encoder, made["sdxl"], "tiny-sdxl", "sdxl")

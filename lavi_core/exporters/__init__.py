@@ -1,0 +1,6 @@
+"""BridgeCheckpoint -> the files that other programs read."""
+
+from .peft import to_peft
+from .released import Released, to_released
+
+__all__ = ["Released", "to_peft", "to_released"]
