@@ -29,7 +29,10 @@ def sample(workshop: Workshop, pair: Pair, prompts: tuple[str, str], steps: int,
     try:
         files = _link(base, workshop, pair)
         begun = time.monotonic()
-        outcome = server.run(_graph(files, prompts, steps, size), seconds=3600)
+        try:
+            outcome = server.run(_graph(files, prompts, steps, size), seconds=3600)
+        except OSError as error:  # a server that the system has killed for its memory answers no more
+            return f"not run: the server is gone ({error})"
         seconds, peak = time.monotonic() - begun, _peak(server.process.pid)
     finally:
         server.stop()
@@ -61,7 +64,7 @@ def _graph(files: dict[str, str], prompts: tuple[str, str], steps: int, size: in
     else:
         vision = node("UNETLoader", unet_name=f"{files['vision']}.safetensors", weight_dtype="default")
     return {
-        "language": node("LaViBridgeLoadLanguageModel", model=files["language"], dtype="auto"),
+        "language": node("LaViBridgeLoadLanguageModel", model=files["language"], dtype="bfloat16"),
         "bridge": node(
             "LaViBridgeLoad",
             language_model=["language", 0],

@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -113,6 +114,7 @@ class Workshop:
     def trains(self, pair: Pair) -> str:
         data, run = self.folder / "data", self.folder / "runs" / pair.name
         write_data(data)
+        shutil.rmtree(run, ignore_errors=True)
         values = {
             "output": run,
             "steps": 1,
