@@ -111,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the scores as JSON")
     demo.set_defaults(run=_demo)
 
+    drawn = commands.add_parser("curves", help="draw the curves of runs into one picture")
+    drawn.add_argument("runs", nargs="+", help="output folder of a run, or its log.jsonl")
+    drawn.add_argument("-o", "--output", default="curves.png")
+    drawn.set_defaults(run=_curves)
+
     install = commands.add_parser("install-demo", help="copy the demo's models to where its workflow finds them")
     install.add_argument("comfyui", help="the ComfyUI folder")
     install.set_defaults(run=_install)
@@ -158,6 +163,12 @@ def _encode(args: argparse.Namespace) -> None:
     from .encoding import encode
 
     print(encode(args))
+
+
+def _curves(args: argparse.Namespace) -> None:
+    from .curves import curves
+
+    print(curves(args))
 
 
 def _demo(args: argparse.Namespace) -> None:
