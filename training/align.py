@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..lavi_core.language import TextEncoder
 from ..lavi_core.prompt import PromptRecipe
 from . import models
-from .data import Source
+from .data import Captions
 from .data.order import Order
 from .pair import Pair
 from .recipe import Recipe
@@ -26,7 +26,7 @@ from .recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def align(recipe: Recipe, pair: Pair, source: Source, device: torch.device) -> float:
+def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) -> float:
     """Train the adapter and the language LoRA for ``recipe.align.steps``; returns the last loss, 1 = the targets' mean.
 
     Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.

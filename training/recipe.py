@@ -58,18 +58,49 @@ class VisionSection:
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
     """kind: "tsv" reads ``image path<TAB>caption`` lines, paths relative to the file; "folder" pairs each image with
-    its .txt; "shapebench" draws ``count`` pictures. mix: weights of the ShapeBench categories, all alike if empty.
+    its .txt; "jsonl" reads a Hugging Face image folder's ``metadata.jsonl``; "webdataset" reads tars of images with a
+    .txt or .json each, one after the other, local or piped (``data/{000..009}.tar``, ``pipe:curl -s https://...``);
+    "shapebench" draws ``count`` pictures.
+
+    caption_column: where a .json or metadata.jsonl has the caption; empty = "text", or "caption" where there is none.
+    resolution: side of the square that pictures are scaled to cover and cropped to, at the centre, small ones too.
+    buckets: instead of the square, the shape nearest to the picture's own of those whose area is at most resolution^2,
+    whose sides are multiples of ``bucket_step`` and at most ``bucket_ratio`` to one another.
+    flip: half of the pictures are mirrored, drawn anew each epoch by ``seed``: it belies "left of", the authors do it.
+    validation: pictures held out, never trained on. mix: weights of the ShapeBench categories, all alike if empty.
     cache: folder of the latents, which runs may share; empty = ``latents/`` in the run's output.
     """
 
-    kind: Literal["tsv", "folder", "shapebench"]
+    kind: Literal["tsv", "folder", "jsonl", "webdataset", "shapebench"]
     path: str = ""
+    caption_column: str = ""
     resolution: int = 512
+    buckets: bool = False
+    bucket_step: int = 64
+    bucket_ratio: float = 2.0
+    flip: bool = False
+    validation: int = 0
     cache: str = ""
     count: int = 0
     vocabulary: str = "small"
     mix: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("resolution", "bucket_step"):
+            if (value := getattr(self, key)) < 8 or value % 8:
+                raise ValueError(f"data.{key} must be a multiple of 8 pixels, which make one latent, got {value}")
+        if self.buckets and self.bucket_step > self.resolution:
+            raise ValueError(
+                f"data.bucket_step {self.bucket_step} is more than data.resolution {self.resolution}; take a smaller "
+                "step"
+            )
+        if self.bucket_ratio < 1:
+            raise ValueError(
+                f"data.bucket_ratio is the longer side over the shorter, at least 1, got {self.bucket_ratio}"
+            )
+        if self.validation < 0:
+            raise ValueError(f"data.validation is a number of pictures, got {self.validation}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,112 +4,269 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ...lavi_core import fingerprint
-from ..files import write_safetensors, write_text
+from ..files import write_text
 from ..vision_model import encode, pictures_at_once
-from .sources import Source, UnreadableImage
+from .framing import UnreadableImage
+from .order import Order, held_out
+from .ranks import Ranks
+from .shard import LatentShard, ShardWriter
+from .sources import Captions, Example, IndexedSource, Shard, Source
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
-SHARD = 2048
+FORMAT = 2
 MAX_UNREADABLE = 0.05
+SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise|anticlockwise)\b", re.IGNORECASE)
+LOOKED_AT = 10_000
 
 
 class LatentCache:
-    """Raw latents of the readable pictures of a source, float16, in shards of a folder named by what they depend on:
-    source, VAE and shard. ``readable[k]`` is the source index of the k-th latent. Latents stay on disk until a batch
-    asks for them.
+    """Raw latents of the readable pictures of a source, float16, a file a shard, named by what it depends on: the
+    shard, the VAE, the precision. Pictures are numbered in the order of the source; ``readable[k]`` is where the k-th
+    stands among all. Latents, and the names and captions of a source that has no index, stay on disk until asked for.
     """
 
     def __init__(
-        self, source: Source, vae, folder: str | Path, report: str | Path | None = None, precision: str = "fp32"
+        self,
+        source: Source,
+        vae,
+        folder: str | Path,
+        report: str | Path | None = None,
+        precision: str = "fp32",
+        accelerator: Accelerator | None = None,
     ):
-        """Encodes what is not on disk yet, in bf16 where ``precision`` says so. Unreadable pictures, those of shards on
-        disk too, are logged, counted and listed in ``report``; more than 5 % of them raise ValueError.
+        """Encodes what is not on disk yet, in bf16 where ``precision`` says so. accelerator: its processes all come
+        here and share the work, shard k is process k's modulo their number, and the folder; None = this process alone.
+
+        Unreadable pictures, those of shards on disk too, are logged, counted and listed in ``report``; more than 5 % of
+        them raise ValueError, in every process, as any other one's error does.
         """
+        self.source, self.precision = source, precision
+        self.flip, self._seed = source.section.flip, source.section.seed
+        ranks = Ranks(accelerator)
+        shards = source.shards()
+        facts = f"{FORMAT} {fingerprint.weights_print(vae)} {precision} {self.flip}"
+        keys = [hashlib.sha256(f"{facts} {shard.print}".encode()).hexdigest()[:24] for shard in shards]
+        paths = [Path(folder) / f"latents-{key}.safetensors" for key in keys]
+        work = list(zip(shards, paths, strict=True))[ranks.rank :: ranks.world]
+        with ranks.together():
+            self._encode([(shard, path) for shard, path in work if not path.is_file()], vae, _total(shards), ranks.main)
+        self._shards = [LatentShard(path) for path in ranks.seen(paths)]
+        starts = [0, *accumulate(shard.count for shard in self._shards)]
+        self.readable = torch.cat([s.places + start for s, start in zip(self._shards, starts, strict=False)])
+        self._ends = list(accumulate(map(len, self._shards)))
+        self.sizes = sorted({size for shard in self._shards for size in shard.sizes})  # of latents
+        self._bucket_of = torch.cat([_renumbered(shard, self.sizes) for shard in self._shards])
+        bad = [reason for shard in self._shards for _, reason in sorted(shard.unreadable.items())]
+        if ranks.main:
+            _report(bad, starts[-1], report)
+        if len(bad) > starts[-1] * MAX_UNREADABLE:
+            raise _too_many(len(bad), starts[-1], bad[0])
+        if not len(self):
+            raise ValueError(f"no captioned images in {source.section.path}")
+        if self.flip and ranks.main:
+            self._warn_of_sides()
+
+    def _encode(self, work: list[tuple[Shard, Path]], vae, total: int | None, main: bool) -> None:
         from tqdm import tqdm
 
-        self.source, self.precision = source, precision
-        vae_print = fingerprint.weights_print(vae) + precision
-        count = len(source)
-        paths: list[Path] = []
-        reasons: dict[int, str] = {}
-        starts = range(0, count, SHARD)
-        for start in tqdm(starts, desc="latents", disable=len(starts) < 2, mininterval=2):
-            stop = min(start + SHARD, count)
-            key = hashlib.sha256(f"{source.fingerprint}{vae_print}{start}-{stop}".encode()).hexdigest()[:24]
-            path = Path(folder) / f"latents-{key}.safetensors"
-            if not path.is_file():
-                write_safetensors(path, self._encode(source, vae, range(start, stop), reasons, count))
-            paths.append(path)
-        self.readable, self._shards, self._ends = _open(paths)
-        bad = [reasons.get(i, source.name(i)) for i in sorted(set(range(count)) - set(self.readable.tolist()))]
-        if bad:
-            if report is not None:
-                write_text(report, "".join(f"{line}\n" for line in bad))
-            log.warning("%d of %d images are unreadable and left out, the first: %s", len(bad), count, bad[0])
-        if len(bad) > count * MAX_UNREADABLE:
-            raise _too_many(len(bad), count, bad[0])
+        counts = [shard.count for shard, _ in work]
+        known = None if None in counts else sum(filter(None, counts))
+        unreadable = 0
+        with tqdm(total=known, desc="latents", unit="img", disable=not (work and main), delay=2, mininterval=2) as bar:
+            for shard, path in work:
+                writer = self._encode_shard(shard, vae, bar, unreadable, total)
+                unreadable += len(writer.unreadable)
+                writer.write(path)
 
-    def _encode(self, source: Source, vae, indices: range, reasons: dict[int, str], count: int) -> dict[str, Tensor]:
-        latents, readable = [], []
-        part = pictures_at_once(source.resolution)
-        for begin in range(indices.start, indices.stop, part):
-            images = []
-            for index in range(begin, min(begin + part, indices.stop)):
-                try:
-                    images.append(source.image(index))
-                    readable.append(index)
-                except UnreadableImage as error:
-                    reasons[index] = str(error)
-                    log.warning("unreadable image %s", error)
-                    if len(reasons) > count * MAX_UNREADABLE:
-                        raise _too_many(len(reasons), count, next(iter(reasons.values()))) from None
-            if images:
-                pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-                device = next(vae.parameters()).device
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    latents.append(encode(vae, pixels.to(device)).half().cpu())
-        found = torch.cat(latents) if latents else torch.zeros(0, dtype=torch.float16)
-        return {"latents": found, "readable": torch.tensor(readable, dtype=torch.int64)}
+    def _encode_shard(self, shard: Shard, vae, bar, before: int, total: int | None) -> ShardWriter:
+        """before: unreadable pictures of the shards before, total: pictures of the source, None where not known."""
+        writer = ShardWriter()
+        waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        part = pictures_at_once(self.source.section.resolution)
+        for place, (example, image) in enumerate(_loaded(shard.read())):
+            writer.names.append("" if example.caption is None else example.name)
+            writer.captions.append(example.caption or "")
+            bar.update()
+            if isinstance(image, UnreadableImage):
+                writer.unreadable[place] = str(image)
+                log.warning("unreadable image %s", image)
+                if total is not None and before + len(writer.unreadable) > total * MAX_UNREADABLE:
+                    raise _too_many(before + len(writer.unreadable), total, next(iter(writer.unreadable.values())))
+                continue
+            group = waiting.setdefault(image.shape, [])
+            group.append((place, image))
+            if len(group) == part:
+                self._encode_group(waiting.pop(image.shape), vae, writer)
+        if total is None and len(writer.unreadable) > len(writer.names) / 2:  # not worth reading another tar
+            first = next(iter(writer.unreadable.values()))
+            raise _too_many(len(writer.unreadable), len(writer.names), first, shard.name)
+        for group in waiting.values():
+            self._encode_group(group, vae, writer)
+        return writer
+
+    def _encode_group(self, group: list[tuple[int, np.ndarray]], vae, writer: ShardWriter) -> None:
+        pixels = torch.from_numpy(np.stack([image for _, image in group])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        device = next(vae.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            latents = encode(vae, pixels.to(device)).half().cpu()
+            flipped = encode(vae, pixels.flip(-1).to(device)).half().cpu() if self.flip else None
+        writer.add([place for place, _ in group], latents, flipped)
 
     def __len__(self) -> int:
         return len(self.readable)
 
     def batch(self, indices: Sequence[int], epochs: Sequence[int]) -> tuple[Tensor, list[str]]:
-        """(raw latents [B C h w] float32, captions)."""
-        captions = [self.source.caption(int(self.readable[i]), e) for i, e in zip(indices, epochs, strict=True)]
-        return torch.cat([self._latent(i) for i in indices]).float(), captions
+        """(raw latents [B C h w] float32, captions) of pictures of one bucket."""
+        pairs = list(zip(indices, epochs, strict=True))
+        latents = []
+        for index, epoch in pairs:
+            shard, row = self._find(index)
+            latents.append(shard.latents(row, self.flip and self._flips(index, epoch)))
+        return torch.cat(latents).float(), [self.caption(index, epoch) for index, epoch in pairs]
 
-    def _latent(self, index: int) -> Tensor:  # [1 C h w]
+    def caption(self, index: int, epoch: int) -> str:
+        if isinstance(self.source, IndexedSource):
+            return self.source.caption(int(self.readable[index]), epoch)
+        shard, row = self._find(index)
+        return shard.caption(row)
+
+    def plain_caption(self, index: int, epoch: int) -> str:
+        if isinstance(self.source, IndexedSource):
+            return self.source.plain_caption(int(self.readable[index]), epoch)
+        return self.caption(index, epoch)
+
+    def name(self, index: int) -> str:
+        if isinstance(self.source, IndexedSource):
+            return self.source.name(int(self.readable[index]))
+        shard, row = self._find(index)
+        return shard.name(row)
+
+    def split(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """(indices to train on, indices held out), [N] int64: a function of the pictures' names and ``seed`` alone. A
+        picture that is listed more than once goes whole, so there may be some more than ``count`` of them.
+        """
+        held = held_out((self.name(i) for i in range(len(self))), count, seed) if count else set()
+        if len(held) >= len(self):
+            raise ValueError(f"data.validation holds out {len(held)} of {len(self)} pictures, none is left to train on")
+        mask = torch.zeros(len(self), dtype=torch.bool)
+        mask[sorted(held)] = True
+        everything = torch.arange(len(self))
+        return everything[~mask], everything[mask]
+
+    def buckets(self, indices: Tensor | None = None) -> list[Tensor]:
+        """``indices`` (None = all) by the size of their latents, those of one size in one tensor; none is empty."""
+        chosen = torch.arange(len(self)) if indices is None else indices
+        groups = [chosen[self._bucket_of[chosen] == bucket] for bucket in range(len(self.sizes))]
+        return [group for group in groups if len(group)]
+
+    def order(self, batch_size: int, seed: int, indices: Tensor | None = None) -> Order:
+        """The order in which ``indices`` (None = all) are trained on, each batch of one bucket."""
+        return Order(self.buckets(indices), batch_size, seed)
+
+    def texts(self, indices: Tensor | None = None) -> Captions:
+        """The captions alone, numbered from 0: of ``indices``, or of the source, its unreadable pictures too."""
+        if indices is None or len(indices) == len(self):
+            return self.source if isinstance(self.source, IndexedSource) else self
+        return _Part(self, indices)
+
+    def _find(self, index: int) -> tuple[LatentShard, int]:
         shard = bisect_right(self._ends, index)
-        row = index - (self._ends[shard - 1] if shard else 0)
-        return self._shards[shard][row : row + 1]
+        return self._shards[shard], index - (self._ends[shard - 1] if shard else 0)
+
+    def _flips(self, index: int, epoch: int) -> bool:
+        return bool(np.random.default_rng([self._seed, 2, index, epoch]).integers(2))
+
+    def _warn_of_sides(self) -> None:
+        looked = range(0, len(self), -(-len(self) // LOOKED_AT))
+        found = [text for text in (self.caption(i, 0) for i in looked) if SIDES.search(text)]
+        if found:
+            log.warning(
+                "data.flip mirrors pictures, but %d of %d captions tell left from right, such as %r; set data.flip = "
+                "false unless that does not matter",
+                len(found),
+                len(looked),
+                found[0],
+            )
 
 
-def _too_many(unreadable: int, count: int, example: str) -> ValueError:
+class _Part:
+    """The captions of some pictures."""
+
+    def __init__(self, latents: LatentCache, indices: Tensor):
+        self.latents, self.indices = latents, indices.tolist()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def caption(self, index: int, epoch: int) -> str:
+        return self.latents.caption(self.indices[index], epoch)
+
+    def plain_caption(self, index: int, epoch: int) -> str:
+        return self.latents.plain_caption(self.indices[index], epoch)
+
+
+def _loaded(examples: Iterable[Example]) -> Iterator[tuple[Example, np.ndarray | UnreadableImage]]:
+    """Pictures in their order, decoded some way ahead in threads, so that the VAE need not wait for them."""
+    threads = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[tuple[Example, Future]] = deque()
+        for example in examples:
+            ahead.append((example, pool.submit(_load, example)))
+            if len(ahead) > 4 * threads:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        while ahead:
+            first, future = ahead.popleft()
+            yield first, future.result()
+
+
+def _load(example: Example) -> np.ndarray | UnreadableImage:
+    try:
+        return example.load()
+    except UnreadableImage as error:
+        return error
+
+
+def _total(shards: Sequence[Shard]) -> int | None:
+    counts = [shard.count for shard in shards]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _renumbered(shard: LatentShard, sizes: list) -> Tensor:
+    return torch.tensor([sizes.index(size) for size in shard.sizes], dtype=torch.int64)[shard.kinds]
+
+
+def _report(bad: list[str], count: int, path: str | Path | None) -> None:
+    if bad:
+        log.warning("%d of %d images are unreadable and left out, the first: %s", len(bad), count, bad[0])
+    if path is not None and bad:
+        write_text(path, "".join(f"{line}\n" for line in bad))
+    elif path is not None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _too_many(unreadable: int, count: int, example: str, where: str = "") -> ValueError:
+    place = f" in {where}" if where else ""
     return ValueError(
-        f"{unreadable} of {count} images are unreadable, more than {MAX_UNREADABLE:.0%} ({example}); mend the data set "
-        "or its paths"
+        f"{unreadable} of {count} images{place} are unreadable, more than {MAX_UNREADABLE:.0%} ({example}); mend the "
+        "data set or its paths"
     )
-
-
-def _open(paths: list[Path]) -> tuple[Tensor, list[Any], list[int]]:
-    """(source indices of all latents, a lazy slice of each shard's latents, where each shard ends)."""
-    readable, shards = [], []
-    for path in paths:
-        file = safe_open(path, "pt")
-        readable.append(file.get_tensor("readable"))
-        shards.append(file.get_slice("latents"))
-    return torch.cat(readable), shards, list(accumulate(map(len, readable)))

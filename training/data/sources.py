@@ -1,38 +1,42 @@
-"""Sources of captioned pictures."""
+"""What a source of captioned pictures is to the rest."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from pathlib import Path
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from ..recipe import DataSection
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SHARD = 2048
 
 
-class UnreadableImage(ValueError):
-    """One picture cannot be read; the message names it and says why."""
+class Example(NamedTuple):
+    """One captioned picture on its way into the latents. caption: None where the source tells it by index."""
+
+    name: str
+    caption: str | None
+    load: Callable[[], np.ndarray]  # uint8 [height width 3]; raises UnreadableImage
 
 
-class Source(Protocol):
-    """Captioned pictures by index. ``fingerprint`` changes when any picture may have changed."""
+@dataclass(frozen=True)
+class Shard:
+    """Pictures that are encoded together into one file."""
 
-    fingerprint: str
-    resolution: int
+    name: str
+    print: str  # changes when any of them may have changed
+    count: int | None  # None = known once they have been read
+    read: Callable[[], Iterator[Example]]
 
-    def __init__(self, section: DataSection): ...
+
+class Captions(Protocol):
+    """Captions by index, of which ``epoch`` may draw anew."""
 
     def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str: ...
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 [resolution resolution 3]; raises UnreadableImage."""
-        ...
 
     def caption(self, index: int, epoch: int) -> str: ...
 
@@ -41,129 +45,52 @@ class Source(Protocol):
         ...
 
 
-class _Files:
-    """Image files with one caption each, turned upright as their EXIF says, scaled by their short side (bilinear) and
-    cropped to the centre.
-    """
+class Source(Protocol):
+    """Captioned pictures in shards."""
 
-    def __init__(self, section: DataSection, pairs: list[tuple[Path, str]], where: Path):
-        if not pairs:
-            raise ValueError(f"no captioned images in {where}")
-        self.pairs = pairs
-        self.resolution = section.resolution
-        digest = hashlib.sha256(str(section.resolution).encode())
-        for path, _ in pairs:
-            stat = path.stat() if path.is_file() else None
-            digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-        self.fingerprint = digest.hexdigest()
+    changing_captions: ClassVar[bool]  # from epoch to epoch
+    section: DataSection
 
-    def __len__(self) -> int:
-        return len(self.pairs)
+    def __init__(self, section: DataSection): ...
 
-    def name(self, index: int) -> str:
-        return str(self.pairs[index][0])
+    def shards(self) -> list[Shard]: ...
 
-    def caption(self, index: int, epoch: int) -> str:
-        return self.pairs[index][1]
 
-    plain_caption = caption
+class IndexedSource(ABC):
+    """A source of which every picture can be had by its index: ``SHARD`` neighbours make a shard."""
 
+    changing_captions: ClassVar[bool] = False
+    section: DataSection
+
+    @abstractmethod
+    def __init__(self, section: DataSection): ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str: ...
+
+    @abstractmethod
     def image(self, index: int) -> np.ndarray:
-        from PIL import Image, ImageOps
+        """uint8 [height width 3]; raises UnreadableImage."""
 
-        path, side = self.pairs[index][0], self.resolution
-        try:
-            with Image.open(path) as file:
-                upright = ImageOps.exif_transpose(file).convert("RGB")
-                return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR))
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise whatever a broken file leads them to
-            raise UnreadableImage(f"{path}: {error or type(error).__name__}") from None
-
-
-class TsvSource(_Files):
-    """The authors' format: ``image path<TAB>caption`` a line, relative paths from the file's folder. A caption keeps
-    its own tabs; an empty line is skipped, one without a tab is an error.
-    """
-
-    def __init__(self, section: DataSection):
-        table = Path(section.path)
-        if not table.is_file():
-            raise ValueError(f"there is no table of captions at {table}")
-        pairs = []
-        with table.open(encoding="utf-8-sig") as lines:  # str.splitlines would also split at U+2028 and the like
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                path, tab, caption = line.rstrip("\n").partition("\t")
-                if not tab:
-                    raise ValueError(f"{table} line {number} has no tab between image path and caption: {line[:80]!r}")
-                pairs.append((table.parent / path, caption.strip()))
-        super().__init__(section, pairs, table)
-
-
-class FolderSource(_Files):
-    """Every image below a folder that has a .txt of the same name beside it. An image without one is an error."""
-
-    def __init__(self, section: DataSection):
-        folder = Path(section.path)
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder of images at {folder}")
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        bare = [p for p in images if not p.with_suffix(".txt").is_file()]
-        if bare:
-            raise ValueError(f"{len(bare)} of {len(images)} images have no .txt beside them, the first is {bare[0]}")
-        texts = [(p, p.with_suffix(".txt").read_text(encoding="utf-8-sig").strip()) for p in images]
-        super().__init__(section, texts, folder)
-
-
-class ShapeBenchSource:
-    """``count`` pictures of ShapeBench. A picture depends on (seed, index) alone; it is captioned anew each epoch."""
-
-    def __init__(self, section: DataSection):
-        from ..shapebench import CATEGORIES, VOCABULARIES
-
-        if section.count < 1:
-            raise ValueError(f"data.count is the number of ShapeBench pictures to draw, got {section.count}")
-        self.section, self.resolution = section, section.resolution
-        self.vocabulary = VOCABULARIES[section.vocabulary]
-        mix = section.mix or dict.fromkeys(CATEGORIES, 1.0)
-        unknown = set(mix) - set(CATEGORIES)
-        if unknown:
-            raise ValueError(f"data.mix names {sorted(unknown)}; the categories are {', '.join(CATEGORIES)}")
-        self.categories = list(mix)
-        self.weights = np.array([mix[c] for c in self.categories]) / sum(mix.values())
-        facts = [section.seed, self.vocabulary.name, section.resolution, sorted(mix.items()), "shapebench-1"]
-        self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return self.section.count
-
-    def name(self, index: int) -> str:
-        return f"ShapeBench {self.section.vocabulary} seed {self.section.seed} picture {index}"
-
-    def scene(self, index: int):
-        from ..shapebench import sample_scene
-
-        rng = np.random.default_rng([self.section.seed, index])
-        category = self.categories[int(rng.choice(len(self.categories), p=self.weights))]
-        return sample_scene(rng, category, self.vocabulary, "train")
-
-    def image(self, index: int) -> np.ndarray:
-        from ..shapebench import render
-
-        return render(self.scene(index), self.section.resolution)
-
-    def caption(self, index: int, epoch: int) -> str:
-        return self._caption(index, epoch, "train")
+    @abstractmethod
+    def caption(self, index: int, epoch: int) -> str: ...
 
     def plain_caption(self, index: int, epoch: int) -> str:
-        return self._caption(index, epoch, "test")
+        return self.caption(index, epoch)
 
-    def _caption(self, index: int, epoch: int, split: str) -> str:
-        from ..shapebench import caption
+    @abstractmethod
+    def print_of(self, indices: range) -> str:
+        """Changes when any of these pictures may have changed."""
 
-        # The frame is drawn first, so that both kinds of caption share it.
-        rng = np.random.default_rng([self.section.seed, index, 1, epoch])
-        return caption(self.scene(index), rng, split, vocabulary=self.vocabulary)
+    def shards(self) -> list[Shard]:
+        return [self._shard(range(start, min(start + SHARD, len(self)))) for start in range(0, len(self), SHARD)]
+
+    def _shard(self, part: range) -> Shard:
+        name = f"pictures {part.start} to {part.stop - 1}"
+        return Shard(name, self.print_of(part), len(part), partial(self._read, part))
+
+    def _read(self, indices: range) -> Iterator[Example]:
+        return (Example(self.name(index), None, partial(self.image, index)) for index in indices)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lavi_bridge.training.data import SOURCES, LatentCache, Order, UnreadableImage
-from lavi_bridge.training.data import latents as latents_module
+from lavi_bridge.training.data import sources as sources_module
 from lavi_bridge.training.recipe import DataSection
 from lavi_bridge.training.vision_model import load_vae
 from PIL import Image
@@ -115,7 +115,9 @@ def test_unreadable_images_are_named_when_the_latents_are_on_disk(
     caplog.clear()
     cache = LatentCache(source, vae, tmp_path / "cache", tmp_path / "bad.txt")
     assert len(cache) == 38 and "2 of 40 images are unreadable" in caplog.text
-    assert (tmp_path / "bad.txt").read_text().splitlines() == [source.name(0), source.name(1)]
+    listed = (tmp_path / "bad.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in listed] == [source.name(0), source.name(1)]
+    assert all("cannot identify" in line for line in listed)
 
 
 def test_a_shard_without_a_readable_image_is_skipped(
@@ -125,7 +127,7 @@ def test_a_shard_without_a_readable_image_is_skipped(
     whole = LatentCache(SOURCES["tsv"](section), vae, tmp_path / "whole")
     lines = Path(section.path).read_text().splitlines()
     Path(section.path).write_text("\n".join([*lines[1:], lines[0]]))  # the broken one comes last
-    monkeypatch.setattr(latents_module, "SHARD", 20)
+    monkeypatch.setattr(sources_module, "SHARD", 20)
     for _ in range(2):
         cache = LatentCache(SOURCES["tsv"](section), vae, tmp_path / "cache")
         places = [39, 0, 20, 19, 7]
@@ -133,7 +135,7 @@ def test_a_shard_without_a_readable_image_is_skipped(
         found, expected = (c.batch(places, [0] * 5) for c in (cache, whole))
         assert found[1] == expected[1] and torch.allclose(found[0], expected[0], atol=2e-3)
         with safe_open(sorted((tmp_path / "whole").iterdir())[0], "pt") as file:
-            assert torch.equal(expected[0], file.get_tensor("latents")[places].float())
+            assert torch.equal(expected[0], file.get_tensor("latents.4x4")[places].float())
 
 
 def test_more_than_five_percent_unreadable_stops(tmp_path: Path, tiny: Path) -> None:

@@ -1,0 +1,66 @@
+"""How a picture of any shape becomes one of the shapes that are trained on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from ..recipe import DataSection
+
+
+class UnreadableImage(ValueError):
+    """One picture cannot be read; the message names it and says why."""
+
+
+class Size(NamedTuple):
+    """Pixels."""
+
+    height: int
+    width: int
+
+
+class Framing:
+    """The shapes of a data section and the way into them: a picture is turned upright as its EXIF says, scaled
+    (bilinear) until it covers the shape nearest to its own, and cropped to the centre. Small pictures are scaled up.
+    """
+
+    def __init__(self, section: DataSection):
+        if section.buckets:
+            self.sizes = bucket_sizes(section.resolution, section.bucket_step, section.bucket_ratio)
+        else:
+            self.sizes = [Size(section.resolution, section.resolution)]
+
+    def size(self, width: int, height: int) -> Size:
+        """The shape of the nearest aspect ratio, in which wide and high count alike; the larger of two."""
+
+        def distance(size: Size) -> tuple[float, int]:
+            return abs(math.log(size.width / size.height) - math.log(width / height)), -size.width * size.height
+
+        return min(self.sizes, key=distance)
+
+    def read(self, file: str | Path | IO[bytes], name: str) -> np.ndarray:
+        """uint8 [height width 3]; raises UnreadableImage with ``name``."""
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(file) as opened:
+                upright = ImageOps.exif_transpose(opened).convert("RGB")
+                size = self.size(*upright.size)
+                return np.asarray(ImageOps.fit(upright, (size.width, size.height), Image.Resampling.BILINEAR))
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever a broken file leads them to
+            raise UnreadableImage(f"{name}: {error or type(error).__name__}") from None
+
+
+def bucket_sizes(resolution: int, step: int, ratio: float) -> list[Size]:
+    """For each width the greatest height of at most resolution^2 pixels in all, and the same turned by a quarter."""
+    found = set()
+    for width in range(step, int(resolution * ratio) + 1, step):
+        height = resolution**2 // width // step * step
+        if height and max(width, height) <= ratio * min(width, height):
+            found |= {Size(height, width), Size(width, height)}
+    return sorted(found)
