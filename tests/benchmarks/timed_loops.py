@@ -1,0 +1,130 @@
+"""The training loops, each run in a process of its own, which takes steps when it is told to."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import conftest  # noqa: F401  (registers the checkout as lavi_bridge)
+import torch
+from lavi_bridge.training.pipeline import pick_device
+from lavi_bridge.training.recipe import Recipe
+from stages import Stages
+
+
+class Stop(Exception):
+    """The loop has taken all the steps that are wanted."""
+
+
+class Gate:
+    """Called before each step: ends the turn that is over, answers with what it measured, waits for the next one.
+
+    time: mean seconds of a step. stages: seconds of each stage, all steps together. flops: those of one step, counted
+    by torch. memory: the process's peak in bytes, on a GPU that of its tensors.
+    """
+
+    def __init__(self, connection: Connection, stages: Stages):
+        self.connection, self.stages = connection, stages
+        self.what, self.steps, self.left = "", 0, 0
+        self.begun = 0.0
+        self.counter: Any = None
+
+    def __call__(self) -> None:
+        if self.left:
+            self.left -= 1
+        if self.left:
+            return
+        if self.what:
+            self.connection.send(self._end())
+        while True:
+            self.what, self.steps = self.connection.recv()
+            if self.what == "quit":
+                raise Stop
+            if self.what != "memory":
+                break
+            self.connection.send(peak_memory(self.stages.device))
+        self.left = self.steps
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.what == "stages":
+            self.stages.start()
+        elif self.what == "flops":
+            from torch.utils.flop_counter import FlopCounterMode
+
+            self.counter = FlopCounterMode(display=False)
+            self.counter.__enter__()
+        self._wait()
+        self.begun = time.perf_counter()
+
+    def _end(self) -> Any:
+        if self.what == "stages":
+            return self.stages.stop()
+        if self.what == "flops":
+            self.counter.__exit__(None, None, None)
+            return self.counter.get_total_flops() / self.steps
+        self._wait()
+        return (time.perf_counter() - self.begun) / self.steps
+
+    def _wait(self) -> None:
+        if self.stages.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def ours(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
+    from lavi_bridge.training.trainer import Trainer
+
+    shutil.rmtree(recipe.output, ignore_errors=True)  # latents are kept elsewhere
+    trainer = Trainer(recipe)
+    for owner, name, stage in (
+        (trainer, "batch", "data"),
+        (trainer.pair.encoder, "tokenize", "language"),
+        (trainer.pair.encoder, "forward", "language"),
+        (trainer.pair.adapter, "forward", "adapter"),
+        (trainer.pair.network, "forward", "vision"),
+        (trainer.accelerator, "backward", "backward"),
+        (trainer.accelerator, "clip_grad_norm_", "optimizer"),
+        (trainer.optimizer, "step", "optimizer"),
+        (trainer.optimizer, "zero_grad", "optimizer"),
+    ):
+        stages.wrap(owner, name, stage)
+    step = trainer.train_step
+
+    def gated(*args: Any, **kwargs: Any) -> Any:
+        gate()
+        return step(*args, **kwargs)
+
+    trainer.train_step = gated  # type: ignore[method-assign]
+    trainer.run()
+
+
+def authors(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
+    from authors_loop import train
+
+    train(recipe, gate, stages)
+
+
+LOOPS: dict[str, Callable[[Recipe, Callable[[], None], Stages], None]] = {"ours": ours, "authors": authors}
+
+
+def work(loop: str, recipe: Recipe, connection: Connection) -> None:
+    """Run a loop until the other end of the connection says "quit"."""
+    stages = Stages(pick_device())
+    with suppress(Stop):
+        LOOPS[loop](recipe, Gate(connection, stages), stages)

@@ -1,0 +1,261 @@
+"""How fast does a pair train, beside the authors' loop on the same models, pictures and batch?
+
+    python tests/benchmarks/train_speed.py --work FOLDER [PAIR ...]
+
+Prints Markdown tables: images/s, seconds a step, peak memory, the share of the machine's measured bf16 matrix rate, and
+the share of time of each stage. Each loop runs in a process of its own, caches warm; the loops take turns, a few steps
+each, and the median turn counts, so that what else the machine does falls on both. Models of true size, with random
+weights, are written to FOLDER (about 5 GB) and found there again; the demo pair is the committed one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+
+import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
+import torch  # noqa: E402
+import true_sizes  # noqa: E402
+from lavi_bridge.training.recipe import Recipe, read_recipe  # noqa: E402
+from lavi_bridge.training.shapebench import CATEGORIES, VOCABULARIES, caption, render, sample_scene  # noqa: E402
+from stages import NAMES  # noqa: E402
+from timed_loops import LOOPS, work  # noqa: E402
+
+TURNS = 3
+TITLES = {"language": "tokens, language model", "vision": "vision forward", "rest": "logging, rest"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """recipe: below training/recipes. size, batch: pixels and pictures a step, on a CPU and on a GPU."""
+
+    recipe: str
+    size: dict[str, int]
+    batch: dict[str, int]
+    language: str = ""
+    vision: str = ""
+
+
+PAIRS = {
+    "demo": Pair("demo/minilm", {"cpu": 128, "cuda": 128}, {"cpu": 48, "cuda": 48}),
+    **{
+        f"t5-large-{vision}": Pair(
+            f"paper/t5-large-{vision}", {"cpu": 256, "cuda": 512}, {"cpu": 2, "cuda": 16}, "t5-large", vision
+        )
+        for vision in ("sd14", "pixart")
+    },
+}
+
+
+def prepare(name: str, folder: Path, size: int, batch: int, steps: int) -> Recipe:
+    """The recipe of a pair on pictures and models in ``folder``, both written if they are not there."""
+    pair = PAIRS[name]
+    changes = {
+        "output": folder / "speed" / name,
+        "steps": 1_000_000,
+        "save_every": 1_000_000,
+        "sample.every": 0,
+        "batch_size": batch,
+        "precision": "bf16",
+        "align.steps": 0,
+        "data.kind": "tsv",
+        "data.path": pictures(folder / "speed" / f"pictures-{size}", size, batch * steps),
+        "data.cache": folder / "speed" / "latents",
+        "data.resolution": size,
+    }
+    if pair.language:
+        language, vision = folder / "language" / pair.language, folder / "vision" / pair.vision
+        _once(language, lambda part: true_sizes.write_language(pair.language, part))
+        _once(vision, lambda part: true_sizes.write_vision(pair.vision, part))
+        changes |= {"language.model": language, "vision.model": vision, "vision.vae": vision / "vae"}
+    recipe = ROOT / "training" / "recipes" / f"{pair.recipe}.toml"
+    return read_recipe(recipe, [f"{key}={value}" for key, value in changes.items()])
+
+
+def pictures(folder: Path, size: int, count: int) -> Path:
+    """A table of ``count`` ShapeBench pictures, as many as are seen, so that no loop begins an epoch while timed."""
+    import numpy as np
+    from PIL import Image
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary, lines = VOCABULARIES["full"], []
+    for index in tqdm(range(count), desc="pictures", mininterval=2):
+        rng = np.random.default_rng([0, index])
+        scene = sample_scene(rng, list(CATEGORIES)[index % len(CATEGORIES)], vocabulary, "train")
+        path = folder / f"{index:05}.png"
+        if not path.is_file():
+            Image.fromarray(render(scene, size)).save(path)
+        lines.append(f"{path}\t{caption(scene, rng, 'train', vocabulary=vocabulary)}\n")
+    table = folder / f"{count}.tsv"
+    table.write_text("".join(lines))
+    return table
+
+
+def _once(folder: Path, make: Any) -> None:
+    if not folder.is_dir():
+        print(f"writing {folder}", file=sys.stderr)
+        part = folder.with_name(f".{folder.name}.part")
+        make(part)
+        part.rename(folder)
+
+
+class Worker:
+    """One loop in a process of its own, which waits until it is told to take steps."""
+
+    def __init__(self, loop: str, recipe: Recipe):
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=work, args=(loop, recipe, other))
+        self.process.start()
+        other.close()
+
+    def ask(self, what: str, steps: int = 1) -> Any:
+        try:
+            self.connection.send((what, steps))
+            return self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            sys.exit(f"a loop ended before its time (exit code {self.process.exitcode}); its reason stands above")
+
+    def quit(self) -> None:
+        self.connection.send(("quit", 0))
+        self.process.join()
+
+
+def measure(name: str, loops: list[str], recipe: Recipe, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
+    """What was measured of each loop, by its name."""
+    if "ours" in loops:  # fills the caches, so that the process that is measured finds them warm
+        filler = Worker("ours", recipe)
+        filler.ask("time", 1)
+        filler.quit()
+    workers = {loop: Worker(loop, recipe) for loop in loops}
+    turns: dict[str, list[float]] = {loop: [] for loop in loops}
+    for worker in workers.values():
+        worker.ask("time", warmup)
+    for turn in range(TURNS):
+        for loop, worker in workers.items():
+            turns[loop].append(worker.ask("time", steps))
+            print(f"{name}, {loop}, turn {turn + 1}: {turns[loop][-1]:.3f} s a step", file=sys.stderr)
+    found = {}
+    for loop, worker in workers.items():
+        second = statistics.median(turns[loop])
+        found[loop] = {
+            "seconds": second,
+            "turns": turns[loop],
+            "images_per_second": recipe.batch_size / second,
+            "stages": worker.ask("stages", steps),
+            "memory": worker.ask("memory"),
+            "flops": worker.ask("flops"),
+        }
+        worker.quit()
+    return found
+
+
+def matrix_rate(device: torch.device) -> float:
+    """FLOP/s of a large bf16 matrix product, the best of several."""
+    size, repeats = (8192, 20) if device.type == "cuda" else (2048, 2)
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        _wait(device)
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            torch.mm(a, b)
+        _wait(device)
+        best = min(best, (time.perf_counter() - begun) / repeats)
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.is_file() else []
+        name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def table(results: dict[str, dict[str, Any]], rate: float) -> str:
+    """Two Markdown tables: speed and memory; stages."""
+    speed = [
+        "| pair | pixels | batch | loop | images/s | s/step | peak memory | TFLOP/step | of the bf16 matrix rate |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    shares = [
+        "| pair | loop | " + " | ".join(TITLES.get(name, name) for name in NAMES) + " |",
+        "|---" * (2 + len(NAMES)) + "|",
+    ]
+    for pair, result in results.items():
+        loops = result["loops"]
+        size = f"| {pair} | {result['size']} | {result['batch']} "
+        for loop, found in loops.items():
+            speed.append(
+                f"{size}| {loop} | {found['images_per_second']:.2f} | {found['seconds']:.2f} | "
+                f"{found['memory'] / 2**30:.2f} GB | {found['flops'] / 1e12:.2f} | "
+                f"{found['flops'] / found['seconds'] / rate:.0%} |"
+            )
+            total = sum(found["stages"].values())
+            cells = " | ".join(f"{found['stages'][name] / total:.1%}" for name in NAMES)
+            shares.append(f"| {pair} | {loop} | {cells} |")
+        if len(loops) == 2:
+            ours, authors = loops["ours"], loops["authors"]
+            ratio = {key: ours[key] / authors[key] for key in ("images_per_second", "seconds", "memory", "flops")}
+            speed.append(
+                f"{size}| ours / authors | {ratio['images_per_second']:.2f} | {ratio['seconds']:.2f} | "
+                f"{ratio['memory']:.2f} | {ratio['flops']:.2f} | |"
+            )
+    return "\n".join([*speed, "", *shares])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="*", choices=[[], *PAIRS], help="default: all")
+    parser.add_argument("--work", type=Path, required=True, help="folder for models, pictures and caches")
+    parser.add_argument("--size", type=int, help="pixels; default: 128 (demo), 256 on a CPU, 512 on a GPU")
+    parser.add_argument("--batch", type=int, help="pictures a step; default: 48 (demo), 2 on a CPU, 16 on a GPU")
+    parser.add_argument("--steps", type=int, help=f"steps of each of the {TURNS} turns; default: 3, on a GPU 20")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the first turn")
+    parser.add_argument("--loops", nargs="+", choices=list(LOOPS), default=list(LOOPS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for the recipe")
+    parser.add_argument("--json", action="store_true", help="print everything measured as JSON instead of tables")
+    args = parser.parse_args()
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the loops pick a GPU where they see one
+    device = torch.device(args.device)
+    steps = args.steps or {"cpu": 3, "cuda": 20}[args.device]
+    results: dict[str, dict[str, Any]] = {}
+    for name in args.pairs or PAIRS:
+        size, batch = args.size or PAIRS[name].size[args.device], args.batch or PAIRS[name].batch[args.device]
+        seen = args.warmup + (TURNS + 1) * steps + 1
+        recipe = prepare(name, args.work.resolve(), size, batch, seen)
+        loops = measure(name, args.loops, recipe, steps, args.warmup)
+        results[name] = {"size": size, "batch": batch, "loops": loops}
+    rate = matrix_rate(device)
+    if args.json:
+        print(json.dumps({"machine": machine(device), "matrix_rate": rate, "pairs": results}, indent=1))
+        return
+    print(f"{machine(device)}; bf16 matrix rate {rate / 1e12:.2f} TFLOP/s\n\n{table(results, rate)}")
+
+
+if __name__ == "__main__":
+    main()
