@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 NUM_TIMESTEPS = 1000
+MIN_SNR = 1e-8  # pure noise has none, and epsilon's weights divide by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,22 @@ class Objective:
         if self.kind == "epsilon":
             return corrupted, noise
         return corrupted, a.sqrt() * noise - (1 - a).sqrt() * latents
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal to noise ratio, in powers, of x_t at timesteps [B]. -> [B] float32"""
+        if self.kind == "flow":
+            s = (timesteps / NUM_TIMESTEPS).clamp(min=1e-4, max=1)
+            return (((1 - s) / s) ** 2).clamp(min=MIN_SNR)
+        assert self.alphas_cumprod is not None
+        a = self.alphas_cumprod.to(timesteps.device)[timesteps]
+        return (a / (1 - a)).clamp(min=MIN_SNR)
+
+    def in_x0(self, timesteps: Tensor) -> Tensor:
+        """What the squared error of the prediction is to be multiplied with to be that of x_0. -> [B] float32"""
+        if self.kind == "flow":  # x_0 = x_t - s v
+            return (timesteps / NUM_TIMESTEPS) ** 2
+        snr = self.snr(timesteps)
+        return 1 / (snr + 1) if self.kind == "v_prediction" else 1 / snr
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean squared error of each picture [B]; a network that also predicts variance has it dropped."""

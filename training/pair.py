@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..lavi_core import adapters, fingerprint
 from ..lavi_core.checkpoint import BridgeCheckpoint
-from ..lavi_core.conditioning import Conditioning
+from ..lavi_core.conditioning import Conditioning, HiddenStates
 from ..lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig, VisionConfig
 from ..lavi_core.language import TextEncoder, TokenBatch
 from ..lavi_core.lora import Delta, LoRA
+from .parallel import outermost_layers
 from .recipe import LanguageSection, Recipe, VisionSection
 from .vision_model import VisionModel
 
@@ -36,7 +37,8 @@ class Pair(nn.Module):
         if recipe.vision.train == "lora":
             self.sites["vision"] = vision.row.sites(vision.network)
         self.language_config = encoder.config
-        self.vision_print = fingerprint.weights_print(vision.network)
+        bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values to print
+        self.vision_print = None if bare else fingerprint.weights_print(vision.network)
         inner = recipe.adapter.inner_width
         in_width, out_width = encoder.config.hidden_size, vision.context_width
         self.adapter_config = AdapterConfig(
@@ -55,6 +57,8 @@ class Pair(nn.Module):
         for module in unused:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
+        if recipe.language.train != "full":
+            drop_layers(encoder, unused)
         self.run_again = checkpoint_layers(encoder, vision.network, unused) if recipe.gradient_checkpointing else set()
 
     def train(self, mode: bool = True) -> Pair:
@@ -67,6 +71,13 @@ class Pair(nn.Module):
                     module.training = mode and ("lora_dropout" in name or module in self.run_again)
         return self
 
+    def compile_layers(self) -> None:
+        """Have the layers of both models compiled, one by one: alike as they are, that is fast and soon done."""
+        for layer in self.encoder.layers():
+            layer.compile()
+        for block in outermost_layers(self.network):
+            block.compile()
+
     def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The trained parameters of one group, by name."""
         module = {"adapter": self.adapter, "language": self.encoder.model, "vision": self.network}[name]
@@ -75,17 +86,17 @@ class Pair(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         return {key: p for name in GROUPS for key, p in self.group(name)}
 
-    def condition(self, tokens: TokenBatch) -> Conditioning:
-        """Captions to conditioning; the adapter runs in float32 outside autocast."""
-        hidden = self.encoder(tokens, self.recipe.prompt)
+    def condition(self, said: TokenBatch | HiddenStates) -> Conditioning:
+        """Captions, as tokens or as what the language model says of them, to conditioning; the adapter runs in float32
+        outside autocast."""
+        hidden = self.encoder(said, self.recipe.prompt) if isinstance(said, TokenBatch) else said
         with torch.autocast(hidden.states.device.type, enabled=False):
             heard = self.adapter(hidden._replace(states=hidden.states.float()))
         return Conditioning(heard.context, heard.mask if self.recipe.prompt.vision_mask else None, heard.pooled)
 
-    def forward(self, ids: Tensor, mask: Tensor, keep: Tensor | None, x: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, said: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
         """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
-        heard = self.condition(TokenBatch(ids, mask, keep, ()))
-        return self.vision_model.predict(x, timesteps, heard)
+        return self.vision_model.predict(x, timesteps, self.condition(said))
 
     def checkpoint(self, provenance: dict) -> BridgeCheckpoint:
         """The bridge as it stands, on the CPU."""
@@ -134,6 +145,14 @@ def unused_modules(encoder: TextEncoder, hidden_states: str | int) -> list[nn.Mo
         depth = hidden_states
     used = {id(module) for layer in layers[:depth] for module in layer.modules()}
     return [module for layer in layers[depth:] for module in layer.modules() if id(module) not in used]
+
+
+def drop_layers(encoder: TextEncoder, unused: list[nn.Module]) -> None:
+    """Free the layers after the last that the recipe runs: the pass is left at the first of them."""
+    layers, gone = encoder.layers(), set(map(id, unused))
+    for index, layer in enumerate(layers):
+        if all(id(module) in gone for module in layer.modules()):
+            layers[index] = nn.Identity()
 
 
 def checkpoint_layers(encoder: TextEncoder, network: nn.Module, unused: list[nn.Module]) -> set[nn.Module]:

@@ -18,7 +18,8 @@ Training = Literal["frozen", "lora", "full"]
 @dataclass(frozen=True, kw_only=True)
 class LanguageSection:
     """model: a local folder or .gguf file, or a name that ``training/models.py`` knows. train: "lora" is the paper's;
-    "full" trains every weight (a vision model's own small encoder); "frozen" is the "w/o LoRA" ablation.
+    "full" trains every weight (a vision model's own small encoder); "frozen" is the "w/o LoRA" ablation: what the model
+    says is then kept on disk, beside the latents, up to ``states_gb`` (0 = not at all).
     """
 
     model: str
@@ -27,6 +28,7 @@ class LanguageSection:
     alpha: float = 32.0
     dropout: float = 0.1
     learning_rate: float = 5e-6
+    states_gb: float = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +107,46 @@ class DataSection:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSection:
-    """AdamW. schedule: "constant" or "cosine" (to zero), both after ``warmup`` optimiser steps of linear increase."""
+    """kind: a row of ``training/optimizers.py``: "adamw" (fused), "adamw8bit", "paged_adamw8bit" (both bitsandbytes),
+    "schedule_free". schedule: "constant", "cosine" (to zero) or "linear" (to zero), all after ``warmup`` optimiser
+    steps of linear increase; "schedule_free" takes "constant" alone.
 
+    bad_steps: what becomes of a step whose loss or gradient norm is not finite, or whose loss is more than
+    ``explosion`` times the running mean (0 = any finite loss is taken): "stop" the run, or "skip" the batch.
+    """
+
+    kind: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup: int = 0
+    bad_steps: Literal["stop", "skip"] = "stop"
+    explosion: float = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSection:
+    """weighting: a row of ``training/weighting.py``: "none" (the paper's), "min_snr" (arXiv 2303.09556, with ``gamma``)
+    or "debiased" (arXiv 2310.08442). offset_noise: this much of one number a picture and channel is added to the noise,
+    so that overall brightness is learnt (0.05 to 0.1; 0 = none).
+    """
+
+    weighting: str = "none"
+    gamma: float = 5.0
+    offset_noise: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSection:
+    """The loss on ``data.validation`` held-out examples, every ``every`` steps (0 = never): each at the middle of
+    ``bins`` equal parts of the noise levels, with noise that is always the same, without caption dropout.
+    """
+
+    every: int = 0
+    bins: int = 10
+    batch_size: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +185,10 @@ class Recipe:
 
     precision: "bf16" keeps frozen weights in bf16 and computes under autocast; trained weights are float32 in both.
     gradient_checkpointing: both models' layers are run again in the backward pass instead of kept: less memory, the
-    same gradients, about a third more time.
+    same gradients, about a third more time. compile: both models' layers through torch.compile.
+    ema: decay of an average over the trained weights, warmed up (0 = none); with one, the bridge file, the pictures and
+    the validation loss are the average's. keep: the newest states that are kept; keep_every: also each state whose step
+    it divides (0 = none). trackers: "tensorboard", "wandb" (offline as long as WANDB_MODE says so).
     """
 
     name: str
@@ -164,19 +201,26 @@ class Recipe:
     vision: VisionSection
     data: DataSection
     optimizer: OptimizerSection = OptimizerSection()
+    loss: LossSection = LossSection()
+    validation: ValidationSection = ValidationSection()
     align: AlignSection = AlignSection()
     sample: SampleSection = SampleSection()
     seed: int = 0
     accumulation: int = 1
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
+    compile: bool = False
+    ema: float = 0.0
+    trackers: tuple[str, ...] = ("tensorboard",)
     caption_dropout: float = 0.1
     save_every: int = 500
     keep: int = 2
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         numbers = {key: getattr(self, key) for key in ("steps", "batch_size", "accumulation", "save_every", "keep")}
         numbers |= {"language.rank": self.language.rank, "vision.rank": self.vision.rank}
+        numbers |= {"validation.bins": self.validation.bins, "validation.batch_size": self.validation.batch_size}
         numbers |= {"align.batch_size": self.align.batch_size, "sample.steps": self.sample.steps}
         for key, value in numbers.items():
             if value < 1:
@@ -185,6 +229,15 @@ class Recipe:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is a decay from 0 (none) up to 1, such as 0.999, got {self.ema}")
+        if unknown := set(self.trackers) - {"tensorboard", "wandb"}:
+            raise ValueError(f"trackers names {', '.join(sorted(unknown))}; known: tensorboard, wandb")
+        if self.optimizer.kind == "schedule_free" and self.optimizer.schedule != "constant":
+            raise ValueError(
+                f"optimizer.kind = 'schedule_free' takes the place of a schedule, got {self.optimizer.schedule!r}: "
+                "set optimizer.schedule = 'constant'"
+            )
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain data: nested dicts, as JSON and TOML hold it."""

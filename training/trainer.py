@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,23 @@ import torch
 from torch import Tensor
 
 from ..lavi_core.language import TextEncoder
-from . import models, state
+from . import lock, models, optimizers, parallel, state
 from .align import align
-from .data import SOURCES, LatentCache, Order
+from .batch import Batch, Batches, Part, to_device
+from .data import SOURCES, LatentCache, Prefetch
 from .files import write_text
+from .health import Health
+from .journal import Journal
 from .pair import GROUPS, Pair, eval_mode
 from .pictures import Pictures
-from .pipeline import pick_device
 from .provenance import environment
 from .recipe import Recipe
+from .saying import Saying
+from .schedule import learning_rate_scale
+from .stopping import Stopped, StopSignals
+from .validation import Validation
 from .vision_model import load_vae, load_vision_model
+from .weighting import weights
 
 log = logging.getLogger(__name__)
 
@@ -35,24 +42,17 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, resume: bool = False):
-        from accelerate import Accelerator
-        from accelerate.utils import GradientAccumulationPlugin
-
         self.recipe = recipe
         self.output = Path(recipe.output)
-        # Precision and accumulation are the recipe's, whatever the launcher has put into the environment.
-        self.accelerator = Accelerator(
-            cpu=pick_device().type == "cpu",
-            mixed_precision="no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        )
-        main, world = self.accelerator.is_main_process, self.accelerator.num_processes
+        self.accelerator = parallel.make_accelerator()
+        self.main = self.accelerator.is_main_process
+        world = self.accelerator.num_processes
         if recipe.batch_size % (world * recipe.accumulation):
             raise ValueError(
                 f"batch_size {recipe.batch_size} does not divide into {world} processes times "
                 f"accumulation = {recipe.accumulation}"
             )
-        if main and not resume and state.states(self.output / "state"):
+        if self.main and not resume and state.states(self.output / "state"):
             raise ValueError(f"{self.output} holds a run already; go on with --resume, or set another output")
         frozen_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         encoder = TextEncoder.load(models.language(recipe.language.model), dtype=_dtype(recipe.language, frozen_dtype))
@@ -63,20 +63,19 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.pair = Pair(recipe, encoder, vision)
         self.trained = self.pair.trained()
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for _, p in self.pair.group(name)], "lr": rate, "rate": rate, "name": name}
-                for name, rate in zip(GROUPS, self.rates(), strict=True)
-                if any(True for _ in self.pair.group(name))
-            ],
-            betas=recipe.optimizer.betas,
-            eps=recipe.optimizer.eps,
-            weight_decay=recipe.optimizer.weight_decay,
-        )
+        groups = [
+            {"params": [p for _, p in self.pair.group(name)], "lr": rate, "rate": rate, "name": name}
+            for name, rate in zip(GROUPS, self.rates(), strict=True)
+            if any(True for _ in self.pair.group(name))
+        ]
+        self.optimizer = optimizers.build(groups, recipe.optimizer)
+        self.average = average_of(self.trained, recipe.ema) if recipe.ema else None
+        self.health = Health(recipe.optimizer, self.output)
+        self.saying = Saying(recipe, self.pair, self.output, self.accelerator.device)
         self.source = SOURCES[recipe.data.kind](recipe.data)
         self.step = 0
         self.resumed = resume and self._resume()
-        if main:
+        if self.main:
             write_text(self.output / "recipe.json", json.dumps(recipe.plain(), indent=1))
             record_environment(self.output / "environment.json", self.resumed)
 
@@ -85,125 +84,181 @@ class Trainer:
         return recipe.adapter.learning_rate, recipe.language.learning_rate, recipe.vision.learning_rate
 
     def run(self) -> Path:
-        """Train to the recipe's last step and return the bridge file."""
-        from torch.utils.tensorboard import SummaryWriter
-        from tqdm import tqdm
-
-        recipe, accelerator = self.recipe, self.accelerator
-        device, main = accelerator.device, accelerator.is_main_process
-        with accelerator.main_process_first():
-            self.latents = LatentCache(
-                self.source,
-                self.vae.to(device),
-                recipe.data.cache or self.output / "latents",
-                self.output / "unreadable.txt",
-                recipe.precision,
-            )
-        order = Order(len(self.latents), recipe.batch_size, recipe.seed)
-        self.pair.to(device).train()
-        if recipe.align.steps and not self.resumed:
-            align(recipe, self.pair, self.source, device)
-        self.model, self.optimizer = accelerator.prepare(self.pair, self.optimizer)
-        if main and not self.resumed:
-            self.save_state()
-        pictures = Pictures(recipe, self.pair, self.vae, self.output) if main and recipe.sample.every else None
-        board = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step) if main else None
-        journal = Journal(self.output / "log.jsonl", self.step) if main else None
-        bar = tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not main, mininterval=2)
-        while self.step < recipe.steps:
-            began = time.perf_counter()
-            loss, norm = self.train_step(order)
-            self.step += 1
-            if journal is None or board is None:
-                continue
-            speed = recipe.batch_size / (time.perf_counter() - began)
-            journal.write({"step": self.step, "loss": loss, "norm": norm, "images_per_second": round(speed, 2)})
-            board.add_scalar("loss", loss, self.step)
-            board.add_scalar("images_per_second", speed, self.step)
-            for group in self.optimizer.param_groups:
-                board.add_scalar(f"learning_rate/{group['name']}", group["lr"], self.step)
-            bar.set_postfix(loss=f"{loss:.4f}", imgs=f"{speed:.1f}/s", refresh=False)
-            bar.update()
-            if self.step % recipe.save_every == 0 or self.step == recipe.steps:
-                journal.flush()
-                self.save()
-            if pictures is not None and (self.step % recipe.sample.every == 0 or self.step == recipe.steps):
-                for name, value in pictures.draw(self.step).items():
-                    board.add_scalar(f"bench/{name}", value, self.step)
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+        """Train to the recipe's last step and return the bridge file. Raises Stopped once all is saved after SIGTERM or
+        Ctrl-C.
+        """
+        with ExitStack() as stack:
+            if self.main:
+                stack.enter_context(lock.held(self.output))
+                state.sweep(self.output)
+            signals = stack.enter_context(StopSignals())
+            self._run(stack, signals)
         return self.output / "bridge.safetensors"
 
-    def train_step(self, order: Order) -> tuple[float, float]:
-        """One optimiser step over the global batch; (loss, gradient norm before clipping)."""
+    def _run(self, stack: ExitStack, signals: StopSignals) -> None:
+        from tqdm import tqdm
+
+        recipe, device = self.recipe, self.accelerator.device
+        stack.enter_context(attention_kernel(device))
+        batches = self._prepare()
+        if self.main and not self.resumed:
+            self.save_state()
+        pictures = validation = None
+        if recipe.sample.every and (self.main or parallel.is_sharded()):
+            pictures = Pictures(recipe, self.pair, self.vae, self.output)
+        if recipe.validation.every:
+            held = self.held_out.tolist()
+            validation = Validation(recipe, self.pair.vision_model, self.latents, held, self.saying)
+        journal = Journal(recipe, self.output, self.step) if self.main else None
+        if journal is not None:
+            stack.callback(journal.close)
+        ahead = stack.enter_context(Prefetch(batches, self.step))
+        bar = stack.enter_context(
+            tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
+        )
+        while self.step < recipe.steps:
+            began = time.perf_counter()
+            waited = ahead.waited
+            batch = next(ahead)
+            entry = {**self.train_step(batch), "waited": round(ahead.waited - waited, 4)}
+            self.step += 1
+            asked = signals.agreed(self.accelerator)
+            last = asked or self.step == recipe.steps
+            speed = recipe.batch_size / (time.perf_counter() - began)
+            if journal is not None:
+                journal.write(self.step, {**entry, "images_per_second": round(speed, 2)})
+                bar.set_postfix(loss=f"{entry.get('loss', math.nan):.4f}", imgs=f"{speed:.1f}/s", refresh=False)
+            bar.update()
+            if validation is not None and (self.step % recipe.validation.every == 0 or last):
+                with self.as_given():
+                    found = validation.run(self.pair, device)
+                if journal is not None:
+                    journal.write(self.step, {"validation": found})
+            if journal is not None and (self.step % recipe.save_every == 0 or last):
+                with self._saving():
+                    journal.flush()
+                self.save()
+                with self._saving():
+                    journal.draw(bool(last))
+            if pictures is not None and not asked and (self.step % recipe.sample.every == 0 or last):
+                with self.as_given():
+                    scores = pictures.draw(self.step)
+                if journal is not None and scores:
+                    journal.write(self.step, {"bench": scores})
+            if asked:
+                raise Stopped(asked)
+        self.accelerator.wait_for_everyone()
+
+    def _prepare(self) -> Batches:
+        """Latents, the head start, and the pair on its device."""
+        recipe, accelerator = self.recipe, self.accelerator
+        device = accelerator.device
+        self.latents = LatentCache(
+            self.source,
+            self.vae.to(device),
+            recipe.data.cache or self.output / "latents",
+            self.output / "unreadable.txt",
+            recipe.precision,
+            accelerator,
+        )
+        trained_on, self.held_out = self.latents.split(recipe.data.validation, recipe.seed)
+        parallel.shard(accelerator, self.pair)
+        self.pair.to(device).train()
+        if recipe.align.steps and not self.resumed:
+            align(recipe, self.pair, self.latents.texts(trained_on), device)
+        if recipe.compile:
+            self.pair.compile_layers()
+        self.model = parallel.replicate(accelerator, self.pair)
+        self.optimizer = accelerator.prepare_optimizer(self.optimizer)
+        if self.average is not None:
+            self.average.to(device)
+        order = self.latents.order(recipe.batch_size, recipe.seed, trained_on)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        return Batches(recipe, self.latents, order, self.saying, world, rank, pin=device.type == "cuda")
+
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """One optimiser step over the global batch; what the log says of it: loss, gradient norm before clipping and
+        learning rates, or why it was skipped.
+        """
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
-        latents, captions, noise, uniform = self.batch(order)
-        world, rank, parts = accelerator.num_processes, accelerator.process_index, recipe.accumulation
-        size = recipe.batch_size // (world * parts)
+        optimizers.averaged(self.optimizer, False)
         scale = learning_rate_scale(recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * scale
         total = torch.zeros((), device=device)
-        for part in range(parts):
-            begin = (part * world + rank) * size
-            rows = slice(begin, begin + size)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        for index, part in enumerate(batch.parts):
             # LoRA and adapter dropout draw from the global generator.
-            torch.manual_seed((recipe.seed * 1_000_003 + self.step) * 4096 + part * world + rank)
-            tokens = self.pair.encoder.tokenize(captions[rows], recipe.prompt).to(device)
-            objective = self.pair.vision_model.objective
-            timesteps = objective.timesteps(uniform[rows].to(device))
-            x, target = objective.corrupt(
-                latents[rows].to(device) * self.pair.vision_model.scale, noise[rows].to(device), timesteps
-            )
-            sync = accelerator.no_sync(self.model) if part + 1 < parts else nullcontext()
-            with sync, attention_kernel(device):  # checkpointed layers run once more in the backward pass
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    prediction = self.model(tokens.ids, tokens.mask, tokens.keep, x, timesteps)
-                loss = objective.loss(prediction, target).mean() / parts
-                accelerator.backward(loss)
+            torch.manual_seed((recipe.seed * 1_000_003 + self.step) * 4096 + index * world + rank)
+            once = index + 1 == len(batch.parts)
+            with nullcontext() if once else parallel.without_average(self.model):
+                loss = self.loss(part) / len(batch.parts)
+                accelerator.backward(loss)  # checkpointed layers run once more here
             total += loss.detach()
-        norm = float(accelerator.clip_grad_norm_(list(self.trained.values()), recipe.optimizer.clip_norm))  # type: ignore[arg-type]
-        mean = float(accelerator.reduce(total, "mean"))  # type: ignore[arg-type]
-        for name, value in (("loss", mean), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                good = f"the last good state is in {self.output}/state"
-                raise ValueError(f"the {name} of step {self.step} is {value}; {good}")
-        self.optimizer.step()
+        norm = accelerator.clip_grad_norm_(list(self.trained.values()), recipe.optimizer.clip_norm)
+        mean, norm = torch.stack([accelerator.reduce(total, "mean"), torch.as_tensor(norm, device=device)]).tolist()  # type: ignore[list-item]
+        wrong = self.health.examine(self.step, mean, norm, batch.names, self.main)
+        if wrong is None:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.step(self.trained.values())
         self.optimizer.zero_grad()
-        return mean, norm
+        if wrong is not None:
+            return {"skipped": wrong}
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        return {"loss": mean, "norm": norm, "learning_rate": rates}
 
-    def batch(self, order: Order) -> tuple[Tensor, list[str], Tensor, Tensor]:
-        """The global batch of this step, the same on every rank: latents [B C h w], captions, noise, uniform [B]."""
-        indices, epochs = order.batch(self.step)
-        latents, captions = self.latents.batch(indices, epochs)
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        noise = torch.randn(latents.shape, generator=generator)
-        # Stratified over the batch: every batch sees every noise level, which takes variance out of the loss.
-        count = len(indices)
-        uniform = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-        dropped = torch.rand(count, generator=generator) < self.recipe.caption_dropout
-        captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
-        return latents, captions, noise, uniform
+    def loss(self, part: Part) -> Tensor:
+        """The weighted mean over one part of a batch, with its graph."""
+        recipe, device = self.recipe, self.accelerator.device
+        objective, scale = self.pair.vision_model.objective, self.pair.vision_model.scale
+        said = to_device(part.said, device)
+        timesteps = objective.timesteps(part.uniform.to(device))
+        x, target = objective.corrupt(
+            part.latents.to(device, non_blocking=True) * scale, part.noise.to(device, non_blocking=True), timesteps
+        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            prediction = self.model(said, x, timesteps)
+        return (objective.loss(prediction, target) * weights(objective, timesteps, recipe.loss)).mean()
+
+    @contextmanager
+    def as_given(self) -> Iterator[Pair]:
+        """The pair as its users get it: nothing drops out, no gradient, averaged weights where there are some."""
+        optimizers.averaged(self.optimizer, True)
+        if self.average is not None:
+            self.average.store(self.trained.values())
+            self.average.copy_to(self.trained.values())
+        try:
+            with eval_mode(self.pair) as pair:
+                yield pair
+        finally:
+            if self.average is not None:
+                self.average.restore(self.trained.values())
+            optimizers.averaged(self.optimizer, False)
 
     def save(self) -> None:
         """The resumable state, then the bridge file."""
         self.save_state()
-        with self._saving():
+        with self._saving(), self.as_given():
             facts = {"recipe": self.recipe.plain(), "step": self.step, **environment()}
-            with eval_mode(self.pair):
-                self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", dtype=torch.float16)
-                models.save_fully_trained(self.pair, self.output)
+            self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", dtype=torch.float16)
+            models.save_fully_trained(self.pair, self.output)
 
     def save_state(self) -> None:
         with self._saving():
-            folder, keep = self.output / "state", self.recipe.keep
-            state.save(folder, self.step, self.trained, self.optimizer, keep, self.identity())
+            self.saying.flush()
+            folder, recipe, extra = self.output / "state", self.recipe, self.health.dump()
+            if self.average is not None:
+                extra |= {f"average:{key}": p for key, p in zip(self.trained, self.average.shadow_params, strict=True)}
+                extra["average_step"] = torch.tensor(self.average.optimization_step)
+            identity = self.identity()
+            state.save(folder, self.step, self.trained, self.optimizer, recipe.keep, identity, recipe.keep_every, extra)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run is resumed: the recipe, but for what it writes and how long it runs, and
         the prints of both models; by dotted key."""
         plain = self.recipe.plain()
-        for key in ("output", "steps", "save_every", "keep", "sample", "gradient_checkpointing"):
+        for key in FREE:
             del plain[key]
         facts = {}
         for key, value in plain.items():
@@ -228,34 +283,27 @@ class Trainer:
                 raise ValueError(f"there is nothing to resume in {self.output}; run without --resume")
             log.info("%s was stopped before its first state; starting afresh", self.recipe.name)
             return False
-        self.step = state.load(kept[-1], self.trained, self.optimizer, self.identity())
+        self.step, extra = state.load(kept[-1], self.trained, self.optimizer, self.identity())
+        self.health.restore(extra)
+        if self.average is not None:
+            self.average.optimization_step = int(extra["average_step"])
+            self.average.shadow_params = [extra[f"average:{key}"] for key in self.trained]
         log.info("resuming %s at step %d", self.recipe.name, self.step)
         return True
 
 
-class Journal:
-    """log.jsonl: one line a step; a resumed run cuts what came after its state."""
-
-    def __init__(self, path: Path, step: int):
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
-        self.file = path.open("a")
-
-    def write(self, entry: dict) -> None:
-        self.file.write(json.dumps(entry) + "\n")
-
-    def flush(self) -> None:
-        self.file.flush()
+# What may change when a run goes on: what it writes, how long it runs, and what leaves its numbers alone.
+FREE = (
+    *("output", "steps", "save_every", "keep", "keep_every", "sample", "validation", "trackers"),
+    *("gradient_checkpointing", "compile"),
+)
 
 
-def learning_rate_scale(recipe: Recipe, step: int) -> float:
-    """Linear warm-up from 1/warmup, then constant or a half cosine to zero at the last step."""
-    warmup = recipe.optimizer.warmup
-    if step < warmup:
-        return (step + 1) / warmup
-    if recipe.optimizer.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))
+def average_of(trained: dict[str, torch.nn.Parameter], decay: float):
+    """diffusers' average over weights; its decay grows to ``decay`` as (1 + step) / (10 + step)."""
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(trained.values(), decay=decay, foreach=True)
 
 
 def record_environment(path: Path, resumed: bool) -> None:

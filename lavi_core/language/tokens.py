@@ -38,6 +38,16 @@ class TokenBatch(NamedTuple):
         keep = None if self.keep is None else self.keep.to(device)
         return TokenBatch(self.ids.to(device), self.mask.to(device), keep, self.reports)
 
+    def trimmed(self, recipe: PromptRecipe, multiple: int = 8) -> TokenBatch:
+        """Without the padding that all rows end in, to a ``multiple`` of tokens, where nothing hears padding: both
+        models are given the mask and it lies on the right. Else the batch itself.
+        """
+        if not (recipe.language_mask and recipe.vision_mask and recipe.padding_side == "right"):
+            return self
+        width = -(-int(self.mask.sum(1).max()) // multiple) * multiple
+        keep = None if self.keep is None else self.keep[:, :width]
+        return TokenBatch(self.ids[:, :width], self.mask[:, :width], keep, self.reports)
+
 
 class _Token(NamedTuple):
     id: int

@@ -57,7 +57,7 @@ def agrees(trainer: Trainer, bridge: Path) -> bool:
     trainer.pair.eval()
     with torch.no_grad():
         tokens = trainer.pair.encoder.tokenize(prompts, recipe.prompt)
-        expected = trainer.pair(tokens.ids, tokens.mask, tokens.keep, x, t)
+        expected = trainer.pair(tokens, x, t)
         found = pipeline.vision.predict(x, t, pipeline.condition(prompts))
         swapped = pipeline.vision.predict(x, t, pipeline.condition(prompts[::-1]))
     heard = (swapped - expected).abs().max()
