@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +17,11 @@ from torch import Tensor
 
 from ...lavi_core import fingerprint
 from ..files import write_text
-from ..vision_model import encode, pictures_at_once
-from .framing import UnreadableImage
+from .caching import MAX_UNREADABLE, Encoding, pictures, too_many
 from .order import Order, held_out
 from .ranks import Ranks
-from .shard import LatentShard, ShardWriter
-from .sources import Captions, Example, IndexedSource, Shard, Source
+from .shard import LatentShard
+from .sources import Captions, IndexedSource, Source
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-MAX_UNREADABLE = 0.05
 SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise|anticlockwise)\b", re.IGNORECASE)
 LOOKED_AT = 10_000
 
@@ -67,8 +62,10 @@ class LatentCache:
         keys = [hashlib.sha256(f"{facts} {shard.print}".encode()).hexdigest()[:24] for shard in shards]
         paths = [Path(folder) / f"latents-{key}.safetensors" for key in keys]
         work = list(zip(shards, paths, strict=True))[ranks.rank :: ranks.world]
+        encoding = Encoding(vae, precision, self.flip, source.section.resolution)
         with ranks.together():
-            self._encode([(shard, path) for shard, path in work if not path.is_file()], vae, _total(shards), ranks.main)
+            missing = [(shard, path) for shard, path in work if not path.is_file()]
+            encoding.write(missing, pictures(shards), quiet=not ranks.main)
         self._shards = [LatentShard(path) for path in ranks.seen(paths)]
         starts = [0, *accumulate(shard.count for shard in self._shards)]
         self.readable = torch.cat([s.places + start for s, start in zip(self._shards, starts, strict=False)])
@@ -79,57 +76,11 @@ class LatentCache:
         if ranks.main:
             _report(bad, starts[-1], report)
         if len(bad) > starts[-1] * MAX_UNREADABLE:
-            raise _too_many(len(bad), starts[-1], bad[0])
+            raise too_many(len(bad), starts[-1], bad[0])
         if not len(self):
             raise ValueError(f"no captioned images in {source.section.path}")
         if self.flip and ranks.main:
             self._warn_of_sides()
-
-    def _encode(self, work: list[tuple[Shard, Path]], vae, total: int | None, main: bool) -> None:
-        from tqdm import tqdm
-
-        counts = [shard.count for shard, _ in work]
-        known = None if None in counts else sum(filter(None, counts))
-        unreadable = 0
-        with tqdm(total=known, desc="latents", unit="img", disable=not (work and main), delay=2, mininterval=2) as bar:
-            for shard, path in work:
-                writer = self._encode_shard(shard, vae, bar, unreadable, total)
-                unreadable += len(writer.unreadable)
-                writer.write(path)
-
-    def _encode_shard(self, shard: Shard, vae, bar, before: int, total: int | None) -> ShardWriter:
-        """before: unreadable pictures of the shards before, total: pictures of the source, None where not known."""
-        writer = ShardWriter()
-        waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-        part = pictures_at_once(self.source.section.resolution)
-        for place, (example, image) in enumerate(_loaded(shard.read())):
-            writer.names.append("" if example.caption is None else example.name)
-            writer.captions.append(example.caption or "")
-            bar.update()
-            if isinstance(image, UnreadableImage):
-                writer.unreadable[place] = str(image)
-                log.warning("unreadable image %s", image)
-                if total is not None and before + len(writer.unreadable) > total * MAX_UNREADABLE:
-                    raise _too_many(before + len(writer.unreadable), total, next(iter(writer.unreadable.values())))
-                continue
-            group = waiting.setdefault(image.shape, [])
-            group.append((place, image))
-            if len(group) == part:
-                self._encode_group(waiting.pop(image.shape), vae, writer)
-        if total is None and len(writer.unreadable) > len(writer.names) / 2:  # not worth reading another tar
-            first = next(iter(writer.unreadable.values()))
-            raise _too_many(len(writer.unreadable), len(writer.names), first, shard.name)
-        for group in waiting.values():
-            self._encode_group(group, vae, writer)
-        return writer
-
-    def _encode_group(self, group: list[tuple[int, np.ndarray]], vae, writer: ShardWriter) -> None:
-        pixels = torch.from_numpy(np.stack([image for _, image in group])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        device = next(vae.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            latents = encode(vae, pixels.to(device)).half().cpu()
-            flipped = encode(vae, pixels.flip(-1).to(device)).half().cpu() if self.flip else None
-        writer.add([place for place, _ in group], latents, flipped)
 
     def __len__(self) -> int:
         return len(self.readable)
@@ -224,33 +175,6 @@ class _Part:
         return self.latents.plain_caption(self.indices[index], epoch)
 
 
-def _loaded(examples: Iterable[Example]) -> Iterator[tuple[Example, np.ndarray | UnreadableImage]]:
-    """Pictures in their order, decoded some way ahead in threads, so that the VAE need not wait for them."""
-    threads = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[tuple[Example, Future]] = deque()
-        for example in examples:
-            ahead.append((example, pool.submit(_load, example)))
-            if len(ahead) > 4 * threads:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        while ahead:
-            first, future = ahead.popleft()
-            yield first, future.result()
-
-
-def _load(example: Example) -> np.ndarray | UnreadableImage:
-    try:
-        return example.load()
-    except UnreadableImage as error:
-        return error
-
-
-def _total(shards: Sequence[Shard]) -> int | None:
-    counts = [shard.count for shard in shards]
-    return None if None in counts else sum(filter(None, counts))
-
-
 def _renumbered(shard: LatentShard, sizes: list) -> Tensor:
     return torch.tensor([sizes.index(size) for size in shard.sizes], dtype=torch.int64)[shard.kinds]
 
@@ -262,11 +186,3 @@ def _report(bad: list[str], count: int, path: str | Path | None) -> None:
         write_text(path, "".join(f"{line}\n" for line in bad))
     elif path is not None:
         Path(path).unlink(missing_ok=True)
-
-
-def _too_many(unreadable: int, count: int, example: str, where: str = "") -> ValueError:
-    place = f" in {where}" if where else ""
-    return ValueError(
-        f"{unreadable} of {count} images{place} are unreadable, more than {MAX_UNREADABLE:.0%} ({example}); mend the "
-        "data set or its paths"
-    )

@@ -1,0 +1,56 @@
+"""A Hugging Face image folder with its metadata.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from lavi_bridge.training.data import SOURCES
+from lavi_bridge.training.recipe import DataSection
+from PIL import Image
+
+
+def folder(path: Path, *records: object) -> Path:
+    (path / "train").mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", (40, 40), (i, 20, 30)).save(path / "train" / f"{i}.png")
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in records]
+    (path / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_hugging_face_image_folder(tmp_path: Path) -> None:
+    path = folder(
+        tmp_path / "hf",
+        {"file_name": "train/1.png", "text": " one\u2028line ", "caption": "not this"},
+        {"file_name": "train/0.png", "caption": "nought"},
+    )
+    for where in (path, path / "metadata.jsonl"):
+        source = SOURCES["jsonl"](DataSection(kind="jsonl", path=str(where), resolution=32))
+        assert [source.caption(i, 0) for i in range(len(source))] == ["one\u2028line", "nought"]
+        assert tuple(source.image(0)[3, 3]) == (1, 20, 30) and source.image(0).shape == (32, 32, 3)
+    with pytest.raises(ValueError, match=r"line 2 has no caption in 'text'; .* \['file_name', 'caption'\]"):
+        SOURCES["jsonl"](DataSection(kind="jsonl", path=str(path), caption_column="text"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is no JSON"),
+        ('["a"]', "line 2 has no file_name"),
+        ({"text": "a"}, "line 2 has no file_name"),
+        ({"file_name": "train/0.png", "text": 3}, "line 2 has no caption in 'text' or 'caption'"),
+    ],
+)
+def test_a_bad_line_of_metadata_is_named(tmp_path: Path, line: object, message: str) -> None:
+    path = folder(tmp_path / "hf", {"file_name": "train/1.png", "text": "fine"}, line)
+    with pytest.raises(ValueError, match=message) as caught:
+        SOURCES["jsonl"](DataSection(kind="jsonl", path=str(path)))
+    assert str(path / "metadata.jsonl") in str(caught.value)
+
+
+def test_a_folder_without_metadata_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no metadata\.jsonl at .*hf/metadata\.jsonl"):
+        (tmp_path / "hf").mkdir()
+        SOURCES["jsonl"](DataSection(kind="jsonl", path=str(tmp_path / "hf")))
