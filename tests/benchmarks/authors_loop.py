@@ -79,9 +79,8 @@ class Pictures(torch.utils.data.Dataset):
         # The sums of torchvision's Resize (bilinear) and CenterCrop, which the authors call.
         picture = Image.open(path).convert("RGB")
         scale = self.size / min(picture.size)
-        picture = picture.resize(
-            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BILINEAR
-        )
+        width, height = (round(side * scale) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (width - self.size) // 2, (height - self.size) // 2
         picture = picture.crop((left, top, left + self.size, top + self.size))
         if random.random() < 0.5:
