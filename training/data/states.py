@@ -57,7 +57,7 @@ class StateCache:
         Raises ValueError for a prompt recipe by which a caption's states are not its own, see ``why_not``.
         """
         if reason := why_not(prompt):
-            raise ValueError(reason)
+            raise ValueError(f"hidden states cannot be kept: {reason}")
         facts = json.loads(json.dumps({**facts, "prompt": asdict(prompt), "format": FORMAT}, sort_keys=True))
         self.prompt, self.compute, self.most_bytes = prompt, compute, most_gb * 1e9
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
@@ -104,8 +104,9 @@ class StateCache:
                     "states": torch.cat([row.states for row in rows]),
                     "mask": torch.cat([row.mask for row in rows]),
                 }
+                size = {"bytes": str(tensors["states"].nbytes)}
                 try:
-                    write_safetensors(path, tensors)
+                    write_safetensors(path, tensors, size)
                 except OSError as error:
                     raise ValueError(
                         f"the hidden states cannot be written to {path} ({error}); make room there, or do without them"
@@ -151,9 +152,9 @@ class StateCache:
 
 class _StateFile:
     def __init__(self, path: Path):
-        self.size = path.stat().st_size
         with reading(path):
             file: Any = safe_open(path, "pt")
+            self.size = int(file.metadata()["bytes"])  # of the states alone, as those that wait are counted
             self.keys = [bytes(row) for row in file.get_tensor("keys").numpy()]
             self.ends = file.get_tensor("ends").tolist()
             self.mask = file.get_tensor("mask")
@@ -170,8 +171,8 @@ def why_not(prompt: PromptRecipe) -> str | None:
         return None
     deaf = "language" if not prompt.language_mask else "vision"
     return (
-        f'hidden states cannot be kept: with prompt.padding = "longest" and prompt.{deaf}_mask = false they depend on '
-        f'the batch; set prompt.{deaf}_mask = true or prompt.padding = "max_length", or do without keeping them'
+        f'with prompt.padding = "longest" and prompt.{deaf}_mask = false they depend on the batch; set '
+        f'prompt.{deaf}_mask = true or prompt.padding = "max_length"'
     )
 
 
