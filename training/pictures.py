@@ -15,9 +15,12 @@ from .recipe import Recipe
 
 
 class Pictures:
-    """The recipe's prompts as one grid, and its bench prompts as scores, always on the same noise."""
+    """The recipe's prompts as one grid, and its bench prompts as scores, always on the same noise.
 
-    def __init__(self, recipe: Recipe, pair: Pair, vae, output: Path):
+    output: None = nothing is written, by a process that draws because a sharded model needs all of them to.
+    """
+
+    def __init__(self, recipe: Recipe, pair: Pair, vae, output: Path | None):
         from .shapebench import CATEGORIES, VOCABULARIES, prompts
 
         self.recipe, self.pair, self.output = recipe, pair, output
@@ -35,13 +38,16 @@ class Pictures:
         from .shapebench import score
 
         scores = {}
-        target = self.output / "samples" / f"step-{step:07d}.png"
-        if self.recipe.sample.prompts:
-            prompts = list(self.recipe.sample.prompts)
-            write_bytes(target, png(self._images(prompts), prompts))
+        prompts = list(self.recipe.sample.prompts)
+        drawn = self._images(prompts) if prompts else None
         for category, pairs in self.bench.items():
             captions, scenes = zip(*pairs, strict=True)
             scores[category] = float(score(self._images(list(captions)), list(scenes))["correct"])  # type: ignore[arg-type]
+        if self.output is None:
+            return scores
+        target = self.output / "samples" / f"step-{step:07d}.png"
+        if drawn is not None:
+            write_bytes(target, png(drawn, prompts))
         if scores:
             line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
             write_bytes(target.with_suffix(".txt"), f"{line}\n".encode())

@@ -52,6 +52,9 @@ class Trainer:
                 f"batch_size {recipe.batch_size} does not divide into {world} processes times "
                 f"accumulation = {recipe.accumulation}"
             )
+        if self.main:
+            with lock.held(self.output):  # said at once, and not after minutes of loading
+                state.sweep(self.output)
         if self.main and not resume and state.states(self.output / "state"):
             raise ValueError(f"{self.output} holds a run already; go on with --resume, or set another output")
         frozen_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
@@ -90,12 +93,10 @@ class Trainer:
         with ExitStack() as stack:
             if self.main:
                 stack.enter_context(lock.held(self.output))
-                state.sweep(self.output)
-            signals = stack.enter_context(StopSignals())
-            self._run(stack, signals)
+            self._run(stack)
         return self.output / "bridge.safetensors"
 
-    def _run(self, stack: ExitStack, signals: StopSignals) -> None:
+    def _run(self, stack: ExitStack) -> None:
         from tqdm import tqdm
 
         recipe, device = self.recipe, self.accelerator.device
@@ -105,7 +106,7 @@ class Trainer:
             self.save_state()
         pictures = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
-            pictures = Pictures(recipe, self.pair, self.vae, self.output)
+            pictures = Pictures(recipe, self.pair, self.vae, self.output if self.main else None)
         if recipe.validation.every:
             held = self.held_out.tolist()
             validation = Validation(recipe, self.pair.vision_model, self.latents, held, self.saying)
@@ -116,6 +117,7 @@ class Trainer:
         bar = stack.enter_context(
             tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
         )
+        signals = stack.enter_context(StopSignals())
         while self.step < recipe.steps:
             began = time.perf_counter()
             waited = ahead.waited
@@ -146,6 +148,7 @@ class Trainer:
                 if journal is not None and scores:
                     journal.write(self.step, {"bench": scores})
             if asked:
+                self.accelerator.wait_for_everyone()  # a launcher ends the others with the first process that leaves
                 raise Stopped(asked)
         self.accelerator.wait_for_everyone()
 
@@ -224,17 +227,21 @@ class Trainer:
     @contextmanager
     def as_given(self) -> Iterator[Pair]:
         """The pair as its users get it: nothing drops out, no gradient, averaged weights where there are some."""
+        kept = [p.detach().clone() for p in self.trained.values()] if self._averages() else []
         optimizers.averaged(self.optimizer, True)
         if self.average is not None:
-            self.average.store(self.trained.values())
             self.average.copy_to(self.trained.values())
         try:
             with eval_mode(self.pair) as pair:
                 yield pair
         finally:
-            if self.average is not None:
-                self.average.restore(self.trained.values())
             optimizers.averaged(self.optimizer, False)
+            with torch.no_grad():  # to the bit, which an optimizer that swaps them by arithmetic does not reach
+                for p, before in zip(self.trained.values(), kept, strict=bool(kept)):
+                    p.copy_(before)
+
+    def _averages(self) -> bool:
+        return self.average is not None or self.recipe.optimizer.kind in optimizers.OWN_SCHEDULE
 
     def save(self) -> None:
         """The resumable state, then the bridge file."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lavi_bridge.tests.training.forks import Server
 from lavi_bridge.tests.training.paper import write_models
 from lavi_bridge.tests.training.tiny import write_recipe, write_tiny
 
@@ -21,6 +24,15 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("paper")
     write_models(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts trainers as processes of their own, without their seconds of imports."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the trainers are forked")
+    with Server(tmp_path_factory.mktemp("server") / "log.txt") as server:
+        yield server
 
 
 @pytest.fixture

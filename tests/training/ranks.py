@@ -1,21 +1,28 @@
-"""Forked trainers: ``python ranks.py`` reads lines of JSON, one for each run, and answers each with its exit statuses.
+"""Forked trainers: ``python ranks.py`` reads lines of JSON, one for each run, and answers each with the ids of its
+processes and then with their exit statuses.
 
-What costs seconds, to import torch and the models' libraries, is done once; a run is a fork, one for each of its
-processes. A line: recipe, changes, resume, world, environment, gradients (where the first step's are written, or null).
+What costs seconds, to import torch and the models' libraries, is done once; a run is a fork for each of its processes.
+A line: recipe, changes, resume, world, environment, gradients (where the first step's are written, or null),
+kill_after (seconds, or null).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import conftest  # noqa: F401  (registers the checkout as lavi_bridge)
 import torch
-from lavi_bridge.training import align, pictures, trainer  # noqa: F401
+from lavi_bridge.training import align, parallel, pictures, trainer  # noqa: F401
 from lavi_bridge.training.files import write_safetensors
 from lavi_bridge.training.recipe import read_recipe
 from torch.distributed.tensor import DTensor
@@ -24,7 +31,6 @@ from torch.distributed.tensor import DTensor
 def warm() -> None:
     import diffusers
     import peft  # noqa: F401
-    import torch.distributed.fsdp
     import transformers
     from torch.utils import tensorboard  # noqa: F401
 
@@ -36,9 +42,21 @@ def warm() -> None:
 
 def train(line: dict[str, Any]) -> None:
     run = trainer.Trainer(read_recipe(line["recipe"], line["changes"]), resume=line["resume"])
+    if parallel.is_sharded():
+        as_on_gpus()
     if line["gradients"]:
         record_gradients(run, Path(line["gradients"]))
     run.run()
+
+
+def as_on_gpus() -> None:
+    """accelerate gives processes on CPUs no type of its own for FSDP; on GPUs it does, and takes other ways by it."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
+    for state in (AcceleratorState, PartialState):
+        state._shared_state["distributed_type"] = DistributedType.FSDP
 
 
 def record_gradients(run: Any, folder: Path) -> None:
@@ -65,6 +83,7 @@ def start(line: dict[str, Any], rank: int, port: int) -> int:
         return pid
     status = 1
     try:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the answers alone go to the output
         os.environ.update(line["environment"])
         if line["world"] > 1:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(line["world"]))
@@ -80,6 +99,27 @@ def start(line: dict[str, Any], rank: int, port: int) -> int:
         os._exit(status)
 
 
+def wait(children: list[int], kill_after: float | None) -> list[int]:
+    """Their exit statuses; SIGKILL for those that are still at work by then."""
+    statuses: dict[int, int] = {}
+    kill_at = float("inf") if kill_after is None else time.monotonic() + kill_after
+    while len(statuses) < len(children):
+        late = time.monotonic() >= kill_at
+        for child in [child for child in children if child not in statuses]:
+            if late:
+                os.kill(child, signal.SIGKILL)  # one that has ended is there until it is waited for
+            done, status = os.waitpid(child, 0 if late else os.WNOHANG)
+            if done:
+                statuses[child] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    return [statuses[child] for child in children]
+
+
+def answer(line: dict[str, list[int]]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -89,13 +129,14 @@ def free_port() -> int:
 def main() -> None:
     torch.set_num_threads(1)
     warm()
+    answer({"ready": []})
     for text in sys.stdin:
         line = json.loads(text)
         port = free_port()
         children = [start(line, rank, port) for rank in range(line["world"])]
-        print(json.dumps({"started": children}), flush=True)
-        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps({"statuses": statuses}), flush=True)
+        answer({"started": children})
+        statuses = wait(children, line["kill_after"])
+        answer({"statuses": statuses})
 
 
 if __name__ == "__main__":

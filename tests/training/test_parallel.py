@@ -6,19 +6,15 @@ The processes are forked on this machine and talk over gloo.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lavi_bridge.tests.training.forks import Server
 from lavi_bridge.training.files import read_safetensors
 from safetensors import safe_open
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
 # Dropout draws on each process by itself: two processes cannot drop what one does.
@@ -27,25 +23,13 @@ QUIET = ["language.dropout=0.0", "vision.dropout=0.0", "adapter.kind=linear", "p
 Run = Callable[..., list[int]]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen]:
-    command = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.stdin.close()
-
-
 @pytest.fixture
-def run(server: subprocess.Popen, recipe: Path, tmp_path: Path) -> Run:
+def run(server: Server, recipe: Path, tmp_path: Path) -> Run:
     """Trains the tiny recipe on ``world`` processes into tmp_path/name; their exit statuses."""
 
-    def start(name: str, world: int, *changes: str, path: Path = recipe, **line: Any) -> list[int]:
-        line = {"resume": False, "environment": {}, "gradients": str(tmp_path / f"{name}-gradients")} | line
+    def start(name: str, world: int, *changes: str, **line: Any) -> list[int]:
         changes = (*QUIET, *changes, f"output={json.dumps(str(tmp_path / name))}")
-        server.stdin.write(json.dumps({**line, "world": world, "recipe": str(path), "changes": changes}) + "\n")
-        server.stdin.flush()
-        server.stdout.readline()
-        return json.loads(server.stdout.readline())["statuses"]
+        return server.run(recipe, changes, world, gradients=str(tmp_path / f"{name}-gradients"), **line)
 
     return start
 
