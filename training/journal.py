@@ -14,7 +14,6 @@ from .curves import draw_curves
 from .files import write_text
 from .recipe import Recipe
 
-
 PAUSE = 60.0  # seconds
 
 

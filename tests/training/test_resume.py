@@ -24,7 +24,7 @@ def start(recipe: Path, *arguments: str) -> subprocess.Popen:
 
 def journal(output: Path) -> list[tuple[int, float, float]]:
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["norm"]) for line in lines]
+    return [(line["step"], line["loss"], line["norm"]) for line in lines if "loss" in line]
 
 
 def kill_at(process: subprocess.Popen, output: Path, step: int) -> None:
