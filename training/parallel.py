@@ -37,13 +37,14 @@ def make_accelerator() -> Accelerator:
     from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
     if is_sharded():
-        # FSDP 1, and a model that rank 0 alone has read, are other ways than the one here.
+        # FSDP 1, a model that rank 0 alone has read, and shards in the host's memory are other ways than the one here.
         for key, value, setting in (
             ("FSDP_VERSION", "2", "fsdp_version: 2"),
             ("FSDP_CPU_RAM_EFFICIENT_LOADING", "false", "fsdp_cpu_ram_efficient_loading: false"),
+            ("FSDP_OFFLOAD_PARAMS", "false", "fsdp_offload_params: false"),
         ):
-            if os.environ.get(key) != value:
-                raise ValueError(f"the launcher has set {key} to {os.environ.get(key)}; set {setting} in its config")
+            if (found := os.environ.get(key)) != value:
+                raise ValueError(f"the launcher has set {key} to {found}; set {setting} in its config")
     return Accelerator(
         cpu=pick_device().type == "cpu",
         mixed_precision="no",
@@ -69,11 +70,12 @@ def shard(accelerator: Accelerator, pair: Pair) -> None:
         raise ValueError("compile does not go with FSDP2: set compile = false, or launch with ddp.yaml")
     from torch.distributed.fsdp import fully_shard
 
+    reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     trained = {p for p in pair.parameters() if p.requires_grad}
     for module in sharded_modules(pair):
         # Outer modules, whose rest is gathered once and kept, come after their layers.
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+        fully_shard(module, mesh=mesh, reshard_after_forward=reshard, ignored_params=trained)
 
 
 def sharded_modules(pair: Pair) -> Iterator[nn.Module]:
