@@ -131,7 +131,7 @@ class Trainer:
                 journal.write(self.step, {**entry, "images_per_second": round(speed, 2)})
                 bar.set_postfix(loss=f"{entry.get('loss', math.nan):.4f}", imgs=f"{speed:.1f}/s", refresh=False)
             bar.update()
-            if validation is not None and (self.step % recipe.validation.every == 0 or last):
+            if validation is not None and not asked and (self.step % recipe.validation.every == 0 or last):
                 with self.as_given():
                     found = validation.run(self.pair, device)
                 if journal is not None:

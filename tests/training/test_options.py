@@ -251,3 +251,19 @@ def test_layers_that_are_not_run_are_not_held(recipe: Path) -> None:
     assert count[1] < count[0]
     tokens = cut.encoder.tokenize(["a red circle"], cut.recipe.prompt)
     assert cut.condition(tokens).context.shape == whole.condition(tokens).context.shape
+
+
+@pytest.mark.parametrize("adapter", ["mlp", "linear"])
+def test_padding_that_nobody_hears_is_left_out(adapter: str, recipe: Path) -> None:
+    """With both masks the prediction is the same without it; where padding is heard, it stays."""
+    masked = ["prompt.language_mask=true", "prompt.vision_mask=true", f"adapter.kind={adapter}"]
+    pair = Trainer(read_recipe(recipe, masked)).pair.eval()
+    tokens = pair.encoder.tokenize(["a red circle", "two green squares"], pair.recipe.prompt)
+    short = tokens.trimmed(pair.recipe.prompt)
+    assert tokens.ids.shape[1] == 16 and short.ids.shape[1] == 8
+    x, t = torch.randn(2, 4, 4, 4, generator=torch.manual_seed(0)), torch.tensor([900.0, 300.0])
+    with torch.no_grad():
+        whole, cut = pair(tokens, x, t), pair(short, x, t)
+    assert (whole - cut).abs().max() < 1e-5 * whole.abs().max()
+    heard = read_recipe(recipe, ["prompt.vision_mask=false"]).prompt
+    assert tokens.trimmed(heard) is tokens
