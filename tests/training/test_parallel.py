@@ -12,11 +12,25 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from lavi_bridge.tests.training.forks import Server
+from lavi_bridge.training import parallel
 from lavi_bridge.training.files import read_safetensors
+from lavi_bridge.training.state import states
 from safetensors import safe_open
 
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
+LAUNCH = Path(parallel.__file__).parent / "launch"
+
+
+def launched(name: str) -> dict[str, str]:
+    """What accelerate's launcher puts into the environment for one of the configs."""
+    arguments = launch_command_parser().parse_args(["--config_file", str(LAUNCH / f"{name}.yaml"), "-m", "module"])
+    found = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    return {key: value for key, value in found.items() if key.startswith(("ACCELERATE", "FSDP"))}
+
+
+FSDP = launched("fsdp2")
 # Dropout draws on each process by itself: two processes cannot drop what one does.
 QUIET = ["language.dropout=0.0", "vision.dropout=0.0", "adapter.kind=linear", "precision=fp32", "trackers=[]"]
 
@@ -63,7 +77,7 @@ def test_two_processes_whole_or_sharded_have_the_gradients_of_one(
     changes: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
     assert run("one", 1, *changes) == [0]
-    assert run("ddp", 2, *changes) == [0, 0]
+    assert run("ddp", 2, *changes, environment=launched("ddp")) == [0, 0]
     assert run("fsdp", 2, *changes, environment=FSDP) == [0, 0]
     for name in ("ddp", "fsdp"):
         assert_same_gradients(tmp_path / "one-gradients", tmp_path / f"{name}-gradients", 2)
@@ -71,3 +85,46 @@ def test_two_processes_whole_or_sharded_have_the_gradients_of_one(
         assert len(losses(tmp_path / name)) == 6
     assert [share(tmp_path / f"{name}-gradients") for name in ("one", "ddp")] == [1, 1]
     assert share(tmp_path / "fsdp-gradients") < 0.52
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_state_goes_on_with_another_number_of_processes(first: int, then: int, run: Run, tmp_path: Path) -> None:
+    environment = {count: FSDP if count == 2 else {} for count in (first, then)}
+    assert run("whole", first, "ema=0.9", environment=environment[first]) == [0] * first
+    assert run("run", first, "ema=0.9", "steps=4", environment=environment[first]) == [0] * first
+    assert [path.name for path in states(tmp_path / "run" / "state")] == ["step-0000002", "step-0000004"]
+    assert run("run", then, "ema=0.9", resume=True, environment=environment[then]) == [0] * then
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+    last = [tmp_path / name / "state" / "step-0000006" for name in ("whole", "run")]
+    for file in ("weights", "extra"):
+        expected, found = (read_safetensors(path / f"{file}.safetensors") for path in last)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.allclose(found[key].float(), value.float(), rtol=1e-3, atol=1e-4), key
+
+
+def test_a_sharded_pair_draws_validates_and_reads_an_inner_layer(run: Run, tmp_path: Path) -> None:
+    changes = ["prompt.hidden_states=1", "sample.every=3", 'sample.prompts=["a red circle"]', "sample.steps=2"]
+    changes += ["validation.every=3", "data.validation=4", "precision=bf16"]
+    pictures = []
+    for name, world, environment in (("one", 1, {}), ("fsdp", 2, FSDP)):
+        assert run(name, world, *changes, environment=environment) == [0] * world
+        pictures.append(sorted(path.name for path in (tmp_path / name / "samples").iterdir()))
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        pictures.append([line["validation"]["loss"] for line in lines if "validation" in line])
+    assert pictures[0] == pictures[2] == ["step-0000003.png", "step-0000006.png"]
+    assert pictures[1] == pytest.approx(pictures[3], rel=0.05) and len(pictures[1]) == 2  # bf16
+
+
+def test_what_fsdp2_does_not_do_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in FSDP.items():
+        monkeypatch.setenv(key, value)
+    for key, value in (
+        ("FSDP_VERSION", "1"),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true"),
+        ("FSDP_OFFLOAD_PARAMS", "true"),
+    ):
+        monkeypatch.setenv(key, value)
+        with pytest.raises(ValueError, match=rf"has set {key} to {value}; set fsdp_"):
+            parallel.make_accelerator()
+        monkeypatch.setenv(key, FSDP[key])
