@@ -72,7 +72,9 @@ def share(gradients: Path) -> float:
         return float(file.metadata()["share"])
 
 
-@pytest.mark.parametrize("changes", [(), ("accumulation=2", "gradient_checkpointing=true")], ids=["plain", "parts"])
+@pytest.mark.parametrize(
+    "changes", [("steps=2",), ("steps=2", "accumulation=2", "gradient_checkpointing=true")], ids=["plain", "parts"]
+)
 def test_two_processes_whole_or_sharded_have_the_gradients_of_one(
     changes: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
@@ -82,7 +84,7 @@ def test_two_processes_whole_or_sharded_have_the_gradients_of_one(
     for name in ("ddp", "fsdp"):
         assert_same_gradients(tmp_path / "one-gradients", tmp_path / f"{name}-gradients", 2)
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-        assert len(losses(tmp_path / name)) == 6
+        assert len(losses(tmp_path / name)) == 2
     assert [share(tmp_path / f"{name}-gradients") for name in ("one", "ddp")] == [1, 1]
     assert share(tmp_path / "fsdp-gradients") < 0.52
 
