@@ -6,8 +6,8 @@ import hashlib
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,7 +115,7 @@ class LatentCache:
         """(indices to train on, indices held out), [N] int64: a function of the pictures' names and ``seed`` alone. A
         picture that is listed more than once goes whole, so there may be some more than ``count`` of them.
         """
-        held = held_out((self.name(i) for i in range(len(self))), count, seed) if count else set()
+        held = held_out(self._names(), count, seed) if count else set()
         if len(held) >= len(self):
             raise ValueError(f"data.validation holds out {len(held)} of {len(self)} pictures, none is left to train on")
         mask = torch.zeros(len(self), dtype=torch.bool)
@@ -138,6 +138,11 @@ class LatentCache:
         if indices is None or len(indices) == len(self):
             return self.source if isinstance(self.source, IndexedSource) else self
         return _Part(self, indices)
+
+    def _names(self) -> Iterable[str]:
+        if isinstance(self.source, IndexedSource):
+            return map(self.source.name, self.readable.tolist())
+        return chain.from_iterable(shard.names() for shard in self._shards if len(shard))
 
     def _find(self, index: int) -> tuple[LatentShard, int]:
         shard = bisect_right(self._ends, index)

@@ -84,6 +84,12 @@ class LatentShard:
     def name(self, index: int) -> str:
         return self._text("names", index)
 
+    def names(self) -> list[str]:
+        """All of them, in one go."""
+        ends = self._ends["names"]
+        flat = bytes(self._texts["names"][:].numpy())
+        return [flat[ends[p - 1] if p else 0 : ends[p]].decode() for p in self.places.tolist()]
+
     def caption(self, index: int) -> str:
         return self._text("captions", index)
 

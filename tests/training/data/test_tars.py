@@ -85,6 +85,7 @@ def test_tars_stream_once_and_are_random_access_after(tmp_path: Path, vae, opene
     seen = [index for step in range(6) for index in cache.order(4, 0).batch(step)[0]]
     assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12)) and seen[:12] != sorted(seen[:12])
     training, held = cache.split(3, seed=0)
+    assert list(cache._names()) == [cache.name(i) for i in range(12)]
     assert len(held) == 3 and len(cache.texts(training)) == 9 and cache.texts().caption(4, 0) == "picture 20 é"
 
 
