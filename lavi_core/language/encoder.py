@@ -95,15 +95,21 @@ class TextEncoder(nn.Module):
         device = next(self.parameters()).device
         return torch.device("cpu") if device.type == "meta" else device
 
+    @property
+    def positions(self) -> int | None:
+        """How many tokens the model has positions for; None = it counts relative ones (T5)."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if not isinstance(limit, int) or limit <= self.family.reserved_positions:
+            return None
+        return limit - self.family.reserved_positions
+
     def tokenize(self, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
         """See ``tokens.tokenize``. Raises ValueError too for more tokens than the model has positions for."""
         tokens = tokenize(self.tokenizer, prompts, recipe)
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        length = tokens.ids.shape[1]
-        if isinstance(limit, int) and length > limit - self.family.reserved_positions > 0:
+        positions, length = self.positions, tokens.ids.shape[1]
+        if positions is not None and length > positions:
             raise ValueError(
-                f"{length} tokens were asked for, {self.config.model_id} has "
-                f"{limit - self.family.reserved_positions} positions; lower max_length"
+                f"{length} tokens were asked for, {self.config.model_id} has {positions} positions; lower max_length"
             )
         if int(tokens.ids.max()) >= self.config.vocab_size:
             raise ValueError(

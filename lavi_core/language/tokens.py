@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +12,23 @@ from torch import Tensor
 from ..prompt import PROMPT, PromptRecipe
 
 
+Span = tuple[int, int]  # start and stop, in the characters of a prompt
+
+
 @dataclass(frozen=True)
 class PromptReport:
-    """What became of one prompt. used: real tokens; cut: prompt tokens cut off; padded: padding tokens."""
+    """What became of one prompt. used: real tokens; cut: prompt tokens cut off; padded: padding tokens.
+
+    spans: where each of the used tokens stands in the prompt; None = it is of the template, special, or the tokenizer
+    does not tell. cut_spans: the same of those cut off.
+    """
 
     used: int
     cut: int
     padded: int
     cut_text: str = ""
+    spans: tuple[Span | None, ...] = field(default=(), compare=False, repr=False)
+    cut_spans: tuple[Span | None, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         line = f"{self.used} tokens, {self.padded} padding"
@@ -53,13 +62,13 @@ class _Token(NamedTuple):
     id: int
     template: bool  # belongs to the template's text
     droppable: bool  # belongs to the prompt alone
-    start: int  # where it begins in the text; -1 = unknown
+    span: Span | None  # where it stands in the prompt; None = not there, or unknown
 
 
 @dataclass(frozen=True)
 class _Row:
     tokens: list[_Token]
-    cut: int = 0
+    cut: tuple[_Token, ...] = ()
     cut_text: str = ""
 
 
@@ -91,7 +100,8 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> To
             mask[i, -1 if left else 0] = True
         elif not (keep[i] & mask[i]).any():  # an empty prompt in a template: its last token stands for it
             keep[i, place.stop - 1] = True
-        reports.append(PromptReport(n, row.cut, width - n, row.cut_text))
+        spans, lost = (tuple(t.span for t in some) for some in (row.tokens, row.cut))
+        reports.append(PromptReport(n, len(row.cut), width - n, row.cut_text, spans, lost))
     cuts = recipe.cut_template and recipe.template != PROMPT
     return TokenBatch(ids, mask, keep if cuts else None, tuple(reports))
 
@@ -124,7 +134,8 @@ def _split_by_offsets(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list
         after = end < len(text) and start >= end
         template = not special and (before or after or (not prompt and recipe.template != PROMPT))
         droppable = not special and not template and stop <= end
-        tokens.append(_Token(token, template, droppable, start))
+        span = None if special or template else (max(start, begin) - begin, min(stop, end) - begin)
+        tokens.append(_Token(token, template, droppable, span))
     return tokens
 
 
@@ -138,7 +149,7 @@ def _split_by_probes(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list[
     tokens = []
     for i, (token, is_special) in enumerate(zip(ids, special, strict=True)):
         outside = i < prefix or i >= len(ids) - suffix
-        tokens.append(_Token(token, outside and not is_special, not outside and not is_special, -1))
+        tokens.append(_Token(token, outside and not is_special, not outside and not is_special, None))
     return tokens
 
 
@@ -175,9 +186,9 @@ def _truncate(tokens: list[_Token], prompt: str, tokenizer: Any, recipe: PromptR
             f"max_length is {recipe.max_length}; raise max_length or shorten the template"
         )
     gone = droppable[-surplus:]
-    start = tokens[gone[0]].start
-    if start >= 0:
-        text = prompt[max(0, start - recipe.template.index(PROMPT)) :].strip()
+    lost = tuple(tokens[i] for i in gone)
+    if lost[0].span is not None:
+        text = prompt[lost[0].span[0] :].strip()
     else:
-        text = tokenizer.decode([tokens[i].id for i in gone])
-    return _Row([t for i, t in enumerate(tokens) if i not in set(gone)], len(gone), text)
+        text = tokenizer.decode([token.id for token in lost])
+    return _Row([t for i, t in enumerate(tokens) if i not in set(gone)], lost, text)
