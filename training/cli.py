@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -126,13 +127,32 @@ def add_training_arguments(target: argparse.ArgumentParser) -> None:
     target.add_argument("recipe", help="a recipe .toml")
     target.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
     target.add_argument("--resume", action="store_true", help="go on from the newest state in the recipe's output")
+    target.add_argument(
+        "--dry-run", action="store_true", help="check everything and estimate the memory, train nothing"
+    )
 
 
 def run_training(args: argparse.Namespace) -> None:
     from .recipe import read_recipe
+
+    if args.dry_run:
+        _dry_run(args)
+        return
     from .trainer import Trainer
 
     print(Trainer(read_recipe(args.recipe, args.set), resume=args.resume).run())
+
+
+def _dry_run(args: argparse.Namespace) -> None:
+    from .dryrun import dry_run
+    from .recipe import read_recipe
+
+    if int(os.environ.get("RANK", "0")):  # of a launcher's processes one speaks
+        return
+    report = dry_run(read_recipe(args.recipe, args.set), args.resume)
+    print(report)
+    if report.problems:
+        raise ValueError(f"{args.recipe} cannot be trained here as it is; what stands in the way is listed above")
 
 
 def _sample(args: argparse.Namespace) -> None:

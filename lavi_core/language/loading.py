@@ -50,13 +50,16 @@ def load_trunk(path: Path, dtype: torch.dtype | None, stream: bool = False) -> t
 def load_skeleton(path: Path) -> tuple[nn.Module, Any, LanguageFamily]:
     """As ``load_trunk``, from config and tokenizer alone: the trunk is on the meta device and no weights need be there.
 
-    Raises ValueError, in one sentence, for a path that is not a Hugging Face folder.
+    Raises ValueError, in one sentence, for a path that is not a Hugging Face folder or a .gguf file.
     """
     import transformers
 
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a Hugging Face model folder")
-    config = _read_config(path)
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        config, tokenizer = _read_gguf(path)
+    elif path.is_dir():
+        config, tokenizer = _read_config(path), _load_tokenizer(path)
+    else:
+        raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
     family = family_of(config.model_type)
     loader: Any = getattr(transformers, family.loader)
     with _quiet(), torch.device("meta"):
@@ -64,7 +67,7 @@ def load_skeleton(path: Path) -> tuple[nn.Module, Any, LanguageFamily]:
             model = loader.from_config(config)
         else:  # one class, for the text half of a model of text and pictures
             model = loader(getattr(config, "text_config", config))
-    return _trunk(model, family), _load_tokenizer(path), family
+    return _trunk(model, family), tokenizer, family
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -147,6 +150,16 @@ def _load_tokenizer(path: Path) -> Any:
 
 
 def _load_gguf(path: Path, dtype: torch.dtype | None) -> tuple[nn.Module, Any, LanguageFamily]:
+    config, tokenizer = _read_gguf(path)
+    family = family_of(config.model_type)
+    model = _from_pretrained(family, path, dtype or torch.float32, gguf_file=path.name)
+    if hasattr(model.config, "quantization_config"):  # the weights are plain tensors now
+        del model.config.quantization_config
+    return _trunk(model, family), tokenizer, family
+
+
+def _read_gguf(path: Path) -> tuple[Any, Any]:
+    """(config, tokenizer)"""
     from transformers import AutoConfig, AutoTokenizer
 
     with path.open("rb") as file:
@@ -155,16 +168,11 @@ def _load_gguf(path: Path, dtype: torch.dtype | None) -> tuple[nn.Module, Any, L
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(path.parent), **where)
-        family = family_of(config.model_type)
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **where)
+        return config, AutoTokenizer.from_pretrained(str(path.parent), **where)
     except ImportError as error:
         raise ValueError(f"{path} needs the gguf package ({error}); pip install gguf") from None
     except Exception as error:  # a damaged file or an unknown architecture fails in many ways
         raise ValueError(f"transformers cannot read {path.name} as a GGUF model: {_first_line(error)}") from error
-    model = _from_pretrained(family, path, dtype or torch.float32, gguf_file=path.name)
-    if hasattr(model.config, "quantization_config"):  # the weights are plain tensors now
-        del model.config.quantization_config
-    return _trunk(model, family), tokenizer, family
 
 
 def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | None, **more: Any) -> Any:
