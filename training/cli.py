@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from .evaluation.arguments import add_evaluation_arguments, run_evaluation
+
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 2 for bad input (one sentence on standard error), 130 when interrupted."""
@@ -112,6 +114,10 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the scores as JSON")
     demo.set_defaults(run=_demo)
 
+    evaluate = commands.add_parser("evaluate", help="draw, measure and tabulate as the paper does")
+    add_evaluation_arguments(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
     drawn = commands.add_parser("curves", help="draw the curves of runs into one picture")
     drawn.add_argument("runs", nargs="+", help="output folder of a run, or its log.jsonl")
     drawn.add_argument("-o", "--output", default="curves.png")
@@ -183,6 +189,10 @@ def _encode(args: argparse.Namespace) -> None:
     from .encoding import encode
 
     print(encode(args))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    print(run_evaluation(args))
 
 
 def _curves(args: argparse.Namespace) -> None:

@@ -56,24 +56,33 @@ def sample(
     """
     scheduler = scheduler_for(vision.objective, steps)
     batch = noise.shape[0]
-    sides = [_expand(side, batch) for side in (positive, negative)]
-    if _alike(*sides):
-        sides = [_join(*sides)]
+    sides = sides_of(positive, negative, batch)
     sigmas = scheduler.sigmas.to(noise.device)
     # As ComfyUI scales the first noise; a flow model starts from pure noise.
     x = noise * (1.0 if vision.objective.kind == "flow" else (1 + sigmas[0] ** 2).sqrt())
     for t in scheduler.timesteps:
         scaled = x if vision.objective.kind == "flow" else scheduler.scale_model_input(x, t)
-        predictions = []
-        for side in sides:
-            count = len(side.context)
-            rows = scaled.repeat(count // batch, 1, 1, 1)
-            predictions.append(vision.predict(rows, t.to(x.device).expand(count), side)[:, : x.shape[1]].float())
-        heard, unheard = torch.cat(predictions).chunk(2)
-        x = scheduler.step(unheard + guidance * (heard - unheard), t, x, return_dict=False)[0]
+        x = scheduler.step(predict_guided(vision, scaled, t, sides, guidance), t, x, return_dict=False)[0]
         if progress is not None:
             progress()
     return x / vision.scale
+
+
+def sides_of(positive: Conditioning, negative: Conditioning, batch: int) -> list[Conditioning]:
+    """Both in the batch of the noise: as one conditioning of twice the batch, or as two that cannot be one."""
+    sides = [_expand(side, batch) for side in (positive, negative)]
+    return [_join(*sides)] if _alike(*sides) else sides
+
+
+def predict_guided(vision: VisionModel, x: Tensor, t: Tensor, sides: list[Conditioning], guidance: float) -> Tensor:
+    """x [B C h w] at timestep t [] -> the guided prediction [B C h w] float32; sides: of ``sides_of``."""
+    batch, predictions = len(x), []
+    for side in sides:
+        count = len(side.context)
+        rows = x.repeat(count // batch, 1, 1, 1)
+        predictions.append(vision.predict(rows, t.to(x.device).expand(count), side)[:, : x.shape[1]].float())
+    heard, unheard = torch.cat(predictions).chunk(2)
+    return unheard + guidance * (heard - unheard)
 
 
 def _expand(heard: Conditioning, batch: int) -> Conditioning:

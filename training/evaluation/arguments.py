@@ -1,0 +1,119 @@
+"""The options of ``lavi-bridge evaluate`` and what each of its commands runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def add_evaluation_arguments(target: argparse.ArgumentParser) -> None:
+    commands = target.add_subparsers(required=True, metavar="STEP")
+
+    prompts = commands.add_parser("prompts", help="write ShapeBench's prompts as a .tsv for generate")
+    prompts.add_argument("-o", "--output", required=True, help="the .tsv to write")
+    prompts.add_argument("--count", type=int, default=64, help="prompts of each category (default 64)")
+    prompts.add_argument("--categories", nargs="+", metavar="NAME", help="default: all, unseen pairs and synonyms too")
+    prompts.add_argument("--vocabulary", default="small", help="small (default) or full")
+    prompts.add_argument("--seed", type=int, default=0)
+    prompts.set_defaults(step=_prompts)
+
+    draw = commands.add_parser("generate", help="draw the pictures of a run; the same command goes on after a kill")
+    draw.add_argument("bridge", help="a bridge .safetensors")
+    draw.add_argument("--prompts", required=True, nargs="+", help=".txt, .tsv (prompt, category) or GenEval's .jsonl")
+    draw.add_argument("--category", default="", help="of prompts whose file tells none, as in short or long")
+    draw.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
+    draw.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")
+    draw.add_argument("--vae", default="demo:vae", help="VAE folder or TAESD file")
+    draw.add_argument("-o", "--output", required=True, metavar="RUN", help="the run folder")
+    draw.add_argument("--seeds", nargs="+", default=["42"], help="numbers or spans as in 42..51 (default 42)")
+    draw.add_argument("--sampler", default="unipc", help="unipc (default, the paper's) or euler (ComfyUI's)")
+    draw.add_argument("--steps", type=int, default=50)
+    draw.add_argument("--guidance", type=float, default=7.5)
+    draw.add_argument("--quality-suffix", action="store_true", help="the authors' quality words behind every prompt")
+    draw.add_argument("--negative", default="")
+    draw.add_argument("--size", type=int, help="side of the pictures (default: the vision model's own)")
+    draw.add_argument("--batch-size", type=int, default=8)
+    draw.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    draw.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+    draw.set_defaults(step=_generate)
+
+    score = commands.add_parser("score", help="measure a run with the metrics whose weights are here")
+    score.add_argument("folder", metavar="RUN", help="the run folder")
+    _add_weights(score)
+    score.add_argument("--metrics", nargs="+", metavar="NAME", help="default: all that there are")
+    score.add_argument("--reference", help="statistics of true pictures for FID, made by `evaluate stats`")
+    score.add_argument("--require", action="store_true", help="exit with 2 where a metric is unavailable")
+    score.set_defaults(step=_score)
+
+    stats = commands.add_parser("stats", help="compute what FID compares with, from a folder of pictures")
+    stats.add_argument("--images", required=True, help="the folder; pictures of its folders count too")
+    stats.add_argument("--size", type=int, help="first resize the short side (bicubic) and cut the centre")
+    stats.add_argument("-o", "--output", required=True, help="the .npz to write")
+    _add_weights(stats)
+    stats.set_defaults(step=_stats)
+
+    expand = commands.add_parser("expand", help="make long prompts of short ones by a local language model")
+    expand.add_argument("prompts", nargs="+", help=".txt, .tsv or .jsonl")
+    expand.add_argument("--lm", required=True, help="folder of a causal language model, a .gguf file or demo:smollm2")
+    expand.add_argument("-o", "--output", required=True, help="the .jsonl to write; what it holds is not made again")
+    expand.add_argument("--seed", type=int, default=0)
+    expand.add_argument("--tries", type=int, default=4, help="for a length of 20 to 70 words (default 4)")
+    expand.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+    expand.set_defaults(step=_expand)
+
+    table = commands.add_parser("table", help="runs beside the paper's reported figures, as Markdown")
+    table.add_argument("folders", nargs="+", metavar="RUN")
+    table.add_argument("--paper", default="language", help="which of its tables: language (default), vision, ablation")
+    table.add_argument("-o", "--output", help="write it to a file as well")
+    table.set_defaults(step=_table)
+
+
+def run_evaluation(args: argparse.Namespace) -> str:
+    """What the chosen command has to say. The hub's client reads its switch when it is imported, which is later."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return args.step(args)
+
+
+def _add_weights(target: argparse.ArgumentParser) -> None:
+    target.add_argument("--weights", help="the TOML file that names local weights and their checksums")
+    target.add_argument("--batch-size", type=int, default=16)
+    target.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+
+
+def _prompts(args: argparse.Namespace) -> str:
+    from ..files import write_text
+    from .captions import BY_NAME, table_of
+
+    text = table_of(args.categories or list(BY_NAME), args.count, args.seed, args.vocabulary)
+    write_text(args.output, text)
+    return f"{args.output}: {text.count(chr(10))} prompts"
+
+
+def _generate(args: argparse.Namespace) -> str:
+    from .generate import generate
+
+    return generate(args)
+
+
+def _score(args: argparse.Namespace) -> str:
+    from .score import score
+
+    return score(args)
+
+
+def _stats(args: argparse.Namespace) -> str:
+    from .metrics.fid import stats
+
+    return stats(args)
+
+
+def _expand(args: argparse.Namespace) -> str:
+    from .expand import expand
+
+    return expand(args)
+
+
+def _table(args: argparse.Namespace) -> str:
+    from .table import table
+
+    return table(args)

@@ -1,0 +1,1 @@
+"""The metrics: what each needs and how it measures a run."""
