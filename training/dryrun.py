@@ -154,8 +154,8 @@ def _language(report: Report, recipe: Recipe) -> TextEncoder:
     encoder = TextEncoder.skeleton(path)
     if path.is_dir() and not weight_files(path):
         report.problems.append(f"{path} has no model.safetensors; fetch it, or save the model again as safetensors")
-    report.got(encoder.tokenize, [""], recipe.prompt)
-    encoder.model.to(_dtype(recipe, recipe.language.train))
+    encoder.tokenize([""], recipe.prompt)  # a max_length that the model has no positions for is refused here
+    _cast(encoder.model, _dtype(recipe, recipe.language.train))
     found: LanguageConfig = encoder.config
     size = f"{found.num_layers} layers, width {found.hidden_size}, {_millions(encoder.model)}"
     report.add("language model", f"{found.model_id} ({found.family}): {size}, {recipe.language.train}")
@@ -172,7 +172,7 @@ def _vision(report: Report, recipe: Recipe) -> VisionModel:
     report.got(check_weights, network_folder(folder))
     with torch.device("meta"):
         network: Any = getattr(diffusers, row.diffusers_class).from_config(config)
-    torch.nn.Module.to(network.requires_grad_(False), _dtype(recipe, recipe.vision.train))
+    _cast(network.requires_grad_(False), _dtype(recipe, recipe.vision.train))
     vision = VisionModel(
         network=network,
         objective=Objective.load(folder / "scheduler"),
@@ -349,6 +349,12 @@ def _memory(
 def _dtype(recipe: Recipe, train: str) -> torch.dtype:
     """As the trainer loads them."""
     return torch.bfloat16 if recipe.precision == "bf16" and train != "full" else torch.float32
+
+
+def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Weights alone: the libraries' loaders leave the tables of positions, which are no weights, in float32."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _millions(module: torch.nn.Module) -> str:

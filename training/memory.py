@@ -7,6 +7,7 @@ allocator leaves unused between tensors, and what torch, the driver and Python t
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -146,12 +147,18 @@ def _faked(device: torch.device, *modules: nn.Module) -> Iterator[Counter]:
     """The modules' tensors on ``device``, without data, and all that is made of them counted."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), Counter(device) as count:
-        for module in modules:
-            _place(module, device)
-            for tensor in (*module.parameters(), *module.buffers()):
-                count.hold(tensor)
-        yield count
+    said = logging.getLogger("torch._subclasses.fake_tensor")
+    level = said.level
+    said.setLevel(logging.CRITICAL)  # what is raised is also logged there, as a traceback
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), Counter(device) as count:
+            for module in modules:
+                _place(module, device)
+                for tensor in (*module.parameters(), *module.buffers()):
+                    count.hold(tensor)
+            yield count
+    finally:
+        said.setLevel(level)
 
 
 def _place(module: nn.Module, device: torch.device) -> None:
