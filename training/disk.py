@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import memory
+from .data import SOURCES
 from .pair import Pair
 from .recipe import Recipe
 
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
     from .dryrun import Report
 
 
-def check(report: Report, recipe: Recipe, pair: Pair, latents: tuple[int, ...] | None, count: int | None) -> None:
+def check(
+    report: Report, recipe: Recipe, pair: Pair, latents: tuple[int, ...] | None, count: int | None, tokens: int
+) -> None:
     """Add what the run writes to ``report``. Raises ValueError where a file system has less room.
 
-    latents: [C h w] of one picture. count: of pictures; of either None = not known, and left out.
+    latents: [C h w] of one picture. count: of pictures; of either None = not known, and left out. tokens: of the
+    longest prompt.
     """
     output = Path(recipe.output)
     cache = Path(recipe.data.cache or output / "latents")
@@ -38,6 +42,11 @@ def check(report: Report, recipe: Recipe, pair: Pair, latents: tuple[int, ...] |
     if latents is not None and count is not None:
         each = 2 * latents[0] * latents[1] * latents[2] * (2 if recipe.data.flip else 1)
         wanted.append(("latents", cache, count * each, f"{count:,} of {size(each)}"))
+    if recipe.language.train == "frozen" and recipe.language.states_gb and count is not None:
+        captions = recipe.steps * recipe.batch_size if SOURCES[recipe.data.kind].changing_captions else count
+        each = tokens * pair.adapter_config.in_width * next(pair.encoder.parameters()).dtype.itemsize
+        most = int(min(captions * each, recipe.language.states_gb * 1e9))
+        wanted.append(("hidden states", cache, most, f"at most, up to {size(each)} a caption"))
     _compare(report, wanted)
 
 

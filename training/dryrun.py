@@ -18,7 +18,7 @@ from ..lavi_core.config import LanguageConfig
 from ..lavi_core.language import TextEncoder
 from ..lavi_core.language.loading import weight_files
 from ..lavi_core.vision import VISION_TARGETS, latent_scale
-from . import disk, lock, memory, models, state
+from . import disk, lock, memory, models, parallel, state
 from .data import SOURCES, IndexedSource, Source, UnreadableImage
 from .objective import Objective
 from .optimizers import OPTIMIZERS
@@ -103,7 +103,7 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
     pair = report.got(_pair, recipe, encoder, vision) if encoder is not None and vision is not None else None
     if pair is not None:
         _trained(report, pair)
-        report.got(disk.check, report, recipe, pair, latents, count)
+        report.got(disk.check, report, recipe, pair, latents, count, tokens)
         if latents is not None:
             report.got(_memory, report, pair, vae, latents, tokens, device, world)
     return report
@@ -342,6 +342,8 @@ def _memory(
             f"a step takes about {disk.size(peak)}, the device has {disk.size(there)}: raise accumulation, lower "
             "batch_size, or set gradient_checkpointing = true"
         )
+    if parallel.is_sharded():
+        report.notes.append("the memory is that of a process which holds all weights; FSDP splits the frozen ones")
     if MARGIN * peak > free:
         report.notes.append(f"a step may take up to {disk.size(MARGIN * peak)}, {disk.size(free)} are free now")
 

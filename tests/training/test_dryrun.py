@@ -232,6 +232,11 @@ def test_an_output_that_is_in_use(recipe, tmp_path):
         holder.communicate("\n")
 
 
+def test_kept_hidden_states_are_counted(recipe, capsys):
+    assert run(recipe, "language.train=frozen") == 0
+    assert "disk for hidden states 49.2 kB: at most, up to 2.05 kB a caption" in capsys.readouterr().out  # 24 x 16 x 32
+
+
 def test_a_disk_that_is_too_small(recipe, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(dryrun.disk.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**4))

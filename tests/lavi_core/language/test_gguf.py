@@ -98,6 +98,15 @@ def test_a_gguf_file_says_what_its_folder_says(llama_gguf, language_folder):
         a, b = ours(expected, recipe).states, theirs(expected, recipe).states
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert not hasattr(ours.model.config, "quantization_config")
+
+
+def test_a_skeleton_of_a_gguf_file_has_no_weights_and_all_else(llama_gguf):
+    ours, whole = TextEncoder.skeleton(llama_gguf), TextEncoder.load(llama_gguf)
+    assert all(parameter.is_meta for parameter in ours.parameters())
+    assert ours.lora_sites() == whole.lora_sites() and ours.config.fingerprint is None
+    assert ours.config.hidden_size == whole.config.hidden_size and ours.config.vocab_size == whole.config.vocab_size
+    recipe = PromptRecipe(max_length=20, add_special_tokens=False)
+    assert torch.equal(ours.tokenize(["a red circle"], recipe).ids, whole.tokenize(["a red circle"], recipe).ids)
     ours.half()
 
 
