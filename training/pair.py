@@ -182,6 +182,7 @@ def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: l
         model.float()
     if section.train == "lora":
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         config = LoraConfig(
             r=section.rank,
@@ -195,6 +196,9 @@ def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: l
             parameter.requires_grad_("lora_" in key)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        for layer in model.modules():
+            if isinstance(layer, BaseTunerLayer):  # else every input goes to float32, and by autocast back to bf16
+                layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
         injected = sum(key.endswith("lora_A.default.weight") for key, _ in model.named_parameters())
         assert injected == len(sites), f"{injected} LoRA sites of {len(sites)} were injected"
 

@@ -34,7 +34,7 @@ def test_every_kind_of_model_trains_with_little_memory(
         dtypes = {(p.requires_grad, p.dtype) for p in trainer.pair.parameters()}
         assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
         trainer.run()
-        seen.append(((output / "log.jsonl").read_text().partition("images")[0], weights(trainer)))
+        seen.append(((output / "log.jsonl").read_text().partition("waited")[0], weights(trainer)))
     assert seen[0][0] == seen[1][0]
     assert all(torch.equal(seen[0][1][key], value) for key, value in seen[1][1].items())
 
@@ -72,6 +72,23 @@ def test_checkpointed_layers_run_twice_and_give_the_same_gradients(
     assert gradients[0].keys() == gradients[1].keys()
     for key, gradient in gradients[0].items():
         assert gradient is not None and torch.equal(gradient, gradients[1][key]), key
+
+
+@pytest.mark.parametrize("pair", ["t5-large-sd14", "t5-large-pixart"])
+def test_lora_takes_bf16_as_it_comes(pair: str, paper: Path) -> None:
+    """A float32 copy of every adapted layer's input would be the largest thing that a step keeps."""
+    recipe = read_recipe(RECIPES / f"{pair}.toml", ["precision=bf16", "prompt.max_length=16"])
+    encoder = TextEncoder.load(paper / "models" / "t5-large", dtype=torch.bfloat16)
+    vision = load_vision_model(paper / Path(recipe.vision.model), dtype=torch.bfloat16)
+    model = Pair(recipe, encoder, vision).train()
+    heard = []
+    for name, module in model.named_modules():
+        if name.endswith("lora_dropout.default") and ".attn2." not in name:  # which hears the adapter, in float32
+            module.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].dtype))
+    tokens = encoder.tokenize(["a red circle"], recipe.prompt)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(tokens, torch.randn(1, 4, 4, 4), torch.tensor([10]))
+    assert len(heard) > 10 and set(heard) == {torch.bfloat16}
 
 
 def test_few_large_pictures_go_through_a_vae_at_a_time() -> None:
