@@ -88,30 +88,32 @@ def peak_memory(device: torch.device) -> int:
 
 
 def ours(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
-    from lavi_bridge.training.trainer import Trainer
+    from lavi_bridge.training import trainer
 
+    class Prefetch(trainer.Prefetch):
+        def __next__(self) -> Any:
+            with stages.inside("data"):  # what of it the step waits for
+                return super().__next__()
+
+    class Gated(trainer.Trainer):
+        def train_step(self, *args: Any, **kwargs: Any) -> Any:
+            gate()
+            return super().train_step(*args, **kwargs)
+
+    trainer.Prefetch = Prefetch  # type: ignore[misc]  (in this process alone)
     shutil.rmtree(recipe.output, ignore_errors=True)  # latents are kept elsewhere
-    trainer = Trainer(recipe)
+    run = Gated(recipe)
     for owner, name, stage in (
-        (trainer, "batch", "data"),
-        (trainer.pair.encoder, "tokenize", "language"),
-        (trainer.pair.encoder, "forward", "language"),
-        (trainer.pair.adapter, "forward", "adapter"),
-        (trainer.pair.network, "forward", "vision"),
-        (trainer.accelerator, "backward", "backward"),
-        (trainer.accelerator, "clip_grad_norm_", "optimizer"),
-        (trainer.optimizer, "step", "optimizer"),
-        (trainer.optimizer, "zero_grad", "optimizer"),
+        (run.pair.encoder, "forward", "language"),
+        (run.pair.adapter, "forward", "adapter"),
+        (run.pair.network, "forward", "vision"),
+        (run.accelerator, "backward", "backward"),
+        (run.accelerator, "clip_grad_norm_", "optimizer"),
+        (run.optimizer, "step", "optimizer"),
+        (run.optimizer, "zero_grad", "optimizer"),
     ):
         stages.wrap(owner, name, stage)
-    step = trainer.train_step
-
-    def gated(*args: Any, **kwargs: Any) -> Any:
-        gate()
-        return step(*args, **kwargs)
-
-    trainer.train_step = gated  # type: ignore[method-assign]
-    trainer.run()
+    run.run()
 
 
 def authors(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
