@@ -82,9 +82,10 @@ def _add_weights(target: argparse.ArgumentParser) -> None:
 
 def _prompts(args: argparse.Namespace) -> str:
     from ..files import write_text
-    from .captions import BY_NAME, table_of
+    from .captions import table_of
+    from .shapes import ROWS
 
-    text = table_of(args.categories or list(BY_NAME), args.count, args.seed, args.vocabulary)
+    text = table_of(args.categories or [row.name for row in ROWS], args.count, args.seed, args.vocabulary)
     write_text(args.output, text)
     return f"{args.output}: {text.count(chr(10))} prompts"
 

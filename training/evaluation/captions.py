@@ -11,7 +11,8 @@ from ..shapebench.vocabulary import Concept
 from .shapes import ROWS, Row
 
 WORDS = VOCABULARIES["full, many words"]  # every word of every vocabulary
-BY_NAME = {row.name: row for row in ROWS}
+# Category -> row of the benchmark. T2I-CompBench has categories of the same names: these are never taken for its.
+BY_CATEGORY = {f"ShapeBench {row.name}": row for row in ROWS}
 
 
 def spec_of(prompt: str) -> PromptSpec | None:
@@ -30,16 +31,17 @@ def table_of(rows: Sequence[str], count: int, seed: int, vocabulary: str = "smal
     """The text of a .tsv, prompt and category, with ``count`` prompts of each of ``shapes.ROWS`` by name, those that
     ``shapes.evaluate`` draws for the same seed. Raises ValueError for an unknown row."""
     return "".join(
-        f"{text}\t{row.name}\n"
+        f"{text}\tShapeBench {row.name}\n"
         for row in (row_of(name) for name in rows)
         for text, _ in prompts(row.category, count, seed + 1, VOCABULARIES[vocabulary], row.split)
     )
 
 
 def row_of(name: str) -> Row:
-    if name not in BY_NAME:
-        raise ValueError(f"ShapeBench has no prompts {name!r}; known: {', '.join(BY_NAME)}")
-    return BY_NAME[name]
+    found = [row for row in ROWS if row.name == name]
+    if not found:
+        raise ValueError(f"ShapeBench has no prompts {name!r}; known: {', '.join(row.name for row in ROWS)}")
+    return found[0]
 
 
 def _things(phrase: str) -> tuple[tuple[str, str, str | None], ...]:

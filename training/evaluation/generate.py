@@ -139,7 +139,7 @@ def _same(run: Path, old: dict[str, Any], new: dict[str, Any], where: str = "") 
 
 
 def seeds_of(texts: Iterable[str]) -> list[int]:
-    """Numbers, and spans as in 42..51, both ends included. Raises ValueError for anything else and for twice the same."""
+    """Numbers, and spans as in 42..51, both ends included. Raises ValueError for anything else and for one twice."""
     seeds: list[int] = []
     for text in texts:
         first, span, last = str(text).partition("..")

@@ -47,8 +47,10 @@ class Run:
         """Raises ValueError where a picture is missing or not whole."""
         folder = Path(folder)
         rows = read_manifest(folder)
-        keys = ("id", "prompt", "category", "seed", "meta")
-        pictures = tuple(Picture(*(row[key] for key in keys), file_of(folder, row["id"])) for row in rows)
+        pictures = tuple(
+            Picture(row["id"], row["prompt"], row["category"], row["seed"], row["meta"], file_of(folder, row["id"]))
+            for row in rows
+        )
         missing = [p.path for p in pictures if not is_whole(p.path, rows[0]["settings"]["size"])]
         if missing:
             raise ValueError(

@@ -16,6 +16,10 @@ class Unavailable(Exception):
     """A metric cannot be had as things are; the message says what would make it so."""
 
 
+class Inapplicable(Unavailable):
+    """The run has no picture that the metric is meant for."""
+
+
 @dataclass(frozen=True)
 class Role:
     """what: the published thing that plays it. layout: what the path is."""

@@ -1,0 +1,95 @@
+"""BLIP-VQA of T2I-CompBench (arXiv 2307.06350, sec. 4.1): does the picture show each thing that the prompt names?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..phrases import splitter
+from ..run import Picture, batches
+from ..weights import Weights
+from .clip import name_of, resized_by
+from .metric import Means, Measured
+
+SIZE = 480  # of the pictures that T2I-CompBench shows to BLIP; the positions are interpolated
+MOST_PHRASES = 8
+
+
+@dataclass(frozen=True)
+class Blip:
+    """Salesforce's BLIP for visual questions, from a local folder."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    name: str
+
+    @classmethod
+    def load(cls, weights: Weights, device: torch.device) -> Blip:
+        from transformers import AutoImageProcessor, AutoTokenizer, BlipForQuestionAnswering
+
+        folder = weights.get("blip-vqa")
+        local: dict[str, Any] = {"local_files_only": True}
+        model: Any = BlipForQuestionAnswering.from_pretrained(folder, use_safetensors=True, **local)
+        processor = AutoImageProcessor.from_pretrained(folder, **local)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        return cls(model.float().eval().to(device), processor, tokenizer, name_of(folder))
+
+    @torch.no_grad()
+    def see(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Pictures -> what the questions attend to [B N D]."""
+        size = {"height": SIZE, "width": SIZE}
+        pixels = self.processor(images=list(images), size=size, return_tensors="pt")["pixel_values"]
+        return self.model.vision_model(pixels.to(self.model.device), interpolate_pos_encoding=True)[0]
+
+    @torch.no_grad()
+    def yes(self, seen: Tensor, questions: Sequence[str]) -> Tensor:
+        """P(yes) / (P(yes) + P(no)) of the answer's first token, for questions [Q] about seen [Q N D]. -> [Q]
+
+        As in BLIP's own code the question's first token is [ENC], the one after [DEC] that begins an answer.
+        """
+        device, start = self.model.device, self.model.config.text_config.bos_token_id
+        tokens = self.tokenizer(list(questions), padding=True, return_tensors="pt").to(device)
+        ids, mask = tokens["input_ids"].clone(), tokens["attention_mask"]
+        ids[:, 0] = start + 1
+        asked = self.model.text_encoder(
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=device),
+        ).last_hidden_state
+        logits = self.model.text_decoder(
+            input_ids=torch.full((len(ids), 1), start, device=device),
+            encoder_hidden_states=asked,
+            encoder_attention_mask=mask,
+        ).logits[:, -1]
+        return logits[:, self._ids("yes", "no")].float().softmax(-1)[:, 0].cpu()
+
+    def _ids(self, *words: str) -> list[int]:
+        found = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+        if any(len(ids) != 1 for ids in found):
+            raise ValueError(f"the tokenizer of {self.name} does not know yes and no as words: take BLIP's own")
+        return [ids[0] for ids in found]
+
+
+def blip_vqa(pictures: Sequence[Picture], means: Means) -> Measured:
+    """The product over the prompt's noun phrases (at most 8) of P(yes) to "<phrase>?"."""
+    blip, split = Blip.load(means.weights, means.device), splitter(means.weights)
+    values, details = {}, {}
+    for batch, images in batches(pictures, means.batch_size, "BLIP-VQA"):
+        seen = blip.see(images)
+        for i, picture in enumerate(batch):
+            phrases = split.phrases(picture.prompt)[:MOST_PHRASES]
+            if not phrases:
+                raise ValueError(f"no noun phrase in the prompt {picture.prompt!r} by {split.name}; reword it")
+            found = blip.yes(seen[i : i + 1].expand(len(phrases), -1, -1), [f"{phrase}?" for phrase in phrases])
+            values[picture.id] = float(found.double().prod())
+            details[picture.id] = dict(zip(phrases, found.tolist(), strict=True))
+    settings = {"model": blip.name, "phrases": split.name, "size": SIZE, "resized_by": resized_by(blip)}
+    suffix = "" if split.name != "rules" else "phrases by rules"
+    return Measured(values=values, settings=settings, suffix=suffix, details=details)
