@@ -32,7 +32,12 @@ def test_a_picture_goes_to_the_nearest_aspect_is_scaled_to_cover_it_and_cropped_
     framing = Framing(DataSection(kind="folder", resolution=64, buckets=True, bucket_step=16))
     assert framing.sizes == [Size(48, 80), Size(64, 64), Size(80, 48)]
     # 3:2 is 1.11 times narrower than 5:3; 5:4 is nearer to 1:1; alike in both directions.
-    for width, height, expected in ((150, 100, (48, 80)), (125, 100, (64, 64)), (1000, 100, (48, 80))):
+    for width, height, expected in (
+        (150, 100, (48, 80)),
+        (125, 100, (64, 64)),
+        (1000, 100, (48, 80)),
+        (13, 10, (48, 80)),
+    ):
         assert framing.size(width, height) == expected and framing.size(height, width) == (expected[1], expected[0])
     picture = np.zeros((144, 240, 3), dtype=np.uint8)
     picture[:, :, 0] = np.arange(240)  # 5:3, so that it fits whole

@@ -110,6 +110,9 @@ def test_only_the_shard_that_changed_is_encoded_anew(
     Image.new("RGB", (60, 60), (250, 0, 0)).save(tmp_path / "images/23.png")
     LatentCache(SOURCES["tsv"](section), vae, tmp_path / "cache")
     assert len(set((tmp_path / "cache").iterdir()) - first) == 1
+    os.utime(tmp_path / "images/05.png", (1, 1))  # as large as before
+    LatentCache(SOURCES["tsv"](section), vae, tmp_path / "cache")
+    assert len(set((tmp_path / "cache").iterdir()) - first) == 2
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,16 @@ def test_no_setting_takes_what_another_made(section: DataSection, vae, tmp_path:
     (old,) = (tmp_path / "cache").iterdir()
     LatentCache(SOURCES["tsv"](replace(section, **change)), vae, tmp_path / "cache")
     assert len(set((tmp_path / "cache").iterdir()) - {old}) == 1
+
+
+def test_no_vae_and_no_precision_takes_what_another_made(section: DataSection, vae, tiny: Path, tmp_path: Path) -> None:
+    other = load_vae(tiny / "vae.safetensors")
+    other.encoder.layers[-1].weight.neg_()
+    made = []
+    for encoder, precision in ((vae, "fp32"), (other, "fp32"), (vae, "bf16"), (vae, "fp32")):
+        LatentCache(SOURCES["tsv"](section), encoder, tmp_path / "cache", precision=precision)
+        made.append(len(list((tmp_path / "cache").iterdir())))
+    assert made == [1, 2, 3, 3]
 
 
 def test_half_of_the_pictures_are_mirrored_and_the_same_ones_when_asked_again(
@@ -135,6 +148,8 @@ def test_half_of_the_pictures_are_mirrored_and_the_same_ones_when_asked_again(
             assert min(distance) < 2e-3 < 0.02 < max(distance)
             mirrored.append(distance[1] < distance[0])
     assert 30 < sum(mirrored) < 66  # of 96: four standard deviations are 20
+    each = [sum(mirrored[i : i + 4]) for i in range(0, 96, 4)]
+    assert sum(0 < count < 4 for count in each) > 0  # drawn anew each epoch
     again = LatentCache(SOURCES["tsv"](section), vae, tmp_path / "cache")
     assert torch.equal(again.batch([7], [3])[0], cache.batch([7], [3])[0])
     other = LatentCache(SOURCES["tsv"](replace(section, seed=1)), vae, tmp_path / "cache")

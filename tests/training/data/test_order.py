@@ -48,6 +48,15 @@ def test_every_picture_is_seen_equally_often_and_by_its_buckets_rounds() -> None
         assert sum(counts) / len(counts) == pytest.approx(expected, abs=3 * 4 / len(bucket) + 1)
 
 
+def test_buckets_of_one_length_are_not_shuffled_alike() -> None:
+    order = Order([torch.arange(20), torch.arange(20, 40)], 4, seed=0)
+    first: dict[bool, list[int]] = {True: [], False: []}
+    for step in range(40):
+        indices, _ = order.batch(step)
+        first[indices[0] < 20] += [index % 20 for index in indices]
+    assert first[True][:20] != first[False][:20] and sorted(first[True][:20]) == list(range(20))
+
+
 def test_buckets_smaller_than_a_batch_are_told(caplog: pytest.LogCaptureFixture) -> None:
     Order(buckets(), 4, 0)
     assert not caplog.text

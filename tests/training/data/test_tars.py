@@ -128,19 +128,22 @@ def test_a_piped_tar_is_known_by_its_command(tmp_path: Path, vae, opened: list[s
 
 def damaged(whole: bytes) -> dict[str, bytes]:
     header = whole.index(b"0002.png")  # of the third of four examples
+    extended = header - 1024  # what stands before it: a header of more facts, and they
+    end = -(-len(whole.rstrip(b"\0")) // 512) * 512
     return {
-        "at the end of a member": whole[:header],
-        "in a header": whole[: header + 200],
+        "at the end of a member": whole[:extended],
+        "in the facts of a member": whole[:header],
+        "in a header": whole[: extended + 200],
         "in a picture": whole[: header + 600],
-        "without its end": whole.rstrip(b"\0")[: 512 * (len(whole.rstrip(b"\0")) // 512 + 1)],
-        "a header destroyed": whole[:header] + b"x" * 512 + whole[header + 512 :],
+        "without its end": whole[:end],
+        "a header destroyed": whole[:extended] + b"x" * 512 + whole[extended + 512 :],
         "two put together": whole + whole,
         "empty": b"",
         "no tar": b"<html>404</html>" * 100,
     }
 
 
-@pytest.mark.parametrize("kind", list(damaged(b"0002.png")))
+@pytest.mark.parametrize("kind", list(damaged(b" " * 1024 + b"0002.png")))
 @pytest.mark.parametrize("piped", [False, True])
 def test_a_tar_that_is_cut_short_is_never_silently_shorter(tmp_path: Path, vae, kind: str, piped: bool) -> None:
     path = write_tar(tmp_path / "a.tar", range(4))
