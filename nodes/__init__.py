@@ -5,7 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
+from .attention import WatchAttention
 from .bridge import BridgeTextEncode, LoadBridge
+from .hearing import BridgeTokens
+from .heat import AttentionPictures
 from .language import LoadLanguageModel
 from .lora import ApplyLanguageLoRA
 from .vision import ApplyBridge, LoadVisionModel
@@ -17,6 +20,9 @@ NODES: list[type[io.ComfyNode]] = [
     BridgeTextEncode,
     ApplyBridge,
     LoadVisionModel,
+    BridgeTokens,
+    WatchAttention,
+    AttentionPictures,
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.sd
@@ -12,17 +12,24 @@ from comfy_api.latest import io
 from . import folders, lora
 from .clip import TOKENS, connect_clip
 from .language import LanguageModel
+from .memory import Memory
+from .prompting import LONG_PROMPTS, PromptOptions, describe, read
 from .schema import BridgeWire, LanguageModelWire, schema
 
 
 @dataclass(frozen=True)
 class ConnectedBridge:
-    """What runs on a LAVI_BRIDGE wire: a bridge and the language model it listens to."""
+    """What runs on a LAVI_BRIDGE wire: a bridge and the language model it listens to.
+
+    stamp: of the bridge file, as it was read.
+    """
 
     name: str
     config: Any  # the core's BridgeConfig
     vision_lora: Any  # the core's LoRA, for the vision model
     clip: comfy.sd.CLIP
+    stamp: str = ""
+    memory: Memory = field(default_factory=Memory, init=False, compare=False, repr=False)
 
     @property
     def patcher(self) -> ModelPatcher:
@@ -36,16 +43,30 @@ class ConnectedBridge:
         from ..lavi_core.bridge import Bridge
         from ..lavi_core.checkpoint import BridgeCheckpoint
 
+        stamp = folders.stamp("bridge", name, folders.BRIDGES)
         checkpoint = BridgeCheckpoint.load(folders.resolve("bridge", name, folders.BRIDGES))
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
         lora.add_to_language_model(clip.patcher, checkpoint.language_lora, language_lora)
-        return cls(name, checkpoint.config, checkpoint.vision_lora, clip)
+        return cls(name, checkpoint.config, checkpoint.vision_lora, clip, stamp)
 
-    def encode(self, text: str) -> tuple[Any, str]:
-        """Prompt -> CONDITIONING, and one line on what became of its tokens."""
-        tokens = self.clip.tokenize(text)
-        return self.clip.encode_from_tokens_scheduled(tokens), str(tokens[TOKENS].reports[0])
+    def encode(self, text: str, options: PromptOptions | None = None) -> tuple[Any, str]:
+        """Prompt -> CONDITIONING, and what became of its tokens. One that was encoded before is remembered: the
+        language model is neither run nor loaded. Raises ValueError."""
+        options = options or PromptOptions()
+        return self.memory.recall((*self._heard_through(), options, text), lambda: self._encode(text, options))
+
+    def _encode(self, text: str, options: PromptOptions) -> tuple[Any, str]:
+        pieces = read(self.patcher.model, self.config.prompt, text, options)
+        report = describe(pieces, self.config.prompt)
+        return self.clip.encode_from_tokens_scheduled({TOKENS: pieces}), report
+
+    def _heard_through(self) -> tuple[Any, ...]:
+        """What the conditioning of a prompt depends on, besides the prompt."""
+        encoder = self.patcher.model
+        dtypes = tuple(sorted(str(dtype) for dtype in {p.dtype for p in encoder.model.parameters()}))
+        language = (encoder.config.model_id, encoder.config.fingerprint, dtypes, self.patcher.patches_uuid)
+        return (*language, self.name, self.stamp, repr(self.config), self.clip.layer_idx)
 
 
 class LoadBridge(io.ComfyNode):
@@ -84,7 +105,9 @@ class LoadBridge(io.ComfyNode):
                     display_name="bridge", tooltip="For Bridge Text Encode and for Apply Bridge to Model."
                 ),
                 io.Clip.Output(
-                    display_name="CLIP", tooltip="The same as a CLIP: for CLIP Text Encode and other stock nodes."
+                    display_name="CLIP",
+                    tooltip="The same as a CLIP: for CLIP Text Encode and other stock nodes. Parentheses are "
+                    "plain text there; weights are a switch on Bridge Text Encode.",
                 ),
             ],
         )
@@ -111,24 +134,60 @@ class BridgeTextEncode(io.ComfyNode):
         return schema(
             node_id="LaViBridgeTextEncode",
             display_name="Bridge Text Encode (LaVi-Bridge)",
-            description="A prompt through the language model and the bridge. CLIP Text Encode does the same, without "
-            "the report.",
-            search_aliases=["prompt", "clip text encode"],
+            description="A prompt through the language model and the bridge. CLIP Text Encode on the bridge's CLIP "
+            "does the same for plain text.",
+            search_aliases=["prompt", "clip text encode", "prompt weights", "long prompt", "break", "system prompt"],
             inputs=[
                 BridgeWire.Input("bridge", tooltip="From Load Bridge."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt, in plain language. Parentheses are read as written and carry no weights.",
+                    tooltip="The prompt, in plain language. Parentheses are read as written unless weights are on.",
+                ),
+                io.Boolean.Input(
+                    "weights",
+                    default=False,
+                    optional=True,
+                    tooltip="Read (word:1.2), (word) and \\( as CLIP Text Encode does: the weight acts on what the "
+                    "vision model hears of each token. Off: parentheses are plain text.",
+                ),
+                io.Combo.Input(
+                    "long_prompts",
+                    options=list(LONG_PROMPTS),
+                    default="cut",
+                    optional=True,
+                    tooltip="Of a prompt with more tokens than the bridge was trained with. cut: the end is dropped, "
+                    "and the report says what. chunk: pieces are encoded one by one and joined; the word BREAK ends a "
+                    "piece. full length: all in one go, as far as the language model's positions reach.",
+                ),
+                io.String.Input(
+                    "template",
+                    default="",
+                    multiline=False,
+                    placeholder="as the bridge was trained",
+                    optional=True,
+                    extra_dict={"advanced": True},
+                    tooltip="Text around the prompt (system prompt, chat template) with {prompt} once, instead of the "
+                    "bridge's own, which the report shows. Empty: the bridge's own.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="CONDITIONING", tooltip="For the sampler, like any other."),
-                io.String.Output(display_name="report", tooltip="How many tokens were used, padded and cut off."),
+                io.String.Output(
+                    display_name="report", tooltip="Pieces, tokens used, padded and cut off, and the template."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, bridge: ConnectedBridge, text: str) -> io.NodeOutput:
-        return io.NodeOutput(*bridge.encode(text))
+    def execute(
+        cls,
+        bridge: ConnectedBridge,
+        text: str,
+        weights: bool = False,
+        long_prompts: str = "cut",
+        template: str = "",
+    ) -> io.NodeOutput:
+        options = PromptOptions(weights=weights, long_prompts=long_prompts, template=template)
+        return io.NodeOutput(*bridge.encode(text, options))

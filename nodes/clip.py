@@ -13,9 +13,11 @@ from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
 from .casting import managed, settle
+from .hearing import HEARD, hearing
 from .language import LanguageModel
+from .prompting import Piece, PromptOptions, read
 
-TOKENS = "lavi_bridge"  # the key under which our tokens travel in the host's token dictionary
+TOKENS = "lavi_bridge"  # the key under which the pieces of a prompt travel in the host's token dictionary
 
 
 def connect_clip(language_model: LanguageModel, bridge: Any) -> comfy.sd.CLIP:
@@ -62,40 +64,86 @@ class BridgeShell(nn.Module):
     def reset_clip_options(self) -> None:
         self._layer: int | None = None
 
-    def encode_token_weights(self, tokens: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """One prompt's tokens -> context [1 T C] and pooled [1 P] | None, float32 on the host's intermediate device.
+    def encode_token_weights(self, tokens: dict[str, Any]) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+        """The pieces of one prompt -> context [1 T C], pooled [1 P] | None, float32 on the host's intermediate device,
+        and what each vector of the context is. Pieces are joined on their tokens; the pooled vector is the first's.
 
         Masked tokens are dropped: the host's U-Nets and PixArt take no mask, and for cross-attention it is the same.
         """
-        from ..lavi_core.conditioning import HiddenStates
+        pieces: list[Piece] = tokens[TOKENS]
+        weights = [token_weights(piece) for piece in pieces]
+        blanks = {
+            _blank_key(piece): self._states(_blank(self._encoder[0], piece), piece.recipe)
+            for piece, weighted in zip(pieces, weights, strict=True)
+            if bool((weighted != 1).any())
+        }
+        hidden = [self._states(piece.tokens, piece.recipe) for piece in pieces]
+        comfy.model_management.load_models_gpu([self._adapter])  # after the language model, which it may push out
+        settle(self._adapter.model, self._adapter.load_device)
+        contexts, pooled = [], None
+        for piece, states, weighted in zip(pieces, hidden, weights, strict=True):
+            context, first = self._adapt(states)
+            if _blank_key(piece) in blanks:
+                context = self._weighed(context, blanks[_blank_key(piece)], weighted, piece.recipe.vision_mask)
+            contexts.append(context[:, states.mask[0]] if piece.recipe.vision_mask else context)
+            pooled = first if pooled is None else pooled
+        there = {"device": comfy.model_management.intermediate_device(), "dtype": torch.float32}
+        masks = [s.mask[0] if p.recipe.vision_mask else s.mask[0] | True for p, s in zip(pieces, hidden, strict=True)]
+        heard = hearing(self._encoder[0], pieces, masks, weights)
+        context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
+        return context.to(**there), None if pooled is None else pooled.to(**there), {HEARD: heard}
 
+    def _states(self, tokens: Any, recipe: Any) -> Any:
+        """Tokens -> the core's HiddenStates. Stops where the user has pressed cancel."""
         (encoder,) = self._encoder
-        recipe = self.config.prompt
+        comfy.model_management.throw_exception_if_processing_interrupted()
         if self._layer not in (None, -1):
             recipe = replace(recipe, hidden_states=self._layer)
         settle(encoder, self._device)
-        hidden = encoder(tokens[TOKENS].to(self._device), recipe)
-        comfy.model_management.load_models_gpu([self._adapter])  # after the language model, which it may push out
+        return encoder(tokens.to(self._device), recipe)
+
+    def _adapt(self, hidden: Any) -> tuple[Tensor, Tensor | None]:
         here = self._adapter.load_device
-        settle(self._adapter.model, here)
-        hidden = HiddenStates(hidden.states.to(here, torch.float32), hidden.mask.to(here))
-        heard = self._adapter.model(hidden)
-        context = heard.context[:, hidden.mask[0]] if recipe.vision_mask else heard.context
-        there = {"device": comfy.model_management.intermediate_device(), "dtype": torch.float32}
-        return context.to(**there), None if heard.pooled is None else heard.pooled.to(**there)
+        heard = self._adapter.model(type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here)))
+        return heard.context, heard.pooled
+
+    def _weighed(self, context: Tensor, blank: Any, weights: Tensor, masked: bool) -> Tensor:
+        from ..lavi_core.language.weights import aligned, weigh
+
+        empty, _ = self._adapt(blank)
+        heard = blank.mask[0] if masked else torch.ones_like(blank.mask[0])
+        return weigh(context, aligned(empty, heard.to(empty.device), context.shape[1]), weights)
 
     def load_sd(self, sd: dict[str, Tensor]) -> Any:
         return self.load_state_dict(sd, strict=False)
 
 
+def token_weights(piece: Piece) -> Tensor:
+    """The weight of each token whose state is given on. -> [K] float32"""
+    from ..lavi_core.language import weights
+
+    return weights.token_weights(piece.tokens, piece.prompt.text, piece.prompt.weights)
+
+
+def _blank(encoder: Any, piece: Piece) -> Any:
+    """The empty prompt, padded to the length of the piece: what a weight of 0 comes to."""
+    width = piece.tokens.ids.shape[1]
+    return encoder.tokenize([""], replace(piece.recipe, padding="max_length", max_length=width))
+
+
+def _blank_key(piece: Piece) -> tuple[int, Any]:
+    return piece.tokens.ids.shape[1], piece.recipe
+
+
 class BridgeTokenizer:
-    """What the host calls a CLIP's tokenizer. Prompts are plain language: parentheses are parentheses, not weights."""
+    """What the host calls a CLIP's tokenizer. Prompts are plain language, as for the host's own encoders that are
+    language models: parentheses are parentheses, not weights."""
 
     def __init__(self, bridge: Any):
         self._encoder, self._recipe = bridge.encoder, bridge.config.prompt
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Any]:
-        return {TOKENS: self._encoder.tokenize([text], self._recipe)}
+        return {TOKENS: read(self._encoder, self._recipe, text, PromptOptions())}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

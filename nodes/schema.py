@@ -11,6 +11,7 @@ CATEGORY = "LaVi-Bridge"
 
 LanguageModelWire = io.Custom("LAVI_LANGUAGE_MODEL")
 BridgeWire = io.Custom("LAVI_BRIDGE")
+AttentionWire = io.Custom("LAVI_ATTENTION")
 
 
 def schema(**kwargs: Any) -> io.Schema:

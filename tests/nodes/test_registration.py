@@ -14,6 +14,9 @@ NODES = {
     "LaViBridgeTextEncode",
     "LaViBridgeApply",
     "LaViBridgeLoadVisionModel",
+    "LaViBridgeTokens",
+    "LaViBridgeWatchAttention",
+    "LaViBridgeAttentionMaps",
 }
 
 

@@ -1,0 +1,143 @@
+"""Prompts as people write them: weights in parentheses, BREAK, more tokens than a bridge hears at once, templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from comfy.sd1_clip import escape_important, token_weights, unescape_important
+
+BREAK = re.compile(r"\s*\bBREAK\b\s*")  # as AUTOMATIC1111's modules/prompt_parser.py reads it
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt without its marks, and the weight of each of its characters."""
+
+    text: str
+    weights: tuple[float, ...]
+
+    @classmethod
+    def plain(cls, text: str) -> Prompt:
+        return cls(text, (1.0,) * len(text))
+
+    @classmethod
+    def weighted(cls, text: str) -> Prompt:
+        """By the host's rules: ``(word)`` is 1.1 times its surroundings, ``(word:1.3)`` is 1.3, ``\\(`` is a ``(``."""
+        parts = [(unescape_important(part), weight) for part, weight in token_weights(escape_important(text), 1.0)]
+        return cls("".join(part for part, _ in parts), tuple(weight for part, weight in parts for _ in part))
+
+    def part(self, start: int, stop: int | None = None) -> Prompt:
+        """A piece of it, without the space where it was cut."""
+        text = self.text[start:stop]
+        begin = start + (len(text) - len(text.lstrip()) if start else 0)
+        end = start + (len(text) if stop is None else len(text.rstrip()))
+        return Prompt(self.text[begin:end], self.weights[begin:end])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How a prompt is read: weights: parentheses are weights; long_prompts: a key of LONG_PROMPTS; template: "" = the
+    bridge's own."""
+
+    weights: bool = False
+    long_prompts: str = "cut"
+    template: str = ""
+
+    def recipe(self, trained: Any) -> Any:
+        """The core's PromptRecipe. Raises ValueError for a template without exactly one {prompt}."""
+        return replace(trained, template=self.template) if self.template.strip() else trained
+
+
+class Piece(NamedTuple):
+    """What the language model reads in one go."""
+
+    prompt: Prompt
+    recipe: Any  # the core's PromptRecipe
+    tokens: Any  # the core's TokenBatch, of this one prompt
+
+
+def read(encoder: Any, trained: Any, text: str, options: PromptOptions) -> list[Piece]:
+    """Text -> pieces, by the core's ``encoder`` and the recipe that the bridge was trained with. Raises ValueError."""
+    prompt = Prompt.weighted(text) if options.weights else Prompt.plain(text)
+    return [
+        Piece(part, recipe, encoder.tokenize([part.text], recipe))
+        for part, recipe in LONG_PROMPTS[options.long_prompts](encoder, options.recipe(trained), prompt)
+    ]
+
+
+def _cut(_: Any, recipe: Any, prompt: Prompt) -> list[tuple[Prompt, Any]]:
+    return [(prompt, recipe)]
+
+
+def _chunk(encoder: Any, recipe: Any, prompt: Prompt) -> list[tuple[Prompt, Any]]:
+    """Pieces that end at BREAK or, where the next word would not fit, at a space."""
+    ends = [match.span() for match in BREAK.finditer(prompt.text)]
+    starts, stops = [0, *(stop for _, stop in ends)], [*(start for start, _ in ends), None]
+    found = []
+    for start, stop in zip(starts, stops, strict=True):
+        rest = prompt.part(start, stop)
+        while rest.text.strip():
+            head = _fitting(encoder, recipe, rest.text)
+            found.append((rest.part(0, head), recipe))
+            rest = rest.part(head) if head is not None else Prompt.plain("")
+    return found or [(Prompt.plain(""), recipe)]
+
+
+def _fitting(encoder: Any, recipe: Any, text: str) -> int | None:
+    """How many characters fit into one piece; None = all."""
+    stop = None
+    while lost := encoder.tokenize([text[:stop]], recipe).reports[0].cut_spans:
+        if lost[0] is None:
+            raise ValueError(
+                "this language model's tokenizer does not tell where its tokens stand, so a long prompt cannot be "
+                "chunked; choose another way for long prompts or save the tokenizer as tokenizer.json"
+            )
+        first = lost[0][0]
+        space = max((match.start() for match in re.finditer(r"\s+", text[: first + 1])), default=0)
+        stop = space if text[:space].strip() else first
+        if not text[:stop].strip():
+            raise ValueError(
+                f"pieces of {recipe.max_length} tokens have no room for a word beside the template "
+                f"{recipe.template!r}; shorten the template"
+            )
+    return stop
+
+
+def _full_length(encoder: Any, recipe: Any, prompt: Prompt) -> list[tuple[Prompt, Any]]:
+    """As many tokens as the prompt has, where the language model has positions for them."""
+    report = encoder.tokenize([prompt.text], recipe).reports[0]
+    if not report.cut:
+        return [(prompt, recipe)]
+    length = report.used + report.cut
+    return [(prompt, replace(recipe, max_length=min(length, encoder.positions or length)))]
+
+
+LONG_PROMPTS: dict[str, Callable[[Any, Any, Prompt], list[tuple[Prompt, Any]]]] = {
+    "cut": _cut,
+    "chunk": _chunk,
+    "full length": _full_length,
+}
+
+
+def describe(pieces: list[Piece], trained: Any) -> str:
+    """What became of a prompt: pieces, tokens, weights, template."""
+    from ..lavi_core.prompt import PROMPT
+
+    reports = [piece.tokens.reports[0] for piece in pieces]
+    if len(pieces) == 1:
+        line = str(reports[0])
+    else:
+        used, padded = (sum(getattr(report, what) for report in reports) for what in ("used", "padded"))
+        line = f"{len(pieces)} pieces, {used} tokens, {padded} padding"
+    recipe = pieces[0].recipe
+    if recipe.max_length != trained.max_length:
+        line += f"; heard at {recipe.max_length} tokens, the bridge was trained with {trained.max_length}"
+    weighted = {weight for piece in pieces for weight in piece.prompt.weights} - {1.0}
+    if weighted:
+        line += f"; weights from {min(weighted):g} to {max(weighted):g}"
+    if recipe.template != trained.template:
+        return f"{line}\ntemplate: {recipe.template!r}; the bridge was trained with {trained.template!r}"
+    return line if trained.template == PROMPT else f"{line}\ntemplate: {trained.template!r}"
