@@ -14,7 +14,7 @@ from .attention import AttentionMaps
 from .schema import AttentionWire, schema
 
 PANEL, STRIP, GAP = 256, 34, 12  # pixels: the shorter side of a panel at least, the height of its label, between panels
-COLUMNS = 4
+COLUMNS = (4, 5, 3)  # the first of them that leaves fewest places empty
 # matplotlib's "inferno" (CC0) at eighths, dark to bright
 INFERNO = (
     (0.001, 0.000, 0.014),
@@ -28,7 +28,7 @@ INFERNO = (
     (0.988, 0.998, 0.645),
 )
 SCALES = ("each word", "all words")
-MEASURES = ("share", "attention")
+MEASURES = ("attention", "share")
 
 
 def select(words: list[tuple[str, list[int]]], wanted: str) -> list[tuple[str, list[int]]]:
@@ -79,9 +79,12 @@ def coloured(heat: Tensor) -> Tensor:
 
 
 def over(picture: Tensor, heat: Tensor) -> Tensor:
-    """The heat over the grey picture, which shows through where it is low. [H W 3], [H W] -> [H W 3]"""
+    """The heat over the darkened picture, and a line around what is above half of it. [H W 3], [H W] -> [H W 3]"""
     grey = (picture @ torch.tensor([0.299, 0.587, 0.114]))[..., None]
-    return torch.lerp(0.35 * grey.expand_as(picture), coloured(heat), 0.25 + 0.6 * heat[..., None])
+    shown = torch.lerp(0.45 * torch.lerp(grey, picture, 0.5), coloured(heat), 0.2 + 0.45 * heat[..., None])
+    hot = (heat > 0.5).float()[None]
+    line = F.max_pool2d(hot, 3, stride=1, padding=1)[0] - hot[0]
+    return torch.where(line[..., None] > 0, torch.ones(3), shown)
 
 
 def sheet(picture: Tensor, labels: list[str], heats: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ def sheet(picture: Tensor, labels: list[str], heats: Tensor) -> Tensor:
     height, width = (round(side * max(1.0, PANEL / min(picture.shape[:2]))) for side in picture.shape[:2])
     picture = _resized(picture.movedim(-1, 0), height, width).movedim(0, -1)
     panels = [picture, *(over(picture, heat) for heat in _resized(heats, height, width))]
-    columns = min(len(panels), COLUMNS)
+    columns = min(COLUMNS, key=lambda count: -len(panels) % count) if len(panels) > max(COLUMNS) else len(panels)
     rows = math.ceil(len(panels) / columns)
     canvas = torch.ones(rows * (height + STRIP) + (rows + 1) * GAP, columns * width + (columns + 1) * GAP, 3)
     places = [
@@ -100,7 +103,7 @@ def sheet(picture: Tensor, labels: list[str], heats: Tensor) -> Tensor:
     for (top, left), panel in zip(places, panels, strict=True):
         canvas[top + STRIP : top + STRIP + height, left : left + width] = panel
     return _labelled(
-        canvas, [(left, top, text) for (top, left), text in zip(places, ["", *labels], strict=True)], width
+        canvas, [(left, top, text) for (top, left), text in zip(places, ["picture", *labels], strict=True)], width
     )
 
 
@@ -141,9 +144,9 @@ class AttentionPictures(io.ComfyNode):
                 io.Combo.Input(
                     "measure",
                     options=list(MEASURES),
-                    default="share",
-                    tooltip="share: of the attention to all words, how much goes to this one, place by place. "
-                    "attention: as the model computes it, of which special tokens and padding take most.",
+                    default="attention",
+                    tooltip="attention: as the model computes it, of which special tokens and padding take their part. "
+                    "share: of the attention to all words, how much goes to this one, place by place.",
                 ),
                 io.Combo.Input(
                     "scale",

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..prompt import PROMPT, PromptRecipe
 
-
 Span = tuple[int, int]  # start and stop, in the characters of a prompt
 
 
