@@ -8,15 +8,17 @@ train, resume and leave for the bridge file as on one process.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from . import zero
 from .pipeline import pick_device
 
 if TYPE_CHECKING:
@@ -26,31 +28,42 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(minutes=30)  # how long a process waits for the others before it fails
 
+# What of the launcher's settings there is but one way for here, and what they are called in its config.
+FSDP = {
+    "FSDP_VERSION": ("2", "fsdp_version"),
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "fsdp_cpu_ram_efficient_loading"),
+    "FSDP_OFFLOAD_PARAMS": ("false", "fsdp_offload_params"),
+}
+ZERO = {
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": ("2", "zero_stage"),
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ("none", "offload_optimizer_device"),
+}
+
 
 def make_accelerator() -> Accelerator:
     """The process group that the launcher has asked for. Precision and accumulation are the recipe's, whatever the
     launcher has put into the environment.
 
-    Raises ValueError for settings of FSDP that the launcher has and this does not do.
+    Raises ValueError for settings of FSDP or DeepSpeed that the launcher has and this does not do.
     """
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
-    if is_sharded():
-        # FSDP 1, a model that rank 0 alone has read, and shards in the host's memory are other ways than the one here.
-        for key, value, setting in (
-            ("FSDP_VERSION", "2", "fsdp_version: 2"),
-            ("FSDP_CPU_RAM_EFFICIENT_LOADING", "false", "fsdp_cpu_ram_efficient_loading: false"),
-            ("FSDP_OFFLOAD_PARAMS", "false", "fsdp_offload_params: false"),
-        ):
+    for asked, settings in ((is_sharded(), FSDP), (is_zero(), ZERO)):
+        for key, (value, setting) in settings.items() if asked else ():
             if (found := os.environ.get(key)) != value:
-                raise ValueError(f"the launcher has set {key} to {found}; set {setting} in its config")
+                raise ValueError(f"the launcher has set {key} to {found}; set {setting}: {value} in its config")
     return Accelerator(
         cpu=pick_device().type == "cpu",
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+
+
+def is_zero() -> bool:
+    """Whether the launcher has asked for DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
 
 def is_sharded() -> bool:
@@ -97,11 +110,12 @@ def outermost_layers(model: nn.Module) -> Iterator[nn.Module]:
             yield from outermost_layers(child)
 
 
-def replicate(accelerator: Accelerator, pair: Pair) -> nn.Module:
-    """The module whose forward pass trains: the pair itself, or DDP around it, which averages the gradients.
-
-    Its trained weights become those of rank 0.
+def replicate(accelerator: Accelerator, pair: Pair, optimizer: torch.optim.Optimizer) -> nn.Module:
+    """The module whose forward pass trains: the pair itself, or around it DDP or DeepSpeed's engine, which average the
+    gradients. Its trained weights become those of rank 0.
     """
+    if is_zero():
+        return zero.engine(pair.recipe, pair, optimizer, accelerator.num_processes)
     if accelerator.num_processes == 1:
         return pair
     frozen = [name for name, p in pair.named_parameters() if not p.requires_grad]
@@ -120,3 +134,29 @@ def replicate(accelerator: Accelerator, pair: Pair) -> nn.Module:
 def without_average(model: nn.Module) -> AbstractContextManager:
     """Passes inside add to the gradients of this process alone: all of a step's but the last."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def backward(accelerator: Accelerator, model: Any, loss: Tensor, last: bool) -> None:
+    """last: of this step's passes."""
+    if is_zero():
+        model.set_gradient_accumulation_boundary(last)
+        model.backward(loss, scale_wrt_gas=False)
+    else:
+        accelerator.backward(loss)
+
+
+def clip(accelerator: Accelerator, model: Any, trained: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """The gradients' norm before it is clipped; DeepSpeed clips within its step."""
+    if is_zero():
+        norm = model.optimizer.scaled_global_norm()
+        return torch.where(norm < 0, torch.nan, norm)  # -1 is its word for one that is not finite
+    return torch.as_tensor(accelerator.clip_grad_norm_(list(trained), limit), device=accelerator.device)
+
+
+def step(model: Any, optimizer: torch.optim.Optimizer) -> None:
+    model.step() if is_zero() else optimizer.step()
+
+
+def whole_optimizer(model: Any, optimizer: Any) -> Any:
+    """The optimizer as a state keeps it. Every process must call it: under DeepSpeed each has a part."""
+    return zero.whole_optimizer(model) if is_zero() else optimizer

@@ -136,10 +136,12 @@ class Trainer:
                     found = validation.run(self.pair, device)
                 if journal is not None:
                     journal.write(self.step, {"validation": found})
-            if journal is not None and (self.step % recipe.save_every == 0 or last):
+            due = self.step % recipe.save_every == 0 or last
+            optimizer = parallel.whole_optimizer(self.model, self.optimizer) if due else None
+            if journal is not None and due:
                 with self._saving():
                     journal.flush()
-                self.save()
+                self.save(optimizer)
                 with self._saving():
                     journal.draw(bool(last))
             if pictures is not None and not asked and (self.step % recipe.sample.every == 0 or last):
@@ -171,8 +173,7 @@ class Trainer:
             align(recipe, self.pair, self.latents.texts(trained_on), device)
         if recipe.compile:
             self.pair.compile_layers()
-        self.model = parallel.replicate(accelerator, self.pair)
-        self.optimizer = accelerator.prepare_optimizer(self.optimizer)
+        self.model = parallel.replicate(accelerator, self.pair, self.optimizer)
         if self.average is not None:
             self.average.to(device)
         order = self.latents.order(recipe.batch_size, recipe.seed, trained_on)
@@ -196,13 +197,13 @@ class Trainer:
             once = index + 1 == len(batch.parts)
             with nullcontext() if once else parallel.without_average(self.model):
                 loss = self.loss(part) / len(batch.parts)
-                accelerator.backward(loss)  # checkpointed layers run once more here
+                parallel.backward(accelerator, self.model, loss, once)  # checkpointed layers run once more here
             total += loss.detach()
-        norm = accelerator.clip_grad_norm_(list(self.trained.values()), recipe.optimizer.clip_norm)
-        mean, norm = torch.stack([accelerator.reduce(total, "mean"), torch.as_tensor(norm, device=device)]).tolist()  # type: ignore[list-item]
+        norm = parallel.clip(accelerator, self.model, self.trained.values(), recipe.optimizer.clip_norm)
+        mean, norm = torch.stack([accelerator.reduce(total, "mean"), norm]).tolist()  # type: ignore[list-item]
         wrong = self.health.examine(self.step, mean, norm, batch.names, self.main)
         if wrong is None:
-            self.optimizer.step()
+            parallel.step(self.model, self.optimizer)
             if self.average is not None:
                 self.average.step(self.trained.values())
         self.optimizer.zero_grad()
@@ -243,15 +244,15 @@ class Trainer:
     def _averages(self) -> bool:
         return self.average is not None or self.recipe.optimizer.kind in optimizers.OWN_SCHEDULE
 
-    def save(self) -> None:
-        """The resumable state, then the bridge file."""
-        self.save_state()
+    def save(self, optimizer: Any) -> None:
+        """The resumable state, then the bridge file. optimizer: with moments that are whole."""
+        self.save_state(optimizer)
         with self._saving(), self.as_given():
             facts = {"recipe": self.recipe.plain(), "step": self.step, **environment()}
             self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", dtype=torch.float16)
             models.save_fully_trained(self.pair, self.output)
 
-    def save_state(self) -> None:
+    def save_state(self, optimizer: Any = None) -> None:
         with self._saving():
             self.saying.flush()
             folder, recipe, extra = self.output / "state", self.recipe, self.health.dump()
@@ -259,7 +260,8 @@ class Trainer:
                 extra |= {f"average:{key}": p for key, p in zip(self.trained, self.average.shadow_params, strict=True)}
                 extra["average_step"] = torch.tensor(self.average.optimization_step)
             identity = self.identity()
-            state.save(folder, self.step, self.trained, self.optimizer, recipe.keep, identity, recipe.keep_every, extra)
+            whole = optimizer or self.optimizer
+            state.save(folder, self.step, self.trained, whole, recipe.keep, identity, recipe.keep_every, extra)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run is resumed: the recipe, but for what it writes and how long it runs, and

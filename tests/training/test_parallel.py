@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from lavi_bridge.tests.training.forks import Server
 from lavi_bridge.training import parallel
 from lavi_bridge.training.files import read_safetensors
@@ -26,11 +27,18 @@ LAUNCH = Path(parallel.__file__).parent / "launch"
 def launched(name: str) -> dict[str, str]:
     """What accelerate's launcher puts into the environment for one of the configs."""
     arguments = launch_command_parser().parse_args(["--config_file", str(LAUNCH / f"{name}.yaml"), "-m", "module"])
-    found = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    arguments, config, _ = _validate_launch_command(arguments)
+    assert arguments.num_processes == 8 and arguments.mixed_precision == "no"
+    if arguments.use_deepspeed:
+        assert config is not None
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(config.deepspeed_config or ())
+        found = prepare_deepspeed_cmd_env(arguments)[1]
+    else:
+        found = prepare_multi_gpu_env(arguments)
     return {key: value for key, value in found.items() if key.startswith(("ACCELERATE", "FSDP"))}
 
 
-FSDP = launched("fsdp2")
+FSDP, ZERO = launched("fsdp2"), launched("deepspeed_zero2")
 # Dropout draws on each process by itself: two processes cannot drop what one does.
 QUIET = ["language.dropout=0.0", "vision.dropout=0.0", "adapter.kind=linear", "precision=fp32", "trackers=[]"]
 
@@ -118,15 +126,39 @@ def test_a_sharded_pair_draws_validates_and_reads_an_inner_layer(run: Run, tmp_p
     assert pictures[1] == pytest.approx(pictures[3], rel=0.05) and len(pictures[1]) == 2  # bf16
 
 
-def test_what_fsdp2_does_not_do_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in FSDP.items():
-        monkeypatch.setenv(key, value)
-    for key, value in (
-        ("FSDP_VERSION", "1"),
-        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true"),
-        ("FSDP_OFFLOAD_PARAMS", "true"),
-    ):
-        monkeypatch.setenv(key, value)
-        with pytest.raises(ValueError, match=rf"has set {key} to {value}; set fsdp_"):
-            parallel.make_accelerator()
-        monkeypatch.setenv(key, FSDP[key])
+def test_deepspeed_trains_and_resumes_as_one_process(run: Run, tmp_path: Path) -> None:
+    """The moments are spread over two processes, gathered for the state, and spread again from it."""
+    pytest.importorskip("deepspeed")
+    zero = {**ZERO, "DS_ACCELERATOR": "cpu"}
+    changes = ("accumulation=2", "ema=0.9")
+    assert run("one", 1, *changes) == [0]
+    assert run("zero", 2, *changes, environment=zero) == [0, 0]
+    assert run("part", 2, *changes, "steps=4", environment=zero) == [0, 0]
+    copytree(tmp_path / "part", tmp_path / "part-one")
+    assert run("part", 2, *changes, environment=zero, resume=True) == [0, 0]
+    assert run("part-one", 1, *changes, resume=True) == [0]
+    for name in ("zero", "part", "part-one"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+        first, second = (tmp_path / run / "state" / "step-0000006" / "optimizer.safetensors" for run in ("one", name))
+        expected, found = read_safetensors(first), read_safetensors(second)
+        assert found.keys() == expected.keys()
+        assert all(torch.allclose(found[key], value, rtol=1e-2, atol=1e-5) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("launch", "key", "value", "setting"),
+    [
+        (FSDP, "FSDP_VERSION", "1", "fsdp_version: 2"),
+        (FSDP, "FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "fsdp_cpu_ram_efficient_loading: false"),
+        (FSDP, "FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params: false"),
+        (ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "zero_stage: 2"),
+        (ZERO, "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu", "offload_optimizer_device: none"),
+    ],
+)
+def test_what_is_not_done_here_is_refused(
+    launch: dict[str, str], key: str, value: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, found in {**launch, key: value}.items():
+        monkeypatch.setenv(name, found)
+    with pytest.raises(ValueError, match=f"the launcher has set {key} to {value}; set {setting} in its config"):
+        parallel.make_accelerator()
