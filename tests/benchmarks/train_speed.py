@@ -18,6 +18,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,11 @@ PAIRS = {
 }
 
 
-def prepare(name: str, folder: Path, size: int, batch: int, steps: int) -> Recipe:
-    """The recipe of a pair on pictures and models in ``folder``, both written if they are not there."""
+def prepare(name: str, folder: Path, size: int, batch: int, steps: int, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a pair on pictures and models in ``folder``, both written if they are not there.
+
+    steps: how many batches of pictures there are. overrides: ``key.sub=value``, for the recipe.
+    """
     pair = PAIRS[name]
     changes = {
         "output": folder / "speed" / name,
@@ -81,7 +85,7 @@ def prepare(name: str, folder: Path, size: int, batch: int, steps: int) -> Recip
         _once(vision, lambda part: true_sizes.write_vision(pair.vision, part))
         changes |= {"language.model": language, "vision.model": vision, "vision.vae": vision / "vae"}
     recipe = ROOT / "training" / "recipes" / f"{pair.recipe}.toml"
-    return read_recipe(recipe, [f"{key}={value}" for key, value in changes.items()])
+    return read_recipe(recipe, [*(f"{key}={value}" for key, value in changes.items()), *overrides])
 
 
 def pictures(folder: Path, size: int, count: int) -> Path:
@@ -236,7 +240,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2, help="steps before the first turn")
     parser.add_argument("--loops", nargs="+", choices=list(LOOPS), default=list(LOOPS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value for the recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the recipe, as in train")
     parser.add_argument("--json", action="store_true", help="print everything measured as JSON instead of tables")
     args = parser.parse_args()
     if args.device == "cpu":
@@ -247,7 +251,7 @@ def main() -> None:
     for name in args.pairs or PAIRS:
         size, batch = args.size or PAIRS[name].size[args.device], args.batch or PAIRS[name].batch[args.device]
         seen = args.warmup + (TURNS + 1) * steps + 1
-        recipe = prepare(name, args.work.resolve(), size, batch, seen)
+        recipe = prepare(name, args.work.resolve(), size, batch, seen, args.set)
         loops = measure(name, args.loops, recipe, steps, args.warmup)
         results[name] = {"size": size, "batch": batch, "loops": loops}
     rate = matrix_rate(device)
