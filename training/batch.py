@@ -54,24 +54,25 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         recipe = self.recipe
         indices, epochs = self.order.batch(step)
-        latents, captions = self.latents.batch(indices, epochs)
+        count, size = len(indices), recipe.batch_size // (self.world * recipe.accumulation)
+        begins = [(part * self.world + self.rank) * size for part in range(recipe.accumulation)]
+        mine = [slice(begin, begin + size) for begin in begins]
+        read = [self.latents.batch(indices[rows], epochs[rows]) for rows in mine]
+        # Drawn for the whole batch, so that any number of processes sees the same.
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        noise = torch.randn(latents.shape, generator=generator)
+        shape = (count, *read[0][0].shape[1:])
+        noise = torch.randn(shape, generator=generator)
         # Stratified over the batch: every batch sees every noise level, which takes variance out of the loss.
-        count = len(indices)
         uniform = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
         dropped = torch.rand(count, generator=generator) < recipe.caption_dropout
         if recipe.loss.offset_noise:
-            noise += recipe.loss.offset_noise * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
-        heard = ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
-        size = recipe.batch_size // (self.world * recipe.accumulation)
+            noise += recipe.loss.offset_noise * torch.randn(*shape[:2], 1, 1, generator=generator)
         parts = []
-        for part in range(recipe.accumulation):
-            begin = (part * self.world + self.rank) * size
-            rows = slice(begin, begin + size)
-            tensors = [latents[rows], noise[rows], uniform[rows]]
+        for rows, (latents, captions) in zip(mine, read, strict=True):
+            heard = ["" if drop else text for drop, text in zip(dropped[rows].tolist(), captions, strict=True)]
+            tensors = [latents, noise[rows], uniform[rows]]
             x0, e, u = (t.pin_memory() for t in tensors) if self.pin else tensors
-            parts.append(Part(x0, e, u, self.say(heard[rows])))
+            parts.append(Part(x0, e, u, self.say(heard)))
         return Batch(step, tuple(self.latents.name(i) for i in indices), tuple(parts))
 
 
