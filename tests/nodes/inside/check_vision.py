@@ -156,7 +156,9 @@ def pixart_at_512_gets_its_own_latents():
 def masked_tokens_are_dropped_and_padding_is_kept_as_trained():
     for name in ("pixart", "sd1", "sdxl"):
         bridge = bridge_to(name)
-        tokens = [bridge.clip.tokenize(text)["lavi_bridge"][0].tokens for text in ("a red circle left of a blue square", "")]
+        tokens = [
+            bridge.clip.tokenize(text)["lavi_bridge"][0].tokens for text in ("a red circle left of a blue square", "")
+        ]
         real, padded = [int(t.mask.sum()) for t in tokens], [t.mask.shape[1] for t in tokens]
         assert real[0] > real[1] and padded[0] == padded[1] > real[0]
         assert [context(bridge, i).shape[1] for i in range(2)] == (real if name == "pixart" else padded), name
