@@ -26,10 +26,10 @@ from lavi_bridge.tests.training.tiny import write_recipe, write_tiny  # noqa: E4
 from lavi_bridge.training.state import states  # noqa: E402
 
 STEPS = 24
-CHANGES = [f"steps={STEPS}", "save_every=1", "keep=2", "keep_every=10", "ema=0.9", "precision=fp32", "data.count=8"]
+CHANGES = ["save_every=1", "keep=2", "keep_every=10", "ema=0.9", "precision=fp32", "data.count=8"]
 
 
-def kill_and_resume(server: Server, folder: Path, recipe: Path, kills: int, seed: int) -> Counter[str]:
+def kill_and_resume(server: Server, folder: Path, recipe: Path, kills: int, seed: int, steps: int) -> Counter[str]:
     """How many of ``kills`` fell where. Raises AssertionError for the first run that does not end as it should."""
     from tqdm import tqdm
 
@@ -37,7 +37,7 @@ def kill_and_resume(server: Server, folder: Path, recipe: Path, kills: int, seed
     with tqdm(total=kills, desc="kills", mininterval=2) as bar:
         began = time.monotonic()
         whole = folder / "whole"
-        assert server.run(recipe, changes(whole)) == [0], server.said()
+        assert server.run(recipe, changes(whole, steps)) == [0], server.said()
         length = time.monotonic() - began
         runs = 0
         while where.total() < kills:
@@ -46,14 +46,14 @@ def kill_and_resume(server: Server, folder: Path, recipe: Path, kills: int, seed
             while not done:
                 before = newest(output)
                 moment = generator.uniform(0, length) if where.total() < kills else None
-                status = server.run(recipe, changes(output), resume=resume, kill_after=moment)
+                status = server.run(recipe, changes(output, steps), resume=resume, kill_after=moment)
                 done = status == [0]
                 assert done or status == [-9], server.said()
                 if not done:
                     resume = any(output.glob("*.json*"))  # else it was killed before it had written anything
                     where[fell(output, before)] += 1
                     bar.update()
-            found, expected = contents(output), contents(whole)
+            found, expected = contents(output, steps), contents(whole, steps)
             odd = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
             assert not odd, f"run {runs} differs from the one that was never killed in {', '.join(odd)}"
             assert not [*output.rglob("*.part"), *output.rglob("*.gone")], f"{output} was not tidied up"
@@ -61,8 +61,8 @@ def kill_and_resume(server: Server, folder: Path, recipe: Path, kills: int, seed
     return where
 
 
-def changes(output: Path) -> list[str]:
-    return [*CHANGES, f"output={json.dumps(str(output))}"]
+def changes(output: Path, steps: int) -> list[str]:
+    return [*CHANGES, f"steps={steps}", f"output={json.dumps(str(output))}"]
 
 
 def newest(output: Path) -> str:
@@ -81,7 +81,7 @@ def fell(output: Path, before: str) -> str:
     return "starting" if newest(output) == before else "between two files"
 
 
-def contents(output: Path) -> dict[str, bytes | list]:
+def contents(output: Path, steps: int) -> dict[str, bytes | list]:
     """What must be the same in every run, by name. The bridge's header names its output folder."""
     found: dict[str, bytes | list] = {}
     for state in states(output / "state"):
@@ -90,7 +90,7 @@ def contents(output: Path) -> dict[str, bytes | list]:
     found["bridge"] = bridge[8 + int.from_bytes(bridge[:8], "little") :]
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     found["log"] = [(line["step"], line["loss"], line["norm"]) for line in lines]
-    assert len(lines) == STEPS and f"step-{STEPS:07d}/weights.safetensors" in found
+    assert len(lines) == steps and f"step-{steps:07d}/weights.safetensors" in found
     return found
 
 
@@ -103,7 +103,7 @@ def main() -> None:
         folder = Path(name)
         recipe = write_recipe(folder / "recipe.toml", write_tiny(folder / "models"), folder / "run")
         with Server(folder / "server.txt") as server:
-            where = kill_and_resume(server, folder, recipe, args.kills, args.seed)
+            where = kill_and_resume(server, folder, recipe, args.kills, args.seed, STEPS)
     runs = where.pop("runs")
     print(f"{where.total()} kills over {runs} runs of {STEPS} steps; every run ended as the one that was never killed")
     for place, count in where.most_common():

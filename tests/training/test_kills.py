@@ -14,5 +14,5 @@ from lavi_bridge.tests.training.forks import Server
 def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(
     server: Server, recipe: Path, tmp_path: Path
 ) -> None:
-    where = kill_and_resume(server, tmp_path, recipe, kills=6, seed=1)
+    where = kill_and_resume(server, tmp_path, recipe, kills=6, seed=1, steps=12)
     assert where.pop("runs") >= 1 and where.total() == 6
