@@ -14,7 +14,7 @@ from .clip import TOKENS, connect_clip
 from .language import LanguageModel
 from .memory import Memory
 from .prompting import LONG_PROMPTS, PromptOptions, describe, read
-from .schema import BridgeWire, LanguageModelWire, schema
+from .schema import BridgeWire, LanguageModelWire, advanced, schema
 
 
 @dataclass(frozen=True)
@@ -161,15 +161,15 @@ class BridgeTextEncode(io.ComfyNode):
                     "and the report says what. chunk: pieces are encoded one by one and joined; the word BREAK ends a "
                     "piece. full length: all in one go, as far as the language model's positions reach.",
                 ),
-                io.String.Input(
-                    "template",
-                    default="",
-                    multiline=False,
-                    placeholder="as the bridge was trained",
-                    optional=True,
-                    extra_dict={"advanced": True},
-                    tooltip="Text around the prompt (system prompt, chat template) with {prompt} once, instead of the "
-                    "bridge's own, which the report shows. Empty: the bridge's own.",
+                advanced(
+                    io.String.Input(
+                        "template",
+                        default="",
+                        placeholder="as the bridge was trained",
+                        optional=True,
+                        tooltip="Text around the prompt (system prompt, chat template) with {prompt} once, instead of "
+                        "the bridge's own, which the report shows. Empty: the bridge's own.",
+                    )
                 ),
             ],
             outputs=[

@@ -14,6 +14,12 @@ BridgeWire = io.Custom("LAVI_BRIDGE")
 AttentionWire = io.Custom("LAVI_ATTENTION")
 
 
+def advanced(field: io.Input) -> io.Input:
+    """The input, shown under "advanced" where the host has that; older hosts have no argument for it."""
+    field.extra_dict["advanced"] = True
+    return field
+
+
 def schema(**kwargs: Any) -> io.Schema:
     """``io.Schema`` in our category, without the fields that this host does not know yet (they only decorate)."""
     known = {field.name for field in fields(io.Schema)}

@@ -14,10 +14,12 @@ from .bridge import ConnectedBridge
 from .schema import BridgeWire, schema
 from .vision_model import is_vision_model, latent_format, load, refuse_misfit
 
+APPLIED = "lavi_bridge"  # the attachment of a model that says which bridge's LoRA it has
+
 
 def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> ModelPatcher:
     """A clone of ``model`` with the bridge's vision LoRA and latent scale; the model itself where nothing changes.
-    Raises ValueError where the bridge was made for another."""
+    Raises ValueError where the bridge was made for another, and where the LoRA of a bridge is in the model already."""
     from ..lavi_core.vision import VISION_TARGETS
 
     refuse_misfit(model, bridge.name, bridge.config)
@@ -25,11 +27,18 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
     target = VISION_TARGETS[trained.target]
     bridged = model
     if strength:
+        before = model.get_attachment(APPLIED)
+        if before is not None:
+            raise ValueError(
+                f"this model already has the LoRA of the bridge {before}, that of {bridge.name} would be added to it: "
+                "take one of the two Apply Bridge nodes out or set its strength to 0"
+            )
         host_keys = comfy.lora.model_lora_keys_unet(model.model, {})
         keys = {path: host_keys[target.key_of(path)] for path in bridge.vision_lora if target.key_of(path) in host_keys}
         bridged = model.clone()
         to = f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained.model_id}"
         lora.add(bridged, bridge.vision_lora, keys, strength, to)
+        bridged.set_attachments(APPLIED, bridge.name)
     _check_objective(model, trained)
     return _with_latents(bridged, trained, target)
 
