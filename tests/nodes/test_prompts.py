@@ -1,0 +1,58 @@
+"""Prompts as people write them, through a running host: switches of Bridge Text Encode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lavi_bridge.tests.nodes.graphs import encoders, node, picture
+
+
+def told(graph, **inputs):
+    graph["positive"]["inputs"] |= inputs
+    return graph
+
+
+def latents(server, **inputs):
+    outcome = server.run(told(picture(steps=2), **inputs))
+    assert not outcome.error, outcome.error
+    return outcome.latents[0]
+
+
+def report(server, **inputs):
+    outcome = server.run(told(encoders(), **inputs) | {"report": node("PreviewAny", source=["positive", 1])})
+    assert not outcome.error, outcome.error
+    return outcome.texts[0]
+
+
+def test_weights_are_a_switch(server):
+    plain = latents(server, text="a red circle")
+    off = latents(server, text="a (red:1.5) circle")
+    on = latents(server, text="a (red:1.5) circle", weights=True)
+    assert not torch.equal(off, plain) and not torch.equal(on, plain) and not torch.equal(on, off)
+    assert torch.equal(latents(server, text="a (red:1.0) circle", weights=True), plain)
+
+
+def test_pieces_of_a_long_prompt_reach_the_sampler_beside_a_short_negative(server):
+    text = "a red circle left of a blue square BREAK two elephants in the forest"
+    assert not torch.equal(latents(server, text=text, long_prompts="chunk"), latents(server, text=text))
+    assert " pieces, " in report(server, text=text, long_prompts="chunk")
+    assert "were cut off" in report(server, text=text)
+
+
+def test_the_report_shows_the_template(server):
+    assert "'{prompt}, best quality'" in report(server, text="a")
+    assert "'see {prompt}'" in report(server, text="a", template="see {prompt}")
+
+
+@pytest.mark.parametrize("template", ["no place for it", "{prompt} {prompt}"])
+def test_a_template_without_one_place_for_the_prompt_is_refused(server, template):
+    error = server.run(told(picture(), template=template)).error
+    assert "{prompt} exactly once" in error and template in error and "\n" not in error, error
+
+
+def test_random_choices_are_the_front_ends(server):
+    """It fills in {a|b} before a graph is queued; here braces mean nothing."""
+    info = server.get("/object_info/LaViBridgeTextEncode")["LaViBridgeTextEncode"]["input"]
+    assert info["required"]["text"][1]["dynamicPrompts"] is True
+    assert info["optional"]["template"][1]["advanced"] is True
+    assert not torch.equal(latents(server, text="a {red|blue} circle"), latents(server, text="a red circle"))
