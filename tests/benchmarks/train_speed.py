@@ -139,8 +139,10 @@ class Worker:
         self.process.join()
 
 
-def measure(name: str, loops: list[str], recipe: Recipe, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
-    """What was measured of each loop, by its name."""
+def measure(
+    name: str, loops: list[str], recipe: Recipe, steps: int, warmup: int, device: torch.device
+) -> tuple[dict[str, dict[str, Any]], float]:
+    """What was measured of each loop, by its name; the machine's best bf16 matrix rate between the turns, FLOP/s."""
     if "ours" in loops:  # fills the caches, so that the process that is measured finds them warm
         filler = Worker("ours", recipe)
         filler.ask("time", 1)
@@ -149,7 +151,9 @@ def measure(name: str, loops: list[str], recipe: Recipe, steps: int, warmup: int
     turns: dict[str, list[float]] = {loop: [] for loop in loops}
     for worker in workers.values():
         worker.ask("time", warmup)
+    rate = 0.0
     for turn in range(TURNS):
+        rate = max(rate, matrix_rate(device))
         for loop, worker in workers.items():
             turns[loop].append(worker.ask("time", steps))
             print(f"{name}, {loop}, turn {turn + 1}: {turns[loop][-1]:.3f} s a step", file=sys.stderr)
@@ -165,7 +169,7 @@ def measure(name: str, loops: list[str], recipe: Recipe, steps: int, warmup: int
             "flops": worker.ask("flops"),
         }
         worker.quit()
-    return found
+    return found, rate
 
 
 def matrix_rate(device: torch.device) -> float:
@@ -248,13 +252,14 @@ def main() -> None:
     device = torch.device(args.device)
     steps = args.steps or {"cpu": 3, "cuda": 20}[args.device]
     results: dict[str, dict[str, Any]] = {}
+    rate = 0.0
     for name in args.pairs or PAIRS:
         size, batch = args.size or PAIRS[name].size[args.device], args.batch or PAIRS[name].batch[args.device]
         seen = args.warmup + (TURNS + 1) * steps + 1
         recipe = prepare(name, args.work.resolve(), size, batch, seen, args.set)
-        loops = measure(name, args.loops, recipe, steps, args.warmup)
+        loops, found = measure(name, args.loops, recipe, steps, args.warmup, device)
+        rate = max(rate, found)
         results[name] = {"size": size, "batch": batch, "loops": loops}
-    rate = matrix_rate(device)
     if args.json:
         print(json.dumps({"machine": machine(device), "matrix_rate": rate, "pairs": results}, indent=1))
         return
