@@ -30,8 +30,8 @@ def test_all_nodes_are_registered(server):
 def test_every_input_and_output_has_a_tooltip(server):
     for name in NODES:
         info = server.get(f"/object_info/{name}")[name]
-        for group in info["input"].values():
-            for field, (_, options) in group.items():
+        for group in ("required", "optional"):
+            for field, (_, options) in info["input"].get(group, {}).items():
                 assert options.get("tooltip"), f"{name}.{field}"
         assert all(info["output_tooltips"]), name
 

@@ -76,7 +76,7 @@ def composes(run, tolerance=1e-4):
 def every_kind_of_sampler_takes_a_bridged_model():
     for sampler, scheduler in SAMPLERS:
         assert sampler in comfy.samplers.KSampler.SAMPLERS and scheduler in comfy.samplers.KSampler.SCHEDULERS
-        composes(lambda *mpn, s=sampler, c=scheduler: sample(*mpn, latents(), s, c))
+        composes(lambda m, p, n, s=sampler, c=scheduler: sample(m, p, n, latents(), s, c))
 
 
 @check
@@ -130,11 +130,12 @@ def a_controlnet_steers_a_bridged_model():
     (plain, *_), _, _ = parts()
     control, hint = controlnet(plain), torch.rand(1, 8 * SIDE, 8 * SIDE, 3)
 
-    def run(model, positive, negative, strength=1.0):
+    def run(model, positive, negative):
         apply = stock.ControlNetApplyAdvanced().apply_controlnet
-        return sample(model, *apply(positive, negative, control, hint, strength, 0.0, 1.0), latents())
+        positive, negative = apply(positive, negative, control, hint, 1.0, 0.0, 1.0)
+        return sample(model, positive, negative, latents())
 
-    steered, free = composes(run), composes(lambda *mpn: sample(*mpn, latents()))
+    steered, free = composes(run), composes(lambda m, p, n: sample(m, p, n, latents()))
     assert (steered - free).abs().max() > 1e-3 * free.abs().max()
 
 
@@ -153,7 +154,7 @@ def regions_have_their_own_prompts():
         rest = stock.ConditioningSetMask().append(other, 1 - left, "default", 1.0)[0]
         return sample(model, [*mine, *rest], negative, latents())
 
-    whole = composes(lambda *mpn: sample(*mpn, latents()))
+    whole = composes(lambda m, p, n: sample(m, p, n, latents()))
     for run in (area, mask):
         assert (composes(run) - whole).abs().max() > 1e-3 * whole.abs().max()
 
@@ -162,13 +163,13 @@ def regions_have_their_own_prompts():
 def pictures_are_redrawn_and_filled_in():
     """img2img starts from the latents; outside of a noise mask they come back as they were."""
     start = latents()
-    whole = composes(lambda *mpn: sample(*mpn, start, denoise=1.0, steps=3))
-    part = composes(lambda *mpn: sample(*mpn, start, denoise=0.34, steps=3))
+    whole = composes(lambda m, p, n: sample(m, p, n, start, denoise=1.0, steps=3))
+    part = composes(lambda m, p, n: sample(m, p, n, start, denoise=0.34, steps=3))
     assert (part - start["samples"]).norm() < (whole - start["samples"]).norm()
     mask = torch.zeros(1, SIDE, SIDE)
     mask[:, :, : SIDE // 2] = 1.0
     masked = stock.SetLatentNoiseMask().set_mask(start, mask)[0]
-    filled = composes(lambda *mpn: sample(*mpn, masked))
+    filled = composes(lambda m, p, n: sample(m, p, n, masked))
     torch.testing.assert_close(filled[..., SIDE // 2 :], start["samples"][..., SIDE // 2 :], atol=1e-4, rtol=0)
     assert (filled - start["samples"])[..., : SIDE // 2].abs().max() > 0.1
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(MODELS / "vae" / "tiny-taesd.safetensors")))
@@ -176,13 +177,18 @@ def pictures_are_redrawn_and_filled_in():
     encoded = stock.VAEEncodeForInpaint().encode(
         vae, pixels, comfy.utils.common_upscale(mask[None], *[8 * SIDE] * 2, "nearest-exact", "disabled")[0]
     )[0]
-    assert encoded["noise_mask"].any() and composes(lambda *mpn: sample(*mpn, encoded)).shape == (1, 4, SIDE, SIDE)
+    assert encoded["noise_mask"].any() and composes(lambda m, p, n: sample(m, p, n, encoded)).shape == (
+        1,
+        4,
+        SIDE,
+        SIDE,
+    )
 
 
 @check
 def batches_and_a_second_pass_on_enlarged_latents_work():
-    one = composes(lambda *mpn: sample(*mpn, {"samples": torch.zeros(1, 4, SIDE, SIDE)}))
-    two = composes(lambda *mpn: sample(*mpn, {"samples": torch.zeros(2, 4, SIDE, SIDE)}))
+    one = composes(lambda m, p, n: sample(m, p, n, {"samples": torch.zeros(1, 4, SIDE, SIDE)}))
+    two = composes(lambda m, p, n: sample(m, p, n, {"samples": torch.zeros(2, 4, SIDE, SIDE)}))
     assert two.shape[0] == 2 and not torch.equal(two[0], two[1])
     torch.testing.assert_close(two[:1], one, atol=1e-3 * float(one.abs().max()), rtol=0)
 
@@ -206,9 +212,9 @@ def other_packs_attention_patches_stay_in_place():
         return model
 
     before = sample(vision_.apply(patched(plain), bridge, 1.0), positive, negative, latents())
-    after = composes(lambda model, *pn: sample(patched(model), *pn, latents()))
+    after = composes(lambda m, p, n: sample(patched(m), p, n, latents()))
     assert torch.equal(before, after)
-    assert not torch.equal(after, composes(lambda *mpn: sample(*mpn, latents())))
+    assert not torch.equal(after, composes(lambda m, p, n: sample(m, p, n, latents())))
 
 
 @check

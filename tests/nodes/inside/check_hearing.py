@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 
 import comfy.ldm.modules.attention
 import comfy.sample
@@ -148,13 +149,13 @@ def a_word_is_drawn_where_it_is_heard():
     maps = with_attention(bridge, places)
     assert [word for word, _ in maps.heard.words()] == WORDS
     images = torch.rand(1, 128, 128, 3)
-    for measure in heat_.MEASURES:
-        for scale in heat_.SCALES:
-            sheets, masks = heat_.draw(images, maps, "", measure, scale)
-            assert masks.shape == (len(WORDS), 128, 128) and masks.min() >= 0 and masks.max() <= 1
-            for mask, (row, column) in zip(masks, places, strict=True):
-                peak = int(mask.argmax())
-                assert (peak // 128 // 16, peak % 128 // 16) == (row, column)
+    for measure, scale in itertools.product(heat_.MEASURES, heat_.SCALES):
+        masks = heat_.draw(images, maps, "", measure, scale)[1]
+        assert masks.shape == (len(WORDS), 128, 128) and masks.min() >= 0 and masks.max() <= 1
+        for mask, (row, column) in zip(masks, places, strict=True):
+            peak = int(mask.argmax())
+            assert (peak // 128 // 16, peak % 128 // 16) == (row, column)
+    sheets, _ = heat_.draw(images, maps, "", "attention", "each word")
     picture = sheets[0, heat_.GAP + heat_.STRIP :, heat_.GAP :][: heat_.PANEL, : heat_.PANEL]
     assert sheets.shape[0] == 1 and (picture.mean() - images.mean()).abs() < 0.05
     strip = sheets[0, heat_.GAP : heat_.GAP + heat_.STRIP]
