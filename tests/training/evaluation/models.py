@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lavi_bridge.training.evaluation.weights import checksum
@@ -76,14 +77,12 @@ def write_detr(folder: Path, labels: Sequence[str] = ("person", "circle", "squar
     from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessorPil, ResNetConfig
 
     torch.manual_seed(3)
-    backbone = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
-    )
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}
+    sizes["out_features"] = ["stage4"]
+    plain: dict[str, Any] = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
     config = DetrConfig(
-        use_timm_backbone=False,
-        use_pretrained_backbone=False,
-        backbone=None,
-        backbone_config=backbone,
+        **plain,
+        backbone_config=ResNetConfig(layer_type="basic", **sizes),
         d_model=16,
         encoder_layers=1,
         decoder_layers=1,

@@ -16,9 +16,9 @@ from lavi_bridge.training.evaluation.run import Run
 from lavi_bridge.training.evaluation.weights import Unavailable, Weights
 
 
-def means(folder: Path, batch_size: int = 3, **roles: Path) -> Means:
+def means(folder: Path, **roles: Path) -> Means:
     path = write_weights(folder / "weights.toml", {role.replace("_", "-"): place for role, place in roles.items()})
-    return Means(weights=Weights.read(path), device=torch.device("cpu"), batch_size=batch_size)
+    return Means(weights=Weights.read(path), device=torch.device("cpu"), batch_size=3)
 
 
 def test_clip_score_is_the_cosine_of_clips_own_forward(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_blip_vqa_is_the_product_of_what_generate_would_answer(
                 input_ids=ids,
                 pixel_values=pixels["pixel_values"],
                 interpolate_pos_encoding=True,
-                attention_mask=torch.ones_like(ids),
+                attention_mask=torch.ones(ids.shape, dtype=torch.long),  # pyright: ignore[reportArgumentType]
                 max_new_tokens=1,
                 do_sample=False,
                 return_dict_in_generate=True,
