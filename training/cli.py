@@ -39,7 +39,9 @@ def status(action: Callable[[], object]) -> int:
 
 def quiet() -> None:
     """The libraries' own notices off; their errors are raised."""
-    for name in ("accelerate", "diffusers", "httpx", "huggingface_hub", "transformers"):
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):  # read when they are first imported
+        os.environ.setdefault(name, "error")
+    for name in ("accelerate", "bitsandbytes", "diffusers", "httpx", "huggingface_hub", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -56,13 +58,13 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("prompts", nargs="+")
     sample.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
     sample.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")
-    sample.add_argument("--vae", default="demo:vae", help="VAE folder or TAESD file")
+    sample.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
     sample.add_argument("-o", "--output", default="sample.png")
     sample.add_argument("--negative", default="")
     sample.add_argument("--steps", type=int, default=20)
-    sample.add_argument("--guidance", type=float, default=3.0)
+    sample.add_argument("--guidance", type=float, help="default: 7.5, as in the paper; 3 for the demo's vision model")
     sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--size", type=int, default=128, help="side of the picture in pixels")
+    sample.add_argument("--size", type=int, help="side of the picture in pixels (default: the vision model's own)")
     sample.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
     sample.set_defaults(run=_sample)
 

@@ -8,13 +8,17 @@ from . import models
 from .files import write_bytes
 from .grid import png
 from .pipeline import Pipeline
+from .vision_model import VAE_FACTOR, own_vae, read_config
 
 
 def draw(args: argparse.Namespace) -> str:
     """Write one captioned grid of all prompts and return its path."""
     from tqdm import tqdm
 
-    language, vision, vae = models.language(args.language_model), models.vision(args.vision_model), models.vae(args.vae)
+    demo = args.vision_model == "demo:vision"
+    language, vision = models.language(args.language_model), models.vision(args.vision_model)
+    vae = models.vae(args.vae or "demo:vae") if args.vae or demo else own_vae(vision)
+    size = args.size or read_config(vision)[0]["sample_size"] * VAE_FACTOR
     pipeline = Pipeline.load(args.bridge, language, vision, vae, device=args.device)
     with tqdm(total=args.steps, desc="sampling", disable=None) as bar:
         images = pipeline.draw(
@@ -22,8 +26,8 @@ def draw(args: argparse.Namespace) -> str:
             negative=args.negative,
             seed=args.seed,
             steps=args.steps,
-            guidance=args.guidance,
-            size=args.size,
+            guidance=(3.0 if demo else 7.5) if args.guidance is None else args.guidance,
+            size=size,
             progress=bar.update,
         )
     write_bytes(args.output, png(images, args.prompts))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..lavi_core.language import TokenBatch
-from .pair import Pair
+from .pair import Pair, attention_kernel
 from .vision_model import decode, encode, pictures_at_once
 
 # Bytes that an optimizer keeps for each trained float32 value; of those in 8 bits, a scale for each block too.
@@ -93,7 +93,7 @@ def training_step(pair: Pair, device: torch.device, batch: int, latents: tuple[i
         objective = pair.vision_model.objective
         timesteps = torch.zeros(batch, device=device, dtype=torch.float32 if objective.kind == "flow" else torch.long)
         before = count.live
-        with attention(device):
+        with attention_kernel(device, latents[1] * latents[2]):
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 prediction = pair(TokenBatch(ids, mask, None, ()), x, timesteps)
             loss = objective.loss(prediction, target).mean()
@@ -133,13 +133,6 @@ def drawing(pair: Pair, vae: Any, device: torch.device, latents: tuple[int, int,
             del heard, silent, both
             decode(vae, x[:count].float())
         return counter.peak
-
-
-def attention(device: torch.device) -> Any:
-    """The kernel that the trainer takes on this device."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..lavi_core.adapters import ADAPTERS
 from ..lavi_core.config import from_dict
 from ..lavi_core.prompt import PromptRecipe
 
@@ -229,6 +230,7 @@ class Recipe:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
+        ADAPTERS[self.adapter.kind]
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay from 0 (none) up to 1, such as 0.999, got {self.ema}")
         if unknown := set(self.trackers) - {"tensorboard", "wandb"}:

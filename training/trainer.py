@@ -17,20 +17,21 @@ from torch import Tensor
 from ..lavi_core.language import TextEncoder
 from . import lock, models, optimizers, parallel, state
 from .align import align
+from .average import Average
 from .batch import Batch, Batches, Part, to_device
 from .data import SOURCES, LatentCache, Prefetch
 from .files import write_text
 from .health import Health
 from .journal import Journal
-from .pair import GROUPS, Pair, eval_mode
+from .pair import GROUPS, Pair, attention_kernel, eval_mode
 from .pictures import Pictures
-from .provenance import environment
+from .provenance import environment, record_environment
 from .recipe import Recipe
 from .saying import Saying
 from .schedule import learning_rate_scale
 from .stopping import Stopped, StopSignals
 from .validation import Validation
-from .vision_model import load_vae, load_vision_model
+from .vision_model import VAE_FACTOR, load_vae, load_vision_model
 from .weighting import weights
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Trainer:
             if any(True for _ in self.pair.group(name))
         ]
         self.optimizer = optimizers.build(groups, recipe.optimizer)
-        self.average = average_of(self.trained, recipe.ema) if recipe.ema else None
+        self.average = Average(recipe, self.trained)
         self.health = Health(recipe.optimizer, self.output)
         self.saying = Saying(recipe, self.pair, self.output, self.accelerator.device)
         self.source = SOURCES[recipe.data.kind](recipe.data)
@@ -100,7 +101,7 @@ class Trainer:
         from tqdm import tqdm
 
         recipe, device = self.recipe, self.accelerator.device
-        stack.enter_context(attention_kernel(device))
+        stack.enter_context(attention_kernel(device, (recipe.data.resolution // VAE_FACTOR) ** 2))
         batches = self._prepare()
         if self.main and not self.resumed:
             self.save_state()
@@ -174,8 +175,7 @@ class Trainer:
         if recipe.compile:
             self.pair.compile_layers()
         self.model = parallel.replicate(accelerator, self.pair, self.optimizer)
-        if self.average is not None:
-            self.average.to(device)
+        self.average.to(device)
         order = self.latents.order(recipe.batch_size, recipe.seed, trained_on)
         world, rank = accelerator.num_processes, accelerator.process_index
         return Batches(recipe, self.latents, order, self.saying, world, rank, pin=device.type == "cuda")
@@ -204,8 +204,7 @@ class Trainer:
         wrong = self.health.examine(self.step, mean, norm, batch.names, self.main)
         if wrong is None:
             parallel.step(self.model, self.optimizer)
-            if self.average is not None:
-                self.average.step(self.trained.values())
+            self.average.step()
         self.optimizer.zero_grad()
         if wrong is not None:
             return {"skipped": wrong}
@@ -228,21 +227,8 @@ class Trainer:
     @contextmanager
     def as_given(self) -> Iterator[Pair]:
         """The pair as its users get it: nothing drops out, no gradient, averaged weights where there are some."""
-        kept = [p.detach().clone() for p in self.trained.values()] if self._averages() else []
-        optimizers.averaged(self.optimizer, True)
-        if self.average is not None:
-            self.average.copy_to(self.trained.values())
-        try:
-            with eval_mode(self.pair) as pair:
-                yield pair
-        finally:
-            optimizers.averaged(self.optimizer, False)
-            with torch.no_grad():  # to the bit, which an optimizer that swaps them by arithmetic does not reach
-                for p, before in zip(self.trained.values(), kept, strict=bool(kept)):
-                    p.copy_(before)
-
-    def _averages(self) -> bool:
-        return self.average is not None or self.recipe.optimizer.kind in optimizers.OWN_SCHEDULE
+        with self.average.in_place(self.optimizer), eval_mode(self.pair) as pair:
+            yield pair
 
     def save(self, optimizer: Any) -> None:
         """The resumable state, then the bridge file. optimizer: with moments that are whole."""
@@ -255,10 +241,7 @@ class Trainer:
     def save_state(self, optimizer: Any = None) -> None:
         with self._saving():
             self.saying.flush()
-            folder, recipe, extra = self.output / "state", self.recipe, self.health.dump()
-            if self.average is not None:
-                extra |= {f"average:{key}": p for key, p in zip(self.trained, self.average.shadow_params, strict=True)}
-                extra["average_step"] = torch.tensor(self.average.optimization_step)
+            folder, recipe, extra = self.output / "state", self.recipe, self.health.dump() | self.average.dump()
             identity = self.identity()
             whole = optimizer or self.optimizer
             state.save(folder, self.step, self.trained, whole, recipe.keep, identity, recipe.keep_every, extra)
@@ -294,9 +277,7 @@ class Trainer:
             return False
         self.step, extra = state.load(kept[-1], self.trained, self.optimizer, self.identity())
         self.health.restore(extra)
-        if self.average is not None:
-            self.average.optimization_step = int(extra["average_step"])
-            self.average.shadow_params = [extra[f"average:{key}"] for key in self.trained]
+        self.average.restore(extra)
         log.info("resuming %s at step %d", self.recipe.name, self.step)
         return True
 
@@ -308,26 +289,5 @@ FREE = (
 )
 
 
-def average_of(trained: dict[str, torch.nn.Parameter], decay: float):
-    """diffusers' average over weights; its decay grows to ``decay`` as (1 + step) / (10 + step)."""
-    from diffusers.training_utils import EMAModel
-
-    return EMAModel(trained.values(), decay=decay, foreach=True)
-
-
-def record_environment(path: Path, resumed: bool) -> None:
-    """One entry for each time that the run was started, oldest first."""
-    found = json.loads(path.read_text()) if resumed and path.is_file() else []
-    before = found if isinstance(found, list) else [found]  # one bare entry, in runs of before
-    write_text(path, json.dumps([*before, environment()], indent=1))
-
-
 def _dtype(section, frozen: torch.dtype) -> torch.dtype:
     return torch.float32 if section.train == "full" else frozen
-
-
-def attention_kernel(device: torch.device):
-    """On a CPU plain matrix products train faster than torch's flash kernel, whose backward is slow there."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

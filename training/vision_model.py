@@ -75,7 +75,9 @@ def network_folder(folder: str | Path) -> Path:
     for name in ("unet", "transformer"):
         if (Path(folder) / name / "config.json").is_file():
             return Path(folder) / name
-    raise ValueError(f"no vision model in {folder}: it needs unet/config.json or transformer/config.json")
+    raise ValueError(
+        f"no vision model in {folder}: it needs unet/config.json or transformer/config.json, as in diffusers' folder of a whole pipeline"
+    )
 
 
 def read_config(folder: str | Path) -> tuple[dict[str, Any], VisionTarget]:
@@ -86,6 +88,14 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], VisionTarget]:
     except ValueError as error:
         raise ValueError(f"{path} is not readable as JSON ({error})") from None
     return config, target_of(config)
+
+
+def own_vae(folder: str | Path) -> Path:
+    """The VAE's folder in a pipeline's. Raises ValueError where there is none."""
+    found = [Path(folder) / name for name in ("vae", "vqvae") if (Path(folder) / name / "config.json").is_file()]
+    if not found:
+        raise ValueError(f"{folder} has no vae/ or vqvae/ with a config.json: name the VAE that belongs to it")
+    return found[0]
 
 
 def load_vision_model(folder: str | Path, target: str | None = None, dtype: torch.dtype = torch.float32) -> VisionModel:

@@ -74,7 +74,7 @@ def test_the_bridge_is_the_average_and_training_goes_on_without_it(recipe: Path,
     given = BridgeCheckpoint.load(tmp_path / "average" / "bridge.safetensors").adapter[key].float()
     now, average = (
         plain.trained[f"adapter.{key}"].detach(),
-        dict(zip(trainer.trained, trainer.average.shadow_params, strict=True)),
+        dict(zip(trainer.trained, trainer.average.ema.shadow_params, strict=True)),
     )
     assert torch.equal(trainer.trained[f"adapter.{key}"], now)
     assert torch.allclose(given, average[f"adapter.{key}"], atol=1e-3) and not torch.equal(given, now.half().float())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.sampling import noise_for, scheduler_for
 from lavi_bridge.training.shapebench import VOCABULARIES
 from lavi_bridge.training.trainer import Trainer
-from lavi_bridge.training.vision_model import load_vision_model
+from lavi_bridge.training.vision_model import load_vae, load_vision_model
 from PIL import Image
 
 
@@ -143,3 +144,20 @@ def test_contexts_of_different_lengths_are_predicted_apart(tiny: Path) -> None:
 def test_an_absent_device_is_named(bridge: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert sample(bridge, tiny, tmp_path / "a.png", device=Path("warp")) == 2
     assert "there is no device warp here; known: " in capsys.readouterr().err
+
+
+def test_a_vision_model_brings_its_own_vae_and_size(
+    bridge: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The demo's VAE is the demo's alone: it would draw noise from another model's latents without a word."""
+    folder = tmp_path / "pipeline"
+    shutil.copytree(tiny / "vision", folder)
+    words = [str(bridge), "a red circle", "--language-model", str(tiny / "text_encoder"), "--vision-model", str(folder)]
+    words += ["-o", str(tmp_path / "a.png"), "--steps", "1"]
+    assert main(["sample", *words]) == 2
+    assert f"{folder} has no vae/ or vqvae/" in capsys.readouterr().err
+    load_vae(tiny / "vae.safetensors").save_pretrained(folder / "vae")
+    assert main(["sample", *words]) == 0
+    assert main(["sample", *words[:-4], "-o", str(tmp_path / "b.png"), "--steps", "1", "--size", "64"]) == 0
+    small, large = (Image.open(tmp_path / name).size for name in ("a.png", "b.png"))
+    assert large[0] > small[0]

@@ -71,7 +71,13 @@ def clip_score(pictures: Sequence[Picture], means: Means) -> Measured:
     clip = Clip.load(means.weights, "clip-b32", means.device)
     values = cosines(clip, pictures, [picture.prompt for picture in pictures], means.batch_size)
     cut = sum(clip.is_cut(text) for text in {picture.prompt for picture in pictures})
-    settings = {"model": clip.name, "scale": 1, "tokens": clip.length, "prompts_cut": cut, "resized_by": resized_by(clip)}
+    settings = {
+        "model": clip.name,
+        "scale": 1,
+        "tokens": clip.length,
+        "prompts_cut": cut,
+        "resized_by": resized_by(clip),
+    }
     return Measured(values=values, settings=settings)
 
 
