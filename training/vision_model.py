@@ -76,7 +76,8 @@ def network_folder(folder: str | Path) -> Path:
         if (Path(folder) / name / "config.json").is_file():
             return Path(folder) / name
     raise ValueError(
-        f"no vision model in {folder}: it needs unet/config.json or transformer/config.json, as in diffusers' folder of a whole pipeline"
+        f"no vision model in {folder}: it needs unet/config.json or transformer/config.json, as diffusers' folder of a "
+        "whole pipeline has"
     )
 
 
