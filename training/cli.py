@@ -148,7 +148,10 @@ def run_training(args: argparse.Namespace) -> None:
         return
     from .trainer import Trainer
 
-    print(Trainer(read_recipe(args.recipe, args.set), resume=args.resume).run())
+    trainer = Trainer(read_recipe(args.recipe, args.set), resume=args.resume)
+    bridge = trainer.run()
+    if trainer.main:
+        print(bridge)
 
 
 def _dry_run(args: argparse.Namespace) -> None:
