@@ -13,7 +13,7 @@ from lavi_bridge.training.evaluation.run import Run, file_of
 from lavi_bridge.training.files import write_bytes
 
 PROMPTS = (
-    Prompt("a red circle and a blue square", "color"),
+    Prompt("a red circle and a big blue square", "color"),
     Prompt("a cat on the left of a dog", "spatial"),
     Prompt("a wooden circle", "complex", {"complex": "spatial"}),
     Prompt("a big cat and a green square", "complex"),

@@ -116,7 +116,7 @@ def test_blip_vqa_is_the_product_of_what_generate_would_answer(
     model = BlipForQuestionAnswering.from_pretrained(models["blip"]).eval()
     tokenizer, processor = (kind.from_pretrained(models["blip"]) for kind in (AutoTokenizer, AutoImageProcessor))
     phrases = {
-        "a red circle and a blue square": ["a red circle", "a blue square"],
+        "a red circle and a big blue square": ["a red circle", "a big blue square"],
         "a wooden circle": ["a wooden circle"],
         "a big cat and a green square": ["a big cat", "a green square"],
     }

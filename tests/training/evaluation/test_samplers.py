@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
-from lavi_bridge.training.evaluation.samplers import SAMPLERS
+from lavi_bridge.training.evaluation.samplers import SAMPLERS, unipc_scheduler
 from lavi_bridge.training.objective import Objective
 from lavi_bridge.training.vision_model import VisionModel
 from torch import Tensor, nn
@@ -78,3 +78,12 @@ def test_guidance_leaves_what_the_empty_prompt_says() -> None:
     ends = [float(SAMPLERS["unipc"](model, said, unsaid, noise, 20, g).mean()) for g in (1.0, 2.0, 3.0)]
     assert ends[0] == pytest.approx(MEAN / 2, abs=0.05)
     assert ends[2] - ends[1] == pytest.approx(ends[1] - ends[0], rel=1e-3) and ends[1] - ends[0] > 1
+
+
+def test_the_noise_levels_are_the_models_own() -> None:
+    flow, epsilon = (unipc_scheduler(oracle(kind).objective, 4) for kind in ("flow", "epsilon"))
+    even = [1 - 0.24975 * i for i in range(4)]  # from 1 to 1/1000 in 4 steps, that end not taken
+    shifted = [3 * u / (1 + 2 * u) for u in even]
+    assert flow.sigmas.tolist() == pytest.approx([*shifted, 0.0], abs=1e-5)
+    assert epsilon.timesteps.tolist() == [999, 749, 500, 250]  # 5 points from 0 to 999, the last not taken
+    assert float(epsilon.sigmas[0]) == pytest.approx(14.6146, abs=1e-3)  # Stable Diffusion's largest

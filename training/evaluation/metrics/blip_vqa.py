@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,27 +49,27 @@ class Blip:
         return self.model.vision_model(pixels.to(self.model.device), interpolate_pos_encoding=True)[0]
 
     @torch.no_grad()
-    def yes(self, seen: Tensor, questions: Sequence[str]) -> Tensor:
-        """P(yes) / (P(yes) + P(no)) of the answer's first token, for questions [Q] about seen [Q N D]. -> [Q]
+    def yes(self, seen: Tensor, question: str) -> float:
+        """P(yes) / (P(yes) + P(no)) of the answer's first token, for a question about one picture, seen [1 N D].
 
-        As in BLIP's own code the question's first token is [ENC], the one after [DEC] that begins an answer.
+        As in BLIP's own code the question's first token is [ENC], the one after [DEC] that begins an answer. Questions
+        are asked one at a time: transformers' decoder attends to their padding, whatever its mask says (5.23).
         """
         device, start = self.model.device, self.model.config.text_config.bos_token_id
-        tokens = self.tokenizer(list(questions), padding=True, return_tensors="pt").to(device)
-        ids, mask = tokens["input_ids"].clone(), tokens["attention_mask"]
+        ids = self.tokenizer([question], return_tensors="pt")["input_ids"].to(device)
         ids[:, 0] = start + 1
         asked = self.model.text_encoder(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=torch.ones_like(ids),
             encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=device),
         ).last_hidden_state
         logits = self.model.text_decoder(
-            input_ids=torch.full((len(ids), 1), start, device=device),
+            input_ids=torch.full((1, 1), start, device=device),
             encoder_hidden_states=asked,
-            encoder_attention_mask=mask,
-        ).logits[:, -1]
-        return logits[:, self._ids("yes", "no")].float().softmax(-1)[:, 0].cpu()
+            encoder_attention_mask=torch.ones_like(ids),
+        ).logits[0, -1]
+        return float(logits[self._ids("yes", "no")].float().softmax(-1)[0])
 
     def _ids(self, *words: str) -> list[int]:
         found = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
@@ -87,9 +88,9 @@ def blip_vqa(pictures: Sequence[Picture], means: Means) -> Measured:
             phrases = split.phrases(picture.prompt)[:MOST_PHRASES]
             if not phrases:
                 raise ValueError(f"no noun phrase in the prompt {picture.prompt!r} by {split.name}; reword it")
-            found = blip.yes(seen[i : i + 1].expand(len(phrases), -1, -1), [f"{phrase}?" for phrase in phrases])
-            values[picture.id] = float(found.double().prod())
-            details[picture.id] = dict(zip(phrases, found.tolist(), strict=True))
+            found = {phrase: blip.yes(seen[i : i + 1], f"{phrase}?") for phrase in phrases}
+            values[picture.id] = math.prod(found[phrase] for phrase in phrases)
+            details[picture.id] = found
     settings = {"model": blip.name, "phrases": split.name, "size": SIZE, "resized_by": resized_by(blip)}
     suffix = "" if split.name != "rules" else "phrases by rules"
     return Measured(values=values, settings=settings, suffix=suffix, details=details)
