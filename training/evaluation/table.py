@@ -76,8 +76,8 @@ def _others(runs: Mapping[str, Scores]) -> Iterator[str]:
 def _how(runs: Mapping[str, Scores]) -> str:
     """N, settings and what was not measured, of each run."""
     note = (
-        "95 % bootstrap intervals over prompts; none of a FID and of a single prompt. Where all of few pictures agree, the "
-        "interval has no width and says nothing of other prompts."
+        "95 % bootstrap intervals over prompts; none of a FID and of a single prompt. Where all of few pictures agree, "
+        "the interval has no width and says nothing of other prompts."
     )
     lines = ["### How", "", note]
     for name, scores in runs.items():
