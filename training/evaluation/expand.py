@@ -90,7 +90,9 @@ def load_writer(source: Path, device: torch.device) -> tuple[str, Writer]:
         options["gguf_file"] = source.name
     tokenizer: Any = AutoTokenizer.from_pretrained(place, **options)
     model: Any = AutoModelForCausalLM.from_pretrained(place, **options)
-    model.float().eval().to(device)
+    if not source.is_file():  # a .gguf is read as float32, and transformers forbids to cast it again
+        model.float()
+    model.eval().to(device)
 
     @torch.no_grad()
     def write(text: str, seed: int) -> str:
