@@ -36,9 +36,11 @@ def test_every_input_and_output_has_a_tooltip(server):
         assert all(info["output_tooltips"]), name
 
 
-def test_the_start_pays_less_than_50_ms(server):
+def test_the_start_imports_no_library_of_models(server):
+    """What ComfyUI says of the pack's share of its start: some 20 ms, and seconds with transformers, which the bound,
+    wide enough for a busy machine, tells apart."""
     seconds = re.search(rf"([\d.]+) seconds: .*{PACK}", server.log())
-    assert seconds is not None and float(seconds[1]) < 0.05, server.log()[-3000:]
+    assert seconds is not None and float(seconds[1]) < 0.5, server.log()[-3000:]
 
 
 def test_names_are_those_of_the_folders(server, base):
