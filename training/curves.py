@@ -175,7 +175,7 @@ def _learning_rates(axes: Any, runs: Sequence[Run]) -> None:
     groups = list(dict.fromkeys(name for run in runs for rates in run.series("learning_rate")[1] for name in rates))
     single, peaks = len(runs) == 1, []
     looks = [
-        {"color": COLORS[i % len(COLORS)]} if single else {"color": "#666666", "linestyle": STYLES[i % len(STYLES)]}
+        {"color": COLORS[i % len(COLORS)] if single else "#666666", "linestyle": STYLES[i % len(STYLES)]}
         for i in range(len(groups))
     ]
     for color, run in _colored(runs):
@@ -252,6 +252,7 @@ def _bench(axes: Any, runs: Sequence[Run]) -> None:
             values = [scores.get(name, np.nan) for scores in found]
             axes.plot(steps, values, "o-", color=COLORS[i % len(COLORS)], markersize=3, linewidth=1.2, label=name)
     axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(0, 1.01 * max(entry["step"] for run in runs for entry in run.entries))
     _legend(axes, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
