@@ -19,7 +19,7 @@ from lavi_bridge.training.cli import main
 from lavi_bridge.training.data import SOURCES
 from lavi_bridge.training.dryrun import dry_run
 from lavi_bridge.training.files import write_safetensors
-from lavi_bridge.training.pair import Pair
+from lavi_bridge.training.pair import Pair, attention_kernel
 from lavi_bridge.training.recipe import OptimizerSection, read_recipe
 from lavi_bridge.training.vision_model import load_vision_model
 from PIL import Image
@@ -80,7 +80,7 @@ def test_the_step_without_data_takes_what_a_real_one_takes(name, changes, paper,
             count.hold(tensor)
         ids, mask = torch.zeros(batch, 16, dtype=torch.long), torch.ones(batch, 16, dtype=torch.bool)
         x, target, t = torch.zeros(batch, 4, 8, 8), torch.zeros(batch, 4, 8, 8), torch.zeros(batch, dtype=torch.long)
-        with memory.attention(CPU):
+        with attention_kernel(CPU, 8 * 8):
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
                 prediction = pair(TokenBatch(ids, mask, None, ()), x, t)
             loss = pair.vision_model.objective.loss(prediction, target).mean()
