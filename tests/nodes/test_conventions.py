@@ -78,6 +78,18 @@ def test_each_node_has_a_help_page(server: Server, english: dict[str, Any], lang
         assert "→" in parts[2] and re.search(r"^- \*[^*]", parts[3], re.MULTILINE), node
 
 
+def test_the_refusals_explained_are_those_that_are_spoken():
+    """The words that a page quotes stand in a message of the nodes or the core."""
+    files = [file for layer in ("nodes", "lavi_core") for file in (ROOT / layer).rglob("*.py")]
+    code = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    spoken = re.sub(r"""["']\s*\n\s*f?["']""", "", code).lower()  # a message over several lines
+    for file in (ROOT / "web" / "docs").rglob("*.md"):
+        refusals = re.split(r"^## ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[-1]
+        quotes = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", refusals)
+        parts = [part.strip(" ,").lower() for quote in quotes for part in quote.split("…")]
+        assert quotes and not [part for part in parts if part not in spoken], (file.name, parts)
+
+
 def test_no_help_page_is_left_over(english: dict[str, Any]):
     docs = ROOT / "web" / "docs"
     expected = {f"{node}.md" for node in english} | {f"{node}/{lang}.md" for node in english for lang in LANGUAGES}
