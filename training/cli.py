@@ -146,10 +146,16 @@ def run_training(args: argparse.Namespace) -> None:
     if args.dry_run:
         _dry_run(args)
         return
+    from .stopping import Stopped
     from .trainer import Trainer
 
     trainer = Trainer(read_recipe(args.recipe, args.set), resume=args.resume)
-    bridge = trainer.run()
+    try:
+        bridge = trainer.run()
+    except Stopped:
+        if trainer.main:
+            print(f"stopped at step {trainer.step}, saved in {trainer.output}: go on with --resume", file=sys.stderr)
+        raise
     if trainer.main:
         print(bridge)
 

@@ -166,6 +166,8 @@ def _loss(axes: Any, runs: Sequence[Run]) -> None:
             label = "validation" if len(runs) == 1 else f"{run.name}, validation"
             losses = [value["loss"] for value in found]
             axes.plot(steps, losses, "o--", color=color, markersize=3.5, linewidth=1, label=label)
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, 0.97 * min(losses)), max(high, 1.03 * max(losses)))
     axes.set_xlabel("step", fontsize=8, color="#666666")
     _legend(axes, loc="upper right", ncols=2)
 

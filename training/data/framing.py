@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -9,6 +10,8 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from ..recipe import DataSection
+
+log = logging.getLogger(__name__)
 
 
 class UnreadableImage(ValueError):
@@ -30,6 +33,12 @@ class Framing:
     def __init__(self, section: DataSection):
         if section.buckets:
             self.sizes = bucket_sizes(section.resolution, section.bucket_step, section.bucket_ratio)
+            if len(self.sizes) == 1:
+                log.warning(
+                    "data.buckets has the square alone: data.bucket_step %d is too large for data.resolution %d",
+                    section.bucket_step,
+                    section.resolution,
+                )
         else:
             self.sizes = [Size(section.resolution, section.resolution)]
 
