@@ -35,6 +35,16 @@ class Batch:
     parts: tuple[Part, ...]
 
 
+def at_a_time(recipe: Recipe, world: int) -> int:
+    """Examples that each of ``world`` processes runs at a time. Raises ValueError where they do not come out even."""
+    if recipe.batch_size % (world * recipe.accumulation):
+        raise ValueError(
+            f"batch_size {recipe.batch_size} does not divide into {world} processes times "
+            f"accumulation = {recipe.accumulation}"
+        )
+    return recipe.batch_size // (world * recipe.accumulation)
+
+
 class Batches:
     """Makes the batch of any step; thread-safe, so that the next can be made while one is trained on."""
 
@@ -54,7 +64,7 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         recipe = self.recipe
         indices, epochs = self.order.batch(step)
-        count, size = len(indices), recipe.batch_size // (self.world * recipe.accumulation)
+        count, size = len(indices), at_a_time(recipe, self.world)
         begins = [(part * self.world + self.rank) * size for part in range(recipe.accumulation)]
         mine = [slice(begin, begin + size) for begin in begins]
         read = [self.latents.batch(indices[rows], epochs[rows]) for rows in mine]

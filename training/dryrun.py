@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -18,13 +16,15 @@ from ..lavi_core.config import LanguageConfig
 from ..lavi_core.language import TextEncoder
 from ..lavi_core.language.loading import weight_files
 from ..lavi_core.vision import VISION_TARGETS, latent_scale
-from . import disk, lock, memory, models, parallel, state
-from .data import SOURCES, IndexedSource, Source, UnreadableImage
+from . import disk, dryrun_data, lock, memory, models, parallel, state
+from .batch import at_a_time
+from .data import SOURCES
 from .objective import Objective
 from .optimizers import OPTIMIZERS
 from .pair import GROUPS, Pair
 from .pipeline import pick_device
 from .recipe import Recipe
+from .report import Report
 from .vision_model import (
     VAE_FACTOR,
     VisionModel,
@@ -37,11 +37,7 @@ from .vision_model import (
 from .weighting import WEIGHTINGS
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-OPENED = 8  # pictures
 MARGIN = 1.5  # of a process over its tensors: 1.02 to 1.03 measured on a CPU, 1.24 to 1.47 with glibc's own allocator
-READ = 4096  # captions, of a source that has each by its index; of a tar the first OPENED
 PACKAGES: tuple[tuple[str, Callable[[Recipe], bool]], ...] = (
     ("bitsandbytes", lambda recipe: recipe.optimizer.kind in ("adamw8bit", "paged_adamw8bit")),
     ("schedulefree", lambda recipe: recipe.optimizer.kind == "schedule_free"),
@@ -49,35 +45,6 @@ PACKAGES: tuple[tuple[str, Callable[[Recipe], bool]], ...] = (
     ("wandb", lambda recipe: "wandb" in recipe.trackers),
     ("webdataset", lambda recipe: recipe.data.kind == "webdataset"),
 )
-
-
-@dataclass
-class Report:
-    """problems: why the run would fail, a sentence each. notes: what to know of a run that would not. rows: facts."""
-
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    rows: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, name: str, value: str) -> None:
-        self.rows.append((name, value))
-
-    def got(self, find: Callable[..., T], *args: Any) -> T | None:
-        """What ``find`` returns; what it raises is a problem, and None."""
-        try:
-            return find(*args)
-        except ImportError as error:
-            self.problems.append(f"{error}; install lavi-bridge[train]")
-        except (ValueError, OSError) as error:
-            self.problems.append(str(error))
-        return None
-
-    def __str__(self) -> str:
-        lines = [f"{name:<22} {value}".rstrip() for name, value in self.rows]
-        for title, found in (("notes", self.notes), ("problems", self.problems)):
-            if found:
-                lines += ["", title, *(f"  {i}. {text}" for i, text in enumerate(found, 1))]
-        return "\n".join(lines)
 
 
 def dry_run(recipe: Recipe, resume: bool = False) -> Report:
@@ -94,9 +61,9 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
     source = report.got(lambda: SOURCES[recipe.data.kind](recipe.data))
     count, tokens = None, recipe.prompt.max_length
     if source is not None:
-        count = report.got(_pictures, report, recipe, source)
+        count = report.got(dryrun_data.pictures, report, recipe, source)
         if encoder is not None:
-            tokens = report.got(_captions, report, recipe, source, encoder) or tokens
+            tokens = report.got(dryrun_data.captions, report, recipe, source, encoder) or tokens
     if encoder is not None and vision is not None:
         report.got(_teacher, recipe, vision)
     latents = report.got(_latents, report, recipe, vae, vision, device) if vae is not None else None
@@ -110,13 +77,7 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
 
 
 def _batch(report: Report, recipe: Recipe, world: int) -> None:
-    parts = world * recipe.accumulation
-    if recipe.batch_size % parts:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} does not divide into {world} processes times accumulation = "
-            f"{recipe.accumulation}"
-        )
-    share = f"{recipe.batch_size // parts} at a time, {recipe.accumulation} times"
+    share = f"{at_a_time(recipe, world)} at a time, {recipe.accumulation} times"
     report.add("batch", f"{recipe.batch_size} = {share}, on {world} process{'es' if world > 1 else ''}")
 
 
@@ -221,62 +182,6 @@ def _latents(
     return channels, sizes[0], sizes[1]
 
 
-def _pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
-    """How many there are, if that is known; the first few are opened."""
-    reasons, opened = [], 0
-    if isinstance(source, IndexedSource):
-        count = len(source)
-        loads = [partial(source.image, i) for i in range(min(OPENED, count))]
-    else:
-        count, loads = None, [example.load for _, example in zip(range(OPENED), _examples(source), strict=False)]
-    for load in loads:
-        opened += 1
-        try:
-            load()
-        except UnreadableImage as error:
-            reasons.append(str(error))
-    if reasons and len(reasons) == opened:
-        raise ValueError(
-            f"none of the first {opened} pictures can be read, such as {reasons[0]}; mend the data's paths"
-        )
-    if reasons:
-        report.notes.append(f"{len(reasons)} of the first {opened} pictures cannot be read, such as {reasons[0]}")
-    if count is not None and recipe.data.validation >= count:
-        raise ValueError(f"data.validation holds out {recipe.data.validation} of {count} pictures, none is left")
-    known = f"{count:,} pictures" if count is not None else f"{len(source.shards())} tars of pictures"
-    seen = "" if count is None else f", each seen {recipe.steps * recipe.batch_size / count:.3g} times"
-    report.add("data", f"{recipe.data.kind}: {known} of {recipe.data.resolution} pixels{seen}; {opened} opened")
-    return count
-
-
-def _captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncoder) -> int:
-    """The tokens of the longest caption, with what the recipe puts around it, up to max_length."""
-    from tqdm import tqdm
-
-    if isinstance(source, IndexedSource):
-        step = max(1, len(source) // READ)
-        captions = [source.caption(i, 0) for i in range(0, len(source), step)]
-    else:
-        found = (example.caption for _, example in zip(range(OPENED), _examples(source), strict=False))
-        captions = [caption for caption in found if caption]
-    reports = []
-    for start in tqdm(range(0, len(captions), 256), desc="captions", leave=False, disable=None):
-        reports += encoder.tokenize(captions[start : start + 256], recipe.prompt).reports
-    longest = max(found.used + found.cut for found in reports)
-    cut = [caption for caption, found in zip(captions, reports, strict=True) if found.cut]
-    limit = recipe.prompt.max_length
-    report.add("captions", f"{len(captions):,} read, the longest {longest} tokens of prompt.max_length {limit}")
-    if cut:
-        report.notes.append(
-            f"{len(cut)} of {len(captions)} captions are cut to {limit} tokens, such as {cut[0][:80]!r}"
-        )
-    return limit if recipe.prompt.padding == "max_length" else min(longest, limit)
-
-
-def _examples(source: Source) -> Iterable[Any]:
-    return (example for shard in source.shards() for example in shard.read())
-
-
 def _teacher(recipe: Recipe, vision: VisionModel) -> None:
     if not recipe.align.steps:
         return
@@ -310,7 +215,7 @@ def _memory(
     recipe = pair.recipe
     values = sum(p.numel() for p in pair.trained().values())
     try:
-        step = memory.training_step(pair, device, recipe.batch_size // (world * recipe.accumulation), latents, tokens)
+        step = memory.training_step(pair, device, at_a_time(recipe, world), latents, tokens)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         report.notes.append(f"the memory of a step could not be estimated: this model asks for its data ({error})")
         return

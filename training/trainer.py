@@ -18,7 +18,7 @@ from ..lavi_core.language import TextEncoder
 from . import lock, models, optimizers, parallel, state
 from .align import align
 from .average import Average
-from .batch import Batch, Batches, Part, to_device
+from .batch import Batch, Batches, Part, at_a_time, to_device
 from .data import SOURCES, LatentCache, Prefetch
 from .files import write_text
 from .health import Health
@@ -47,12 +47,7 @@ class Trainer:
         self.output = Path(recipe.output)
         self.accelerator = parallel.make_accelerator()
         self.main = self.accelerator.is_main_process
-        world = self.accelerator.num_processes
-        if recipe.batch_size % (world * recipe.accumulation):
-            raise ValueError(
-                f"batch_size {recipe.batch_size} does not divide into {world} processes times "
-                f"accumulation = {recipe.accumulation}"
-            )
+        at_a_time(recipe, self.accelerator.num_processes)  # refused here, before the models are read
         if self.main:
             with lock.held(self.output):  # said at once, and not after minutes of loading
                 state.sweep(self.output)

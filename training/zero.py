@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .batch import at_a_time
+
 if TYPE_CHECKING:
     from .pair import Pair
     from .recipe import Recipe
@@ -48,7 +50,7 @@ def engine(recipe: Recipe, pair: Pair, optimizer: torch.optim.Optimizer, world: 
     moments = {p: dict(optimizer.state[p]) for p in pair.trained().values() if p in optimizer.state}
     optimizer.state.clear()
     config = {
-        "train_micro_batch_size_per_gpu": recipe.batch_size // (world * recipe.accumulation),
+        "train_micro_batch_size_per_gpu": at_a_time(recipe, world),
         "gradient_accumulation_steps": recipe.accumulation,
         "gradient_clipping": recipe.optimizer.clip_norm,
         "zero_optimization": {"stage": 2},

@@ -14,13 +14,14 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder, TokenBatch
 from lavi_bridge.tests.training.paper import RECIPES
-from lavi_bridge.training import dryrun, memory, optimizers
+from lavi_bridge.training import dryrun, dryrun_data, memory, optimizers
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.data import SOURCES
 from lavi_bridge.training.dryrun import dry_run
 from lavi_bridge.training.files import write_safetensors
 from lavi_bridge.training.pair import Pair, attention_kernel
 from lavi_bridge.training.recipe import OptimizerSection, read_recipe
+from lavi_bridge.training.report import Report
 from lavi_bridge.training.vision_model import load_vision_model
 from PIL import Image
 
@@ -65,7 +66,7 @@ def test_the_step_without_data_takes_what_a_real_one_takes(name, changes, paper,
     monkeypatch.chdir(paper)
     sizes = ["batch_size=4", "data.resolution=64", "prompt.max_length=16", "sample.every=0"]
     recipe = read_recipe(RECIPES / f"{name}.toml", [*sizes, *changes])
-    report = dryrun.Report()
+    report = Report()
     encoder, vision = dryrun._language(report, recipe), dryrun._vision(report, recipe)
     batch = recipe.batch_size // recipe.accumulation
     found = memory.training_step(dryrun._pair(recipe, encoder, vision), CPU, batch, (4, 8, 8), 16)
@@ -110,7 +111,7 @@ def test_checkpointing_is_seen(recipe):
     kept = []
     for switch in ("false", "true"):
         read = read_recipe(recipe, [f"gradient_checkpointing={switch}"])
-        report = dryrun.Report()
+        report = Report()
         pair = dryrun._pair(read, dryrun._language(report, read), dryrun._vision(report, read))
         kept.append(memory.training_step(pair, CPU, 4, (4, 8, 8), 16).kept)
     assert kept[1] < 0.5 * kept[0]
@@ -277,7 +278,7 @@ def test_pictures_and_captions_are_looked_at(recipe, tmp_path):
 
 
 def looked_at(recipe):
-    dryrun._pictures(dryrun.Report(), recipe, SOURCES[recipe.data.kind](recipe.data))
+    dryrun_data.pictures(Report(), recipe, SOURCES[recipe.data.kind](recipe.data))
 
 
 def test_a_batch_that_does_not_divide_and_a_launcher_whose_first_process_speaks(recipe, monkeypatch, capsys):
