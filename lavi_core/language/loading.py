@@ -100,7 +100,27 @@ def _read_config(path: Path) -> Any:
         raise ValueError(
             f"{file}: the installed transformers does not know model_type {model_type!r}; update transformers"
         )
-    return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    _check_rotation(file, data.get("rope_parameters"), config)
+    return config
+
+
+def _check_rotation(file: Path, saved: dict[str, Any] | None, config: Any) -> None:
+    """transformers 5 writes a model's rotary positions as rope_parameters, which releases before it pass over without a
+    word and put their default in the place."""
+    import transformers
+
+    understood = {"rope_theta": getattr(config, "rope_theta", None), "rope_type": "default"}
+    if saved is not None and _version(transformers) < (5, 0) and saved != understood:
+        raise ValueError(
+            f"{file} has rotary positions as transformers 5 saves them ({saved}), the installed transformers "
+            f"{transformers.__version__} would take {understood}; update transformers"
+        )
+
+
+def _version(transformers: Any) -> tuple[int, int]:
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return major, minor
 
 
 def _check_weights(path: Path) -> list[Path]:
@@ -134,19 +154,31 @@ def _check_weights(path: Path) -> list[Path]:
 
 def _load_tokenizer(path: Path) -> Any:
     """From the folder itself, or from the tokenizer folder beside a diffusers text_encoder folder."""
-    from transformers import AutoTokenizer
-
     for folder in (path, path.parent / path.name.replace("text_encoder", "tokenizer")):
         has_vocabulary = any((folder / name).is_file() for name in VOCABULARIES)
         if not has_vocabulary and not (folder / "tokenizer_config.json").is_file():
             continue
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            tokenizer = _tokenizer_loader(folder).from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # each tokenizer class fails in its own way
             raise ValueError(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
         if has_vocabulary or not tokenizer.vocab_files_names:  # a byte tokenizer has no vocabulary file
             return tokenizer
     raise ValueError(f"{path} has no tokenizer ({', '.join(VOCABULARIES)}); copy the model's tokenizer files there")
+
+
+def _tokenizer_loader(folder: Path) -> Any:
+    """AutoTokenizer, but for what transformers 5 saves as TokenizersBackend: releases before it know that class by
+    another name."""
+    import transformers
+
+    file = folder / "tokenizer_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") if file.is_file() else None
+    if named == "TokenizersBackend" and _version(transformers) < (5, 0):
+        return transformers.PreTrainedTokenizerFast
+    return transformers.AutoTokenizer
 
 
 def _load_gguf(path: Path, dtype: torch.dtype | None) -> tuple[nn.Module, Any, LanguageFamily]:
@@ -179,8 +211,7 @@ def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | No
     """transformers' from_pretrained, refusing weights that the files do not hold instead of drawing them at random."""
     import transformers
 
-    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
-    name = "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+    name = "dtype" if _version(transformers) >= (4, 56) else "torch_dtype"
     if "gguf_file" not in more:
         more["use_safetensors"] = True
     folder = path if path.is_dir() else path.parent

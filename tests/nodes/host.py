@@ -36,9 +36,9 @@ class Place:
 
 
 def places() -> list[Place]:
-    """The hosts on this machine: COMFYUI_PATH (else ~/comfy/ComfyUI), and an old one beside it where there is one."""
+    """The hosts on this machine: COMFYUI_PATH (else ~/comfy/ComfyUI), and older ones beside it where there are any."""
     found = []
-    for suffix, default in (("", "ComfyUI"), ("_OLD", "ComfyUI-0.3.64")):
+    for suffix, default in (("", "ComfyUI"), ("_OLD", "ComfyUI-0.3.64"), ("_MID", "ComfyUI-0.8.0")):
         path = Path(os.environ.get(f"COMFYUI_PATH{suffix}") or Path.home() / "comfy" / default)
         python = Path(os.environ.get(f"COMFYUI_PYTHON{suffix}") or path / ".venv" / "bin" / "python")
         if (path / "main.py").is_file() and python.exists():
@@ -65,6 +65,7 @@ class Server:
 
     def __init__(self, place: Place, base: Path):
         self.base = base
+        self._written: dict[str, Any] = {}  # by what a node was asked for
         (base / "custom_nodes").mkdir(exist_ok=True)
         link = base / "custom_nodes" / PACK
         if not link.exists():
@@ -120,16 +121,28 @@ class Server:
         while queued not in (history := self.get(f"/history/{queued}")):
             assert time.monotonic() < deadline and self.process.poll() is None, self.log()[-4000:]
             time.sleep(0.02)
-        return self._outcome(history[queued])
+        return self._outcome(history[queued], graph)
 
-    def _outcome(self, entry: dict[str, Any]) -> Outcome:
+    def _outputs(self, entry: dict[str, Any], graph: dict[str, Any], cached: list[str]) -> list[dict[str, Any]]:
+        """What each node wrote; host 0.8.0 leaves out what it wrote before and finds unchanged."""
+        asked = {name: json.dumps(_asked(graph, name)) for name in graph}
+        self._written |= {asked[name]: output for name, output in entry["outputs"].items()}
+        return [
+            self._written[asked[name]]
+            for name in dict.fromkeys([*entry["outputs"], *cached])
+            if asked[name] in self._written
+        ]
+
+    def _outcome(self, entry: dict[str, Any], graph: dict[str, Any]) -> Outcome:
         from PIL import Image
 
-        outcome = Outcome()
+        outcome, cached = Outcome(), []
         for kind, message in entry["status"]["messages"]:
             if kind == "execution_error":
                 outcome.error = message["exception_message"].strip()
-        for output in entry["outputs"].values():
+            elif kind == "execution_cached":
+                cached = message["nodes"]
+        for output in self._outputs(entry, graph, cached):
             outcome.texts += [text for text in output.get("text", []) if isinstance(text, str)]
             for kind in ("images", "latents"):
                 for file in output.get(kind, []):
@@ -142,3 +155,10 @@ class Server:
                         path = self.base / "output" / file["subfolder"] / file["filename"]
                         outcome.latents.append(load_file(path)["latent_tensor"])
         return outcome
+
+
+def _asked(graph: dict[str, Any], name: str) -> Any:
+    """A node with all that it depends on."""
+    inputs = graph[name]["inputs"]
+    linked = {key: [_asked(graph, value[0]), value[1]] for key, value in inputs.items() if isinstance(value, list)}
+    return [graph[name]["class_type"], sorted((inputs | linked).items())]

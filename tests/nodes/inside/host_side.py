@@ -4,37 +4,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-import importlib.util
 import json
-import os
-import sys
 from pathlib import Path
 
-HOST, BASE, PACK, OUT = (os.path.abspath(path) for path in sys.argv[1:5])  # noqa: PTH100
-sys.argv = ["main.py", "--cpu", "--base-directory", BASE]
-os.chdir(HOST)
-sys.path.insert(0, HOST)
-
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.model_management  # noqa: E402
-import comfy.sd  # noqa: E402
-import comfy.utils  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-
-before = set(sys.modules)
-spec = importlib.util.spec_from_file_location("hyphen-pack", f"{PACK}/__init__.py", submodule_search_locations=[PACK])
-assert spec is not None and spec.loader is not None
-sys.modules["hyphen-pack"] = pack = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-extension = asyncio.run(pack.comfy_entrypoint())
-node_classes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
-imported = set(sys.modules) - before
+import torch
+from host_library import BASE, HOST, OUT, PACK, comfy, imported, node_classes  # noqa: F401
+from safetensors.torch import load_file
 
 bridge_ = importlib.import_module("hyphen-pack.nodes.bridge")
 folders = importlib.import_module("hyphen-pack.nodes.folders")
