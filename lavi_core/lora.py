@@ -44,7 +44,7 @@ def is_site(module: nn.Module) -> bool:
     """Whether a delta can be added to ``module``: a linear map (GPT-2's transposed one too) or a plain convolution."""
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros"
-    return isinstance(module, nn.Linear) or _is_transposed(module)
+    return _is_linear(module) or is_transposed(module)
 
 
 def check(model: nn.Module, lora: LoRA) -> None:
@@ -90,7 +90,7 @@ def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
         original = module.weight
         assert isinstance(original, nn.Parameter)
         change = _dense(delta, original.device).mul_(strength)
-        change = change.T if _is_transposed(module) else change
+        change = change.T if is_transposed(module) else change
         if original.is_meta:
             Applied(undo).remove()
             raise ValueError(f"the weights of {path} are streamed from disk and take no merge; keep the LoRA live")
@@ -167,7 +167,17 @@ def from_peft_state(
     return lora
 
 
-def _is_transposed(module: nn.Module) -> bool:
+def _is_linear(module: nn.Module) -> bool:
+    """nn.Linear, or a class with its fields that keeps its weight packed (ComfyUI's); told by these, not imported."""
+    weight = getattr(module, "weight", None)
+    return isinstance(module, nn.Linear) or (
+        all(hasattr(module, field) for field in ("in_features", "out_features"))
+        and isinstance(weight, Tensor)
+        and weight.ndim == 2
+    )
+
+
+def is_transposed(module: nn.Module) -> bool:
     """transformers' Conv1D, a linear map with its weight as [in out]; told by its fields, not imported."""
     weight = getattr(module, "weight", None)
     return not isinstance(module, nn.Linear) and hasattr(module, "nf") and hasattr(module, "nx") and weight is not None
@@ -177,11 +187,9 @@ def shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ..
     """The shapes of down and up in a delta of this rank for a site."""
     if isinstance(module, nn.Conv2d):
         return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
-    if isinstance(module, nn.Linear):
-        return (rank, module.in_features), (module.out_features, rank)
-    nx, nf = module.nx, module.nf
-    assert isinstance(nx, int) and isinstance(nf, int)
-    return (rank, nx), (nf, rank)
+    ins, outs = (module.nx, module.nf) if is_transposed(module) else (module.in_features, module.out_features)
+    assert isinstance(ins, int) and isinstance(outs, int)
+    return (rank, ins), (outs, rank)
 
 
 def _dense(delta: Delta, device: torch.device) -> Tensor:

@@ -32,6 +32,11 @@ class ConnectedBridge:
     memory: Memory = field(default_factory=Memory, init=False, compare=False, repr=False)
 
     @property
+    def encoder(self) -> Any:
+        """The core's ``TextEncoder``; load the patcher before running it."""
+        return self.clip.cond_stage_model.encoder
+
+    @property
     def patcher(self) -> ModelPatcher:
         return self.clip.patcher
 
@@ -47,7 +52,7 @@ class ConnectedBridge:
         checkpoint = BridgeCheckpoint.load(folders.resolve("bridge", name, folders.BRIDGES))
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
-        lora.add_to_language_model(clip.patcher, checkpoint.language_lora, language_lora)
+        lora.add_to_language_model(language_model, clip.patcher, checkpoint.language_lora, language_lora)
         return cls(name, checkpoint.config, checkpoint.vision_lora, clip, stamp)
 
     def encode(self, text: str, options: PromptOptions | None = None) -> tuple[Any, str]:
@@ -57,13 +62,13 @@ class ConnectedBridge:
         return self.memory.recall((*self._heard_through(), options, text), lambda: self._encode(text, options))
 
     def _encode(self, text: str, options: PromptOptions) -> tuple[Any, str]:
-        pieces = read(self.patcher.model, self.config.prompt, text, options)
+        pieces = read(self.encoder, self.config.prompt, text, options)
         report = describe(pieces, self.config.prompt)
         return self.clip.encode_from_tokens_scheduled({TOKENS: pieces}), report
 
     def _heard_through(self) -> tuple[Any, ...]:
         """What the conditioning of a prompt depends on, besides the prompt."""
-        encoder = self.patcher.model
+        encoder = self.encoder
         dtypes = tuple(sorted(str(dtype) for dtype in {p.dtype for p in encoder.model.parameters()}))
         language = (encoder.config.model_id, encoder.config.fingerprint, dtypes, self.patcher.patches_uuid)
         return (*language, self.name, self.stamp, repr(self.config), self.clip.layer_idx)

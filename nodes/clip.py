@@ -41,20 +41,25 @@ def connect_clip(language_model: LanguageModel, bridge: Any) -> comfy.sd.CLIP:
 
 
 class BridgeShell(nn.Module):
-    """What the host calls a CLIP's ``cond_stage_model``. Its state dict has the names of the patcher's model."""
+    """What the host calls a CLIP's ``cond_stage_model``. Its state dict is that of the patcher's model."""
 
     disable_offload = True  # the throw-away patcher that comfy.sd.CLIP makes over this shell is a plain one
 
     def __init__(self, bridge: Any, language_model: LanguageModel):
         super().__init__()
-        self.model = bridge.encoder.model
-        self.dtypes = {next(self.model.parameters()).dtype}
-        self.config = bridge.config
-        self._encoder = (bridge.encoder,)  # in a tuple: not registered a second time
         patcher = language_model.patcher
+        self._modules.update(patcher.model.named_children())
+        self.dtypes = {next(bridge.encoder.model.parameters()).dtype}
+        self.config = bridge.config
+        self.language = language_model
         self._adapter = managed(bridge.adapter, patcher.load_device, patcher.offload_device)
         self._device = patcher.load_device
         self.reset_clip_options()
+
+    @property
+    def encoder(self) -> Any:
+        """The core's ``TextEncoder``."""
+        return self.language.encoder
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
         """layer: the hidden states to hear, -1 being those the bridge was trained on; execution_device."""
@@ -73,7 +78,7 @@ class BridgeShell(nn.Module):
         pieces: list[Piece] = tokens[TOKENS]
         weights = [token_weights(piece) for piece in pieces]
         blanks = {
-            _blank_key(piece): self._states(_blank(self._encoder[0], piece), piece.recipe)
+            _blank_key(piece): self._states(_blank(self.encoder, piece), piece.recipe)
             for piece, weighted in zip(pieces, weights, strict=True)
             if bool((weighted != 1).any())
         }
@@ -89,18 +94,17 @@ class BridgeShell(nn.Module):
             pooled = first if pooled is None else pooled
         there = {"device": comfy.model_management.intermediate_device(), "dtype": torch.float32}
         masks = [s.mask[0] if p.recipe.vision_mask else s.mask[0] | True for p, s in zip(pieces, hidden, strict=True)]
-        heard = hearing(self._encoder[0], pieces, masks, weights)
+        heard = hearing(self.encoder, pieces, masks, weights)
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
         return context.to(**there), None if pooled is None else pooled.to(**there), {HEARD: heard}
 
     def _states(self, tokens: Any, recipe: Any) -> Any:
         """Tokens -> the core's HiddenStates. Stops where the user has pressed cancel."""
-        (encoder,) = self._encoder
         comfy.model_management.throw_exception_if_processing_interrupted()
         if self._layer not in (None, -1):
             recipe = replace(recipe, hidden_states=self._layer)
-        settle(encoder, self._device)
-        return encoder(tokens.to(self._device), recipe)
+        self.language.settle(self._device)
+        return self.encoder(tokens.to(self._device), recipe)
 
     def _adapt(self, hidden: Any) -> tuple[Tensor, Tensor | None]:
         here = self._adapter.load_device

@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from . import folders
-from .casting import managed
+from .casting import managed, settle
 from .schema import LanguageModelWire, schema
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,15 +21,23 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "f
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """What runs on a LAVI_LANGUAGE_MODEL wire. Clones share the weights and differ in their patches (LoRA)."""
+    """What runs on a LAVI_LANGUAGE_MODEL wire. Clones share the weights and differ in their patches (LoRA).
+
+    prefix: what the patcher puts before the names of the trunk's weights.
+    """
 
     name: str
     patcher: ModelPatcher  # its model is the core's TextEncoder
+    prefix: str = "model."
 
     @property
     def encoder(self) -> Any:
         """The core's ``TextEncoder``; load the patcher before running it."""
         return self.patcher.model
+
+    def settle(self, device: torch.device) -> None:
+        """Bring to ``device`` what the host's memory management leaves to us."""
+        settle(self.encoder, device)
 
     def clone(self) -> LanguageModel:
         return replace(self, patcher=self.patcher.clone())

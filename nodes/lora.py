@@ -27,7 +27,7 @@ def add(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any],
 
     keys: module path -> the host's weight key, or (key, (dim, start, length)) for a part of a fused weight.
     """
-    weights = patcher.model.state_dict()
+    weights = dict(patcher.model.named_parameters(remove_duplicate=False))  # by the shapes they stand for
     for path, delta in lora.items():
         if path not in keys:
             lost = [path for path in lora if path not in keys]
@@ -56,11 +56,13 @@ def _shape(weights: Mapping[str, Tensor], key: Any) -> tuple[int, int] | None:
     return shape[0], weights[name][0].numel()
 
 
-def add_to_language_model(patcher: ModelPatcher, lora: Mapping[str, Any], strength: float) -> None:
-    """The same for the core's ``TextEncoder``. Strength 0 adds nothing."""
+def add_to_language_model(
+    language_model: LanguageModel, patcher: ModelPatcher, lora: Mapping[str, Any], strength: float
+) -> None:
+    """The same for a language model, whose patcher or a clone of it is given. Strength 0 adds nothing."""
     from ..lavi_core.lora import check, rebase
 
-    trunk, name = patcher.model.model, patcher.model.config.model_id
+    trunk, name = language_model.encoder.model, language_model.encoder.config.model_id
     lora = rebase(trunk, lora)  # PEFT names a causal LM's modules, the trunk is what stands here
     try:
         check(trunk, lora)
@@ -68,15 +70,15 @@ def add_to_language_model(patcher: ModelPatcher, lora: Mapping[str, Any], streng
         raise ValueError(f"this LoRA was not made for {name}: {error}") from None
     if strength:
         fitting = {path: _for(trunk.get_submodule(path), delta) for path, delta in lora.items()}
-        keys = {path: f"model.{path}.weight" for path in lora}
+        keys = {path: f"{language_model.prefix}{path}.weight" for path in lora}
         add(patcher, fitting, keys, strength, name)
 
 
 def _for(module: nn.Module, delta: Any) -> Any:
     """GPT-2's linear maps keep their weight as [in out]; (up @ down) transposed is down.T @ up.T."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        return delta
-    return delta._replace(up=delta.down.T, down=delta.up.T)
+    from ..lavi_core.lora import is_transposed
+
+    return delta._replace(up=delta.down.T, down=delta.up.T) if is_transposed(module) else delta
 
 
 def is_peft(path: Path) -> bool:
@@ -138,5 +140,5 @@ class ApplyLanguageLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, language_model: LanguageModel, lora: str, strength: float) -> io.NodeOutput:
         patched = language_model.clone()
-        add_to_language_model(patched.patcher, read(folders.resolve("LoRA", lora, *places(lora))), strength)
+        add_to_language_model(patched, patched.patcher, read(folders.resolve("LoRA", lora, *places(lora))), strength)
         return io.NodeOutput(patched)

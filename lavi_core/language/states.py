@@ -59,11 +59,14 @@ def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
     """Mean of the layers' outputs, each layer-normalised without weights (arXiv 2506.08210). -> [B T D] float32"""
     outputs: list[Tensor] = []
 
+    def take(h: Tensor) -> None:  # at once: a layer may write over its input
+        outputs.append(F.layer_norm(h.float(), h.shape[-1:]))
+
     def take_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        outputs.append(_input(args, kwargs))
+        take(_input(args, kwargs))
 
     def take_output(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
+        take(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
         for layer in layers[1:]:  # the input of a layer is the output of the one before
@@ -72,8 +75,8 @@ def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
         run()
     if len(outputs) != len(layers):
         raise ValueError(f"{len(outputs)} of {len(layers)} layers were seen to run; {_HIDDEN}")
-    return torch.stack([F.layer_norm(h.float(), h.shape[-1:]) for h in outputs]).mean(0)
+    return torch.stack(outputs).mean(0)
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return args[0] if args else kwargs["hidden_states"]
+    return args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "x"]
