@@ -120,6 +120,15 @@ def parser() -> argparse.ArgumentParser:
     add_evaluation_arguments(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    tried = commands.add_parser("experiment", help="train, judge and tabulate a plan of many bridges")
+    tried.add_argument("plan", help="a plan .toml")
+    tried.add_argument("--work", required=True, help="folder of the runs; what is in it is not done again")
+    tried.add_argument("-o", "--output", help="the page to write (default: README.md in the work folder)")
+    tried.add_argument("--rows", nargs="+", default=[], help="train and judge these rows alone (default: all)")
+    tried.add_argument("--seeds", nargs="+", type=int, default=[], help="these seeds alone (default: the plan's)")
+    tried.add_argument("--page-only", action="store_true", help="train nothing: write the page from what is there")
+    tried.set_defaults(run=_experiment)
+
     drawn = commands.add_parser("curves", help="draw the curves of runs into one picture")
     drawn.add_argument("runs", nargs="+", help="output folder of a run, or its log.jsonl")
     drawn.add_argument("-o", "--output", default="curves.png")
@@ -204,6 +213,12 @@ def _encode(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     print(run_evaluation(args))
+
+
+def _experiment(args: argparse.Namespace) -> None:
+    from .experiment.run import experiment
+
+    print(experiment(args))
 
 
 def _curves(args: argparse.Namespace) -> None:

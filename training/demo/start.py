@@ -1,8 +1,9 @@
-"""The demo's vision model before its training: a random U-Net, a flow scheduler and a text encoder of its own.
+"""A small vision model before its training: a random network, a flow scheduler and, if asked for, a text encoder.
 
-``python -m lavi_bridge.training.demo.start RECIPE.toml``. The text encoder (a two-layer BERT over the words of training
-captions) is first taught to read: from the state of every word it must tell what the object that the word belongs to
-looks like and where it stands. Stable Diffusion's encoder, too, was taught by another task before the U-Net met it.
+``python -m lavi_bridge.training.demo.start RECIPE.toml``. The demo's text encoder (a two-layer BERT over the words of
+training captions) is first taught to read: from the state of every word it must tell what the object that the word
+belongs to looks like and where it stands. Stable Diffusion's encoder, too, was taught by another task before the U-Net
+met it.
 """
 
 from __future__ import annotations
@@ -43,15 +44,22 @@ class TextEncoderSection:
 
 @dataclass(frozen=True, kw_only=True)
 class StartRecipe:
-    """unet: arguments of diffusers' UNet2DConditionModel, beside four latent channels and a 16 x 16 grid."""
+    """unet, transformer: arguments of diffusers' UNet2DConditionModel or PixArtTransformer2DModel, one of the two,
+    beside four latent channels and a 16 x 16 grid. text_encoder: None = the vision model is trained with another's.
+    """
 
     output: str
     vocabulary: str
     latent_scale: float
     shift: float
     seed: int
-    unet: dict[str, Any]
-    text_encoder: TextEncoderSection
+    unet: dict[str, Any] | None = None
+    transformer: dict[str, Any] | None = None
+    text_encoder: TextEncoderSection | None = None
+
+    def __post_init__(self) -> None:
+        if (self.unet is None) == (self.transformer is None):
+            raise ValueError("a start has one network, [unet] or [transformer], this one has both or neither")
 
 
 def tokenizer(vocabulary: Vocabulary, max_length: int):
@@ -112,6 +120,7 @@ def teach(recipe: StartRecipe, folder: Path) -> None:
     from transformers import BertConfig, BertModel
 
     section, vocabulary = recipe.text_encoder, VOCABULARIES[recipe.vocabulary]
+    assert section is not None
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     tokens = tokenizer(vocabulary, section.max_length)
@@ -160,12 +169,27 @@ def teach(recipe: StartRecipe, folder: Path) -> None:
 
 def build(recipe: StartRecipe) -> Path:
     """Write the whole starting point and return its folder."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
     folder = Path(recipe.output) / "vision"
     torch.manual_seed(recipe.seed)
-    sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in recipe.unet.items()}
-    unet = UNet2DConditionModel(
+    name, network = ("unet", unet(recipe.unet)) if recipe.unet else ("transformer", transformer(recipe.transformer))
+    network.save_pretrained(folder / name)
+    config = json.loads((folder / name / "config.json").read_text())
+    config |= {"latent_scale": recipe.latent_scale, "model_id": f"lavi-bridge/shapes-{name}"}
+    write_text(folder / name / "config.json", json.dumps(config, indent=2))
+    FlowMatchEulerDiscreteScheduler(shift=recipe.shift).save_pretrained(folder / "scheduler")
+    if recipe.text_encoder:
+        teach(recipe, folder / "text_encoder")
+    return folder
+
+
+def unet(arguments: dict[str, Any]) -> Any:
+    """Two levels of resolution, cross-attention at the coarser one."""
+    from diffusers import UNet2DConditionModel
+
+    sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
+    return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
@@ -173,13 +197,13 @@ def build(recipe: StartRecipe) -> Path:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
-    unet.save_pretrained(folder / "unet")
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    config |= {"latent_scale": recipe.latent_scale, "model_id": "lavi-bridge/shapes-unet"}
-    write_text(folder / "unet" / "config.json", json.dumps(config, indent=2))
-    FlowMatchEulerDiscreteScheduler(shift=recipe.shift).save_pretrained(folder / "scheduler")
-    teach(recipe, folder / "text_encoder")
-    return folder
+
+
+def transformer(arguments: Any) -> Any:
+    """PixArt's, which predicts no variance here."""
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(sample_size=16, in_channels=4, out_channels=4, **arguments)
 
 
 def main(argv: list[str] | None = None) -> None:

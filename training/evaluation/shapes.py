@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..pipeline import Pipeline
-from ..shapebench import CATEGORIES, VOCABULARIES, ceiling, chance, prompts, score
+from ..shapebench import CATEGORIES, VOCABULARIES, Scene, Verdict, ceiling, chance, judge, prompts
+from ..shapebench.bench import summary
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ ROWS = (
 )
 
 
+GROUPS = (
+    ("seen words", ("single", "color", "shape", "texture", "count", "spatial", "complex")),
+    ("unseen pairs", ("unseen pairs",)),
+    ("held-out synonyms", ("synonyms: single", "synonyms: color", "synonyms: texture", "synonyms: spatial")),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a score depends on besides the models. prompts: of each row, the same for every pipeline."""
@@ -41,18 +50,31 @@ class Settings:
     guidance: float = 3.0
 
 
+class Judged(NamedTuple):
+    """images: uint8 [B H W 3], one for each prompt of the row."""
+
+    row: Row
+    images: np.ndarray
+    verdicts: list[Verdict]
+
+
+def judged(
+    pipeline: Pipeline, settings: Settings, rows: Sequence[Row] = ROWS, progress: Callable[[int], object] | None = None
+) -> Iterator[Judged]:
+    """Draw and judge, row by row. Guidance and steps are the settings'."""
+    for row in rows:
+        captions, scenes = bench(row, settings)
+        images = pipeline.draw(captions, seed=settings.seed, steps=settings.steps, guidance=settings.guidance)
+        yield Judged(row, images, [judge(image, scene) for image, scene in zip(images, scenes, strict=True)])
+        if progress is not None:
+            progress(len(captions))
+
+
 def evaluate(
     pipeline: Pipeline, settings: Settings, rows: Sequence[Row] = ROWS, progress: Callable[[int], object] | None = None
 ) -> dict[str, dict]:
-    """Row name -> ``shapebench.score`` of drawn pictures. Guidance and steps are the settings'."""
-    results = {}
-    for row in rows:
-        captions, scenes = _bench(row, settings)
-        images = pipeline.draw(captions, seed=settings.seed, steps=settings.steps, guidance=settings.guidance)
-        results[row.name] = score(images, scenes)
-        if progress is not None:
-            progress(len(captions))
-    return results
+    """Row name -> ``shapebench.score`` of drawn pictures."""
+    return {found.row.name: summary(found.verdicts) for found in judged(pipeline, settings, rows, progress)}
 
 
 def bounds(settings: Settings, rows: Sequence[Row] = ROWS) -> dict[str, tuple[float, float]]:
@@ -74,7 +96,8 @@ def table(results: dict[str, dict[str, dict]], limits: dict[str, tuple[float, fl
     return "\n".join(lines)
 
 
-def _bench(row: Row, settings: Settings) -> tuple[list[str], list]:
+def bench(row: Row, settings: Settings) -> tuple[list[str], list[Scene]]:
+    """The captions of a row's prompts, and the scenes that they tell."""
     pairs = prompts(row.category, settings.prompts, settings.seed + 1, VOCABULARIES[settings.vocabulary], row.split)
     return [text for text, _ in pairs], [scene for _, scene in pairs]
 

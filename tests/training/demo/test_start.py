@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
@@ -82,3 +83,26 @@ def test_everything_is_built(tmp_path: Path) -> None:
     with torch.no_grad():
         states = encoder(encoder.tokenize(["a red circle"], prompt), prompt).states
     assert states.shape == (1, 24, 32) and states.isfinite().all()
+
+
+def test_a_transformer_without_an_encoder_is_built(tmp_path: Path) -> None:
+    sizes = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "cross_attention_dim": 32,
+        "num_layers": 1,
+        "patch_size": 2,
+        "caption_channels": 24,
+    }
+    recipe = StartRecipe(
+        output=str(tmp_path), vocabulary="small", latent_scale=2.0, shift=3.0, seed=1, transformer=sizes
+    )
+    folder = build(recipe)
+    vision = load_vision_model(folder, "pixart")
+    assert vision.context_width == 24 and vision.scale == 2.0 and vision.objective.shift == 3.0
+    assert not (folder / "text_encoder").exists()
+
+
+def test_a_start_has_one_network() -> None:
+    with pytest.raises(ValueError, match="one network"):
+        StartRecipe(output="", vocabulary="small", latent_scale=2.0, shift=3.0, seed=1)

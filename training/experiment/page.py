@@ -1,0 +1,196 @@
+"""The results of a plan as a Markdown page with tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation.shapes import GROUPS, ROWS, Settings, bounds
+from ..files import write_bytes, write_text
+from ..grid import png
+from .compare import Figure, difference, share, verdict
+from .plan import Plan, Row, run_folder
+from .result import NAME, STRIP, Result
+from .run import PROMPTS
+
+Results = Mapping[str, Sequence[Result]]
+Limits = Mapping[str, tuple[float, float]]
+
+
+def page(plan: Plan, work: Path, output: Path, command: str) -> str:
+    """Write the page to ``output`` and its pictures beside it; returns its text. command: what it says made it.
+
+    Raises ValueError where ``work`` has no result yet, or results of other settings.
+    """
+    results = collect(plan, work)
+    limits = bounds(settings(plan))
+    parts = [f"# {plan.title}", *_head(plan, results, command)]
+    parts += ["## What holds", *_claims(plan, results)]
+    for axis in plan.axis:
+        rows = [row for row in plan.row if axis.name in row.axes and row.name in results]
+        if rows:
+            picture = output.with_name(f"{axis.name}.png")
+            write_bytes(picture, _grid(rows, work, plan))
+            parts += [f"## {axis.title}", axis.text, *_tables(rows, results, limits)]
+            parts += [f"![{axis.title}: pictures]({picture.name})"]
+    parts += ["## How it was made", *_how(plan, results, limits)]
+    text = "\n\n".join(parts) + "\n"
+    write_text(output, text)
+    return text
+
+
+def settings(plan: Plan) -> Settings:
+    return Settings(prompts=plan.prompts, steps=plan.steps, guidance=plan.guidance)
+
+
+def collect(plan: Plan, work: Path) -> dict[str, list[Result]]:
+    """Row name -> its results, by seed; a row without any is left out."""
+    found: dict[str, list[Result]] = {}
+    for row in plan.row:
+        for seed in plan.seeds_of(row):
+            folder = run_folder(work, row, seed)
+            if (folder / NAME).is_file():
+                found.setdefault(row.name, []).append(Result.load(folder))
+    if not found:
+        raise ValueError(f"{work} holds no result of this plan; run it first")
+    for results in found.values():
+        for result in results:
+            if result.settings != vars(settings(plan)):
+                raise ValueError(
+                    f"{result.row}, seed {result.seed} was judged with {result.settings}, the plan has "
+                    f"{vars(settings(plan))}; delete its {NAME} to have it judged again"
+                )
+    return found
+
+
+def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
+    runs = sum(len(found) for found in results.values())
+    wanted = sum(len(plan.seeds_of(row)) for row in plan.row)
+    yield (
+        "LaVi-Bridge's paper (arXiv 2403.07860) claims that a better language model gives better alignment of text "
+        "and picture, that a better vision model gives better pictures, and that adapter and LoRA are both needed. "
+        "Here the same comparisons are made with models of a few million parameters on ShapeBench, whose judge is a "
+        "program."
+    )
+    yield f"Written by `{command}`; {runs} of {wanted} runs are in."
+    if runs < wanted:
+        short = [
+            f"{row.label}: {len(results.get(row.name, ()))} of {len(plan.seeds_of(row))}"
+            for row in plan.row
+            if len(results.get(row.name, ())) < len(plan.seeds_of(row))
+        ]
+        yield "**Not complete.** Seeds that are in: " + "; ".join(short) + "; of all others, all."
+
+
+def _claims(plan: Plan, results: Results) -> Iterator[str]:
+    labels = {row.name: row.label for row in plan.row}
+    lines = ["| claim | compared | difference | seeds | at this scale |", "|---|---|---|---|---|"]
+    for claim in plan.claim:
+        compared = f"{labels[claim.better]} - {labels[claim.worse]}; {', '.join(claim.on)}"
+        try:
+            found = difference(results[claim.better], results[claim.worse], _categories(claim.on))
+        except (KeyError, ValueError):
+            lines.append(f"| {claim.text} | {compared} | - | 0 | not run |")
+            continue
+        each = ", ".join(f"{value:+.3f}" for value in found.seeds)
+        change = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        lines.append(f"| {claim.text} | {compared} | {change} | {each} | **{verdict(found)}** |")
+    yield "\n".join(lines)
+    yield (
+        "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts. "
+        '"holds" and "reversed": the interval and every single seed lie on one side of zero; with fewer than three '
+        "seeds that is a weak word."
+    )
+
+
+def _tables(rows: Sequence[Row], results: Results, limits: Limits) -> Iterator[str]:
+    head = ["", *(name for name, _ in GROUPS), "distance", "seeds"]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for row in rows:
+        found = results[row.name]
+        distance = np.mean([result.distance for result in found])
+        shares = [_cell(share(found, categories)) for _, categories in GROUPS]
+        lines.append(_line([row.label, *shares, f"{distance:.2f}", str(len(found))]))
+    for name, place in (("ceiling (true pictures)", 0), ("chance (true pictures of other prompts)", 1)):
+        means = [np.mean([limits[c][place] for c in categories]) for _, categories in GROUPS]
+        lines.append(_line([name, *(f"{mean:.3f}" for mean in means), "", ""]))
+    yield "\n".join(lines)
+    yield (
+        "Share of right pictures with its 95 % interval over prompts, all seeds together; each seed's is in the fold. "
+        "Distance: Fréchet, of the pictures of all prompts to true ones (lower is better; no FID, see the end)."
+    )
+    head = ["", *(row.name for row in ROWS)]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [f"{share(results[row.name], [category.name]).mean:.2f}" for category in ROWS]
+        lines.append(_line([row.label, *cells]))
+    lines.append(_line(["ceiling", *(f"{limits[row.name][0]:.2f}" for row in ROWS)]))
+    lines.append(_line(["chance", *(f"{limits[row.name][1]:.2f}" for row in ROWS)]))
+    spread = [_line(["", *(name for name, _ in GROUPS)]), "|---" * (len(GROUPS) + 1) + "|"]
+    for row in rows:
+        each = [", ".join(f"{v:.3f}" for v in share(results[row.name], c).seeds) for _, c in GROUPS]
+        spread.append(_line([row.label, *each]))
+    yield _fold("Category by category, seed by seed", "\n".join(lines), "\n".join(spread))
+
+
+def _how(plan: Plan, results: Results, limits: Limits) -> Iterator[str]:
+    some = next(found[0] for found in results.values() if found[0].steps)
+    yield (
+        f"Every bridge: {some.steps} steps of {some.batch_size} pictures, without the demo's head start; the rows are "
+        f"changes of one recipe ({plan.recipe}). Judged: {plan.prompts} prompts of each category and seed, the same "
+        f"for all, {plan.steps} Euler steps, guidance {plan.guidance:g}, the same noise. Seeds change the order of the "
+        "pictures, their noise and what is drawn at random in adapter and LoRA. The control's random weights are one "
+        "draw."
+    )
+    lines = [_line(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds"]), "|---" * 6 + "|"]
+    for row in plan.row:
+        for result in results.get(row.name, ())[:1]:
+            sizes = [f"{result.trained.get(name, 0) / 1e6:.2f} M" for name in ("adapter", "language", "vision")]
+            losses = [one.loss for one in results[row.name] if one.loss is not None]
+            loss = f"{np.mean(losses):.4f}" if losses else "-"
+            seconds = f"{np.mean([one.seconds for one in results[row.name]]):.0f}" if result.steps else "-"
+            lines.append(_line([row.label, *(sizes if result.steps else ["-"] * 3), loss, seconds]))
+    yield "\n".join(lines)
+    machines = sorted({found.environment["device"] for row in results.values() for found in row})
+    versions = ", ".join(f"{k} {v}" for k, v in some.environment["versions"].items())
+    yield (
+        "Parameters that are trained; mean loss of the last tenth of the steps; seconds of training on "
+        f"{' and '.join(machines)}, shared with other work. {versions}."
+    )
+    yield (
+        "Distance: both sides' pictures through the demo's VAE, latents averaged over a 4 x 4 grid (64 numbers), "
+        "scaled by their spread over true pictures; the true ones are of other prompts of the same categories. Chance "
+        "is the judge's score of true pictures that belong to other prompts of the category."
+    )
+
+
+def _grid(rows: Sequence[Row], work: Path, plan: Plan) -> bytes:
+    from PIL import Image
+
+    pictures, captions = [], []
+    for row in rows:
+        for seed in plan.seeds_of(row)[:1]:
+            with Image.open(run_folder(work, row, seed) / STRIP) as image:
+                strip = np.asarray(image.convert("RGB"))
+            pictures.append(strip.reshape(strip.shape[0], len(PROMPTS), -1, 3).transpose(1, 0, 2, 3))
+            captions += [f"{row.label}: {prompt}" for prompt in PROMPTS]
+    return png(np.concatenate(pictures), captions, columns=len(PROMPTS))
+
+
+def _categories(names: Sequence[str]) -> list[str]:
+    groups = dict(GROUPS)
+    return [category for name in names for category in groups.get(name, (name,))]
+
+
+def _cell(found: Figure) -> str:
+    return f"{found.mean:.3f} ({found.low:.2f}-{found.high:.2f})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _fold(title: str, *texts: str) -> str:
+    return "\n\n".join([f"<details><summary>{title}</summary>", *texts, "</details>"])

@@ -1,0 +1,175 @@
+"""Train and judge what a plan asks for. What is on disk already is not done again; what was cut off goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ...lavi_core.config import from_dict
+from .. import models
+from ..demo.start import StartRecipe, build
+from ..evaluation.shapes import Settings, judged
+from ..files import write_bytes
+from ..pipeline import Pipeline
+from ..provenance import environment
+from ..recipe import Recipe, read_recipe
+from ..shapebench.bench import summary
+from ..state import states
+from ..trainer import Trainer
+from .plan import WORK, Control, Plan, Row, VisionStage, read_plan, run_folder
+from .reference import frechet, of_true_pictures
+from .result import NAME, STRIP, Result
+
+log = logging.getLogger(__name__)
+
+PROMPTS = (
+    "a red circle",
+    "a striped blue square",
+    "a yellow cross",
+    "a red circle and a blue square",
+    "a green cross above a red triangle",
+    "three blue squares",
+    "a crimson disc",
+    "an emerald box",
+)
+
+
+def experiment(args: argparse.Namespace) -> Path:
+    """``lavi-bridge experiment``: run what is missing, write the page; returns its path."""
+    from .page import page
+
+    path, work = Path(args.plan), Path(args.work)
+    plan, output = read_plan(path), Path(args.output or work / "README.md")
+    work.mkdir(parents=True, exist_ok=True)
+    if not args.page_only:
+        run(plan, path.parent, work, args.rows, args.seeds)
+    page(plan, work, output, f"lavi-bridge experiment {path.as_posix()} --work {work.as_posix()}")
+    return output
+
+
+def run(plan: Plan, folder: Path, work: Path, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> None:
+    """Everything of ``plan``, which lies in ``folder``, that ``work`` lacks: one seed of all rows, then the next.
+
+    rows, seeds: do these alone. Raises ValueError for a row or a seed that the plan has not.
+    """
+    for what, asked, known in (
+        ("rows", rows, [row.name for row in plan.row]),
+        ("seeds", seeds, list(plan.seeds)),
+    ):
+        if unknown := [one for one in asked if one not in known]:
+            raise ValueError(f"the plan has no {what} {', '.join(map(str, unknown))}; it has {known}")
+    for control in plan.control:
+        make_control(control, work)
+    wanted = [row for row in plan.row if row.name in (rows or [row.name for row in plan.row])]
+    for stage in plan.vision:
+        if not rows or any(f"{WORK}/{stage.name}/" in value for row in wanted for value in (*row.set, row.bridge)):
+            train_vision(stage, folder, work)
+    for seed in seeds or plan.seeds:
+        for row in wanted:
+            if seed in plan.seeds_of(row) and not (run_folder(work, row, seed) / NAME).is_file():
+                log.info("%s, seed %d", row.label, seed)
+                one(plan, row, seed, folder, work)
+
+
+def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
+    """Train one row with one seed, judge it and write its result."""
+    recipe, target = plan.recipe_of(row, seed, folder, work), run_folder(work, row, seed)
+    bridge, trained = _train(recipe) if not row.bridge else (Path(row.bridge.replace(WORK, str(work))), {})
+    pipeline = Pipeline.load(
+        models.WEIGHTS / "own.safetensors" if str(bridge) == "demo:own" else bridge,
+        models.language(recipe.language.model),
+        models.vision(recipe.vision.model),
+        models.vae(recipe.vision.vae),
+        recipe.precision,
+    )
+    settings = Settings(prompts=plan.prompts, steps=plan.steps, guidance=plan.guidance)
+    found = list(judged(pipeline, settings))
+    strip = pipeline.draw(PROMPTS, steps=plan.steps, guidance=plan.guidance)
+    write_bytes(target / STRIP, _png(np.concatenate(list(strip), axis=1)))
+    truth = of_true_pictures(pipeline.vae, settings, work / f"true-{plan.prompts}.npz")
+    seconds, loss = _journal(target)
+    Result(
+        row=row.name,
+        seed=seed,
+        settings=asdict(settings),
+        correct={one.row.name: tuple(int(v.correct) for v in one.verdicts) for one in found},
+        aspects={one.row.name: summary(one.verdicts) for one in found},
+        distance=frechet(pipeline.vae, np.concatenate([one.images for one in found]), truth),
+        trained=trained,
+        steps=0 if row.bridge else recipe.steps,
+        batch_size=recipe.batch_size,
+        seconds=seconds,
+        loss=loss,
+        environment=environment(),
+    ).save(target)
+
+
+def _train(recipe: Recipe) -> tuple[Path, dict[str, int]]:
+    """The bridge file, and how many parameters of each group were trained."""
+    output = Path(recipe.output)
+    trainer = Trainer(recipe, resume=bool(states(output / "state")))
+    sizes = {name: sum(p.numel() for _, p in trainer.pair.group(name)) for name in ("adapter", "language", "vision")}
+    bridge = trainer.run()
+    shutil.rmtree(output / "state", ignore_errors=True)  # of the optimiser: four times the bridge
+    return bridge, sizes
+
+
+def train_vision(stage: VisionStage, folder: Path, work: Path) -> None:
+    """The vision model of ``stage`` in ``work``/NAME, from its random start."""
+    if (work / stage.name / "bridge.safetensors").is_file() and not states(work / stage.name / "state"):
+        return
+    start = from_dict(StartRecipe, tomllib.loads((folder / stage.start).read_text(encoding="utf-8")))
+    values = {f.name: getattr(start, f.name) for f in start.__dataclass_fields__.values()}
+    begun = work / f"{stage.name}-start"
+    if not (begun / "vision").is_dir():
+        build(StartRecipe(**{**values, "output": str(begun)}))
+    model = f'vision.model="{begun / "vision"}"'
+    own = (f'output="{work / stage.name}"', model, f'data.cache="{work / "latents"}"')
+    log.info("vision model %s", stage.name)
+    _train(read_recipe(folder / stage.recipe, own))
+
+
+def make_control(control: Control, work: Path) -> None:
+    """A Hugging Face folder ``work``/NAME with random weights, as transformers begins a training with."""
+    target = work / control.name
+    if target.is_dir():
+        return
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    source, part = models.language(control.like), work / f".{control.name}.part"
+    torch.manual_seed(control.seed)
+    AutoModel.from_config(AutoConfig.from_pretrained(source)).save_pretrained(part)
+    AutoTokenizer.from_pretrained(source).save_pretrained(part)
+    part.replace(target)
+
+
+def _journal(folder: Path) -> tuple[float, float | None]:
+    """Seconds of training, without sampling, and the mean loss of the last tenth of the steps."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        return 0.0, None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "images_per_second" in line]
+    batch = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["batch_size"]
+    seconds = sum(batch / line["images_per_second"] for line in steps)
+    last = [line["loss"] for line in steps[-max(1, len(steps) // 10) :]]
+    return round(seconds, 1), round(float(np.mean(last)), 5)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
