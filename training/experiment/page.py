@@ -15,6 +15,8 @@ from .plan import Plan, Row, run_folder
 from .result import NAME, STRIP, Result
 from .run import PROMPTS
 
+ENOUGH = 3  # seeds, below which a verdict says how few there are
+
 Results = Mapping[str, Sequence[Result]]
 Limits = Mapping[str, tuple[float, float]]
 
@@ -94,14 +96,15 @@ def _claims(plan: Plan, results: Results) -> Iterator[str]:
         except (KeyError, ValueError):
             lines.append(f"| {claim.text} | {compared} | - | 0 | not run |")
             continue
+        count = len(found.seeds)
+        weak = "" if count >= ENOUGH else f", of {count} seed{'s' * (count > 1)}"
         each = ", ".join(f"{value:+.3f}" for value in found.seeds)
         change = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-        lines.append(f"| {claim.text} | {compared} | {change} | {each} | **{verdict(found)}** |")
+        lines.append(f"| {claim.text} | {compared} | {change} | {each} | **{verdict(found)}**{weak} |")
     yield "\n".join(lines)
     yield (
         "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts. "
-        '"holds" and "reversed": the interval and every single seed lie on one side of zero; with fewer than three '
-        "seeds that is a weak word."
+        '"holds" and "reversed": the interval and every single seed lie on one side of zero.'
     )
 
 
