@@ -7,18 +7,22 @@ from comfy_api.latest import ComfyExtension, io
 from . import folders
 from .attention import WatchAttention
 from .bridge import BridgeTextEncode, LoadBridge
+from .from_clip import LanguageModelFromCLIP
 from .hearing import BridgeTokens
 from .heat import AttentionPictures
+from .hook import BridgeAsHook
 from .language import LoadLanguageModel
 from .lora import ApplyLanguageLoRA
 from .vision import ApplyBridge, LoadVisionModel
 
 NODES: list[type[io.ComfyNode]] = [
     LoadLanguageModel,
+    LanguageModelFromCLIP,
     ApplyLanguageLoRA,
     LoadBridge,
     BridgeTextEncode,
     ApplyBridge,
+    BridgeAsHook,
     LoadVisionModel,
     BridgeTokens,
     WatchAttention,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import comfy.lora
+import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
@@ -27,12 +29,18 @@ def add(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any],
 
     keys: module path -> the host's weight key, or (key, (dim, start, length)) for a part of a fused weight.
     """
-    weights = dict(patcher.model.named_parameters(remove_duplicate=False))  # by the shapes they stand for
+    landed = patcher.add_patches(patches(patcher, lora, keys, to), strength)
+    if len(landed) != len(lora):
+        raise ValueError(f"only {len(landed)} of {len(lora)} LoRA sites landed in {to}; the LoRA was made for another")
+
+
+def patches(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any], to: str) -> dict[Any, Any]:
+    """The same as patches that the host can add to this model, which is left as it is."""
     for path, delta in lora.items():
         if path not in keys:
             lost = [path for path in lora if path not in keys]
             raise ValueError(f"{len(lost)} of {len(lora)} LoRA sites are missing in {to}; the first is {path}")
-        wanted, has = _shape(weights, keys[path]), (delta.up.shape[0], delta.down[0].numel())
+        wanted, has = _shape(patcher.model, keys[path]), (delta.up.shape[0], delta.down[0].numel())
         if wanted != has:
             raise ValueError(f"the LoRA for {path} is made for a weight of {has}, that of {to} is {wanted}")
     tensors: dict[str, Tensor] = {}
@@ -40,20 +48,19 @@ def add(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any],
         tensors[f"{path}.lora_down.weight"] = delta.down
         tensors[f"{path}.lora_up.weight"] = delta.up
         tensors[f"{path}.alpha"] = torch.tensor(delta.scale * delta.down.shape[0])
-    patches = comfy.lora.load_lora(tensors, {path: keys[path] for path in lora})
-    landed = patcher.add_patches(patches, strength)
-    if len(landed) != len(lora):
-        raise ValueError(f"only {len(landed)} of {len(lora)} LoRA sites landed in {to}; the LoRA was made for another")
+    return comfy.lora.load_lora(tensors, {path: keys[path] for path in lora})
 
 
-def _shape(weights: Mapping[str, Tensor], key: Any) -> tuple[int, int] | None:
+def _shape(model: nn.Module, key: Any) -> tuple[int, int] | None:
+    """Of the weight of a key, or of the part of it that the key names; of a packed one that of its values."""
     name, part = (key, None) if isinstance(key, str) else (key[0], key[1])
-    if name not in weights:
+    try:
+        shape = list(comfy.utils.get_attr(model, name).shape)
+    except AttributeError:
         return None
-    shape = list(weights[name].shape)
     if part is not None:
         shape[part[0]] = part[2]
-    return shape[0], weights[name][0].numel()
+    return shape[0], math.prod(shape[1:])
 
 
 def add_to_language_model(

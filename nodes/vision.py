@@ -24,23 +24,45 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
 
     refuse_misfit(model, bridge.name, bridge.config)
     trained = bridge.config.vision
-    target = VISION_TARGETS[trained.target]
     bridged = model
     if strength:
-        before = model.get_attachment(APPLIED)
-        if before is not None:
-            raise ValueError(
-                f"this model already has the LoRA of the bridge {before}, that of {bridge.name} would be added to it: "
-                "take one of the two Apply Bridge nodes out or set its strength to 0"
-            )
-        host_keys = comfy.lora.model_lora_keys_unet(model.model, {})
-        keys = {path: host_keys[target.key_of(path)] for path in bridge.vision_lora if target.key_of(path) in host_keys}
+        refuse_second(model, bridge)
         bridged = model.clone()
-        to = f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained.model_id}"
-        lora.add(bridged, bridge.vision_lora, keys, strength, to)
+        lora.add(bridged, bridge.vision_lora, _keys(model, bridge), strength, _sides(model, bridge))
         bridged.set_attachments(APPLIED, bridge.name)
     _check_objective(model, trained)
-    return _with_latents(bridged, trained, target)
+    return _with_latents(bridged, trained, VISION_TARGETS[trained.target])
+
+
+def refuse_second(model: ModelPatcher, bridge: ConnectedBridge) -> None:
+    """Raise ValueError where the LoRA of a bridge is in the model already."""
+    before = model.get_attachment(APPLIED)
+    if before is not None:
+        raise ValueError(
+            f"this model already has the LoRA of the bridge {before}, that of {bridge.name} would be added to it: "
+            "take one of the two Apply Bridge nodes out or set its strength to 0"
+        )
+
+
+def patches(model: ModelPatcher, bridge: ConnectedBridge) -> dict[Any, Any]:
+    """The bridge's vision LoRA as the host's patches for ``model``. Raises ValueError where the bridge was made for
+    another, and where the LoRA of a bridge is in the model already."""
+    refuse_misfit(model, bridge.name, bridge.config)
+    refuse_second(model, bridge)
+    return lora.patches(model, bridge.vision_lora, _keys(model, bridge), _sides(model, bridge))
+
+
+def _keys(model: ModelPatcher, bridge: ConnectedBridge) -> dict[str, Any]:
+    """Site of the bridge's vision LoRA -> the host's key of that weight, where it has one."""
+    from ..lavi_core.vision import VISION_TARGETS
+
+    target, host_keys = VISION_TARGETS[bridge.config.vision.target], comfy.lora.model_lora_keys_unet(model.model, {})
+    return {path: host_keys[target.key_of(path)] for path in bridge.vision_lora if target.key_of(path) in host_keys}
+
+
+def _sides(model: ModelPatcher, bridge: ConnectedBridge) -> str:
+    trained = bridge.config.vision.model_id
+    return f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained}"
 
 
 def _with_latents(model: ModelPatcher, trained: Any, target: Any) -> ModelPatcher:

@@ -13,6 +13,7 @@ NODES = {
     "LaViBridgeLoad",
     "LaViBridgeTextEncode",
     "LaViBridgeApply",
+    "LaViBridgeHook",
     "LaViBridgeLoadVisionModel",
     "LaViBridgeTokens",
     "LaViBridgeWatchAttention",
