@@ -17,6 +17,8 @@ import comfy.ops
 import comfy.sd
 import torch
 from comfy.clip_model import CLIPTextModel_
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from comfy.sd1_clip import SDClipModel, SDTokenizer
 from comfy.text_encoders.llama import Llama2_
 from comfy.text_encoders.t5 import T5
@@ -125,7 +127,22 @@ class HostLanguageModel(LanguageModel):
             comfy.model_management.unload_all_models()  # a LoRA lies in the weights, of which a print is to be made
         called = f"{name} of ComfyUI{_quantisation(model)}"
         heard = TextEncoder(HostTrunk(model, row), tokenizer, LANGUAGE_FAMILIES[row.family], called)
-        return cls(name, clip.patcher.clone(), prefix, heard)
+        patcher = clip.patcher.clone()
+        patcher.add_callback(CallbacksMP.ON_LOAD, _land)
+        return cls(name, patcher, prefix, heard)
+
+
+def _land(patcher: ModelPatcher, *_: Any) -> None:
+    """Patch what the host's partial load leaves out of a model that had been loaded whole before: it takes the modules
+    of its text encoders, which cast at every load, for patched already."""
+    if getattr(patcher, "is_dynamic", bool)():  # it has other functions, and an absent method is False
+        return
+    for path, module in patcher.model.named_modules():
+        for name, _parameter in module.named_parameters(recurse=False):
+            key = f"{path}.{name}"
+            if key in patcher.patches and key not in patcher.backup and not getattr(module, f"{name}_function", None):
+                patcher.patch_weight_to_device(key)
+                module.comfy_patched_weights = True
 
 
 def _choose(clip: comfy.sd.CLIP, which: str) -> str:
@@ -167,8 +184,8 @@ def _tokenizer(clip: comfy.sd.CLIP, name: str) -> Any:
     tokenizer = getattr(ours, "tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
-            f"ComfyUI reads prompts for {name} with {type(tokenizer).__name__}, which is no Hugging Face tokenizer; load the "
-            "Hugging Face folder of this model with Load Language Model"
+            f"ComfyUI reads prompts for {name} with {type(tokenizer).__name__}, which is no Hugging Face tokenizer; "
+            "load the Hugging Face folder of this model with Load Language Model"
         )
     if ours.pad_token == tokenizer.pad_token_id:
         return tokenizer
