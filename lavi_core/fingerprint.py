@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .quantized.modules import quantized
+
 SAMPLE = 1024  # values read at the start and at the middle of each matrix
 
 
@@ -21,10 +23,13 @@ def weights_print(model: nn.Module) -> str:
     """sha256 over the signs of a few values of every matrix of ``model``.
 
     A sign survives a cast to float16, bfloat16 or float8 (even an underflow keeps its sign bit), so a float32 and a
-    half-precision copy have one print; a fine-tuned or quantised copy has another. Neither names nor order enter it,
-    because libraries rename and reorder modules between versions. Vectors are left out: norms are all positive.
+    half-precision copy have one print; a fine-tuned or quantised copy has another. Of weights that are kept quantised
+    the sampled rows are dequantised. Neither names nor order enter it, because libraries rename and reorder modules
+    between versions. Vectors are left out: norms are all positive.
     """
-    return _together(_tensor_print(p.detach()) for p in model.parameters() if _is_matrix(p))
+    plain = [_tensor_print(p.detach()) for p in model.parameters() if _is_matrix(p)]
+    packed = {id(module.blocks): module for _, module in quantized(model)}  # one print of a shared matrix
+    return _together([*plain, *(_slice_print(m, (m.rows, m.columns)) for m in packed.values())])
 
 
 def files_print(model: nn.Module, files: Sequence[Path]) -> str | None:

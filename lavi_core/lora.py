@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .quantized.modules import Quantized
+
 
 class Delta(NamedTuple):
     """delta W = scale * up @ down, for one linear map or convolution of shape [out in (kh kw)]."""
@@ -81,12 +83,16 @@ def rebase(model: nn.Module, lora: LoRA) -> LoRA:
 def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
     """Add the deltas to the weights. The originals are kept, so that ``remove()`` restores them to the bit.
 
-    Raises ValueError as ``check`` does, and for quantised or streamed weights (use ``attach``).
+    A weight that is kept quantised stays as it is: there the delta is live, as by ``attach``.
+    Raises ValueError as ``check`` does, and for weights that are streamed or packed by another library: use ``attach``.
     """
     check(model, lora)
     undo: list[Callable[[], None]] = []
     for path, delta in lora.items() if strength else ():
         module = model.get_submodule(path)
+        if isinstance(module, Quantized):
+            undo.append(module.register_forward_hook(_live(delta, strength * delta.scale)).remove)
+            continue
         original = module.weight
         assert isinstance(original, nn.Parameter)
         change = _dense(delta, original.device).mul_(strength)

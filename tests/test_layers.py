@@ -26,7 +26,7 @@ FORBIDDEN = {
 }
 MAY_REACH = {"lavi_core": {"lavi_core"}, "training": {"training", "lavi_core"}, "nodes": {"nodes", "lavi_core"}}
 CORE_ORDER = (  # a part imports its own tier or an earlier one
-    {"registry", "conditioning", "config", "prompt", "fingerprint", "lora"},
+    {"registry", "conditioning", "config", "prompt", "fingerprint", "lora", "quantized"},
     {"language", "adapters", "vision"},
     {"bridge", "checkpoint"},
     {"importers", "exporters"},

@@ -35,7 +35,7 @@ def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) ->
 
     section = recipe.align
     check_prompt(recipe.prompt)
-    teacher = TextEncoder.load(models.language(section.teacher), dtype=torch.float32).to(device)
+    teacher = TextEncoder.load(models.language(section.teacher), dtype=torch.float32, weights="dense").to(device)
     for encoder in (pair.encoder, teacher):
         if not encoder.tokenizer.is_fast:
             raise ValueError(

@@ -14,7 +14,7 @@ import torch
 
 from ..lavi_core.config import LanguageConfig
 from ..lavi_core.language import TextEncoder
-from ..lavi_core.language.loading import weight_files
+from ..lavi_core.language.folder import weight_files
 from ..lavi_core.vision import VISION_TARGETS, latent_scale
 from . import disk, dryrun_data, lock, memory, models, parallel, state
 from .batch import at_a_time

@@ -54,7 +54,9 @@ class Trainer:
         if self.main and not resume and state.states(self.output / "state"):
             raise ValueError(f"{self.output} holds a run already; go on with --resume, or set another output")
         frozen_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        encoder = TextEncoder.load(models.language(recipe.language.model), dtype=_dtype(recipe.language, frozen_dtype))
+        encoder = TextEncoder.load(  # dense: a quantised weight would be dequantised at every step
+            models.language(recipe.language.model), dtype=_dtype(recipe.language, frozen_dtype), weights="dense"
+        )
         vision = load_vision_model(
             models.vision(recipe.vision.model), recipe.vision.target, _dtype(recipe.vision, frozen_dtype)
         )

@@ -16,8 +16,11 @@ from ..conditioning import HiddenStates
 from ..config import LanguageConfig
 from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
+from ..quantized.storage import STORAGES
 from .family import LanguageFamily
-from .loading import load_skeleton, load_trunk, weight_files
+from .filling import Progress
+from .folder import weight_files
+from .loading import load_empty, load_skeleton, load_trunk
 from .states import read_states
 from .tokens import TokenBatch, tokenize
 
@@ -27,7 +30,8 @@ _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_l
 class TextEncoder(nn.Module):
     """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any.
 
-    files: the safetensors files of a model whose weights are not in memory, for its fingerprint.
+    files: the safetensors files of a model whose weights are not in memory as they are there, for its fingerprint.
+    empty: the same model on the meta device, where the weights in memory have other shapes.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class TextEncoder(nn.Module):
         family: LanguageFamily,
         model_id: str,
         files: Sequence[Path] | None = None,
+        empty: nn.Module | None = None,
     ):
         super().__init__()
         self.model = model
@@ -45,7 +50,10 @@ class TextEncoder(nn.Module):
         self.lora: Applied | None = None
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
-        weights = fingerprint.weights_print(model) if files is None else fingerprint.files_print(model, files)
+        if files is None:
+            weights = fingerprint.weights_print(model)
+        else:
+            weights = fingerprint.files_print(model if empty is None else empty, files)
         self.config = LanguageConfig(
             model_id=model_id,
             family=family.name,
@@ -63,18 +71,27 @@ class TextEncoder(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         stream: bool = False,
+        weights: str = "stored",
+        progress: Progress | None = None,
     ) -> TextEncoder:
         """From a Hugging Face folder (safetensors alone) or a .gguf file; frozen, in eval mode.
 
-        dtype: None = as stored (float32 for GGUF). stream: weights are read from their files layer by layer at each
-        pass and never held (accelerate; CPU only, and a LoRA stays live). Raises ValueError with reason and way out.
+        dtype: that of the computation; None = as stored (float32 for GGUF). weights: how they lie in memory, a row of
+        ``quantized.storage.STORAGES``: "stored" leaves quantised ones as they are, to be dequantised when they are
+        used; "dense" dequantises them now; "8-bit" and "4-bit" quantise the others, so that a LoRA stays live.
+        stream: weights are read from their files layer by layer at each pass and never held (accelerate; CPU only, and
+        a LoRA stays live). progress: told the bytes read and those in all; it may raise to stop.
+        Raises ValueError with reason and way out.
         """
         path = Path(path)
         if stream and torch.device(device).type != "cpu":
             raise ValueError(f"a streamed language model runs on the CPU, not on {device}; load it whole")
-        model, tokenizer, family = load_trunk(path, dtype, stream)
+        model, tokenizer, family = load_trunk(path, dtype, stream, weights, progress)
         if stream:
             return cls(model, tokenizer, family, model_id(path), weight_files(path)).eval()
+        if STORAGES[weights].linear and path.is_dir():  # the print of the model that was quantised
+            empty, files = load_empty(path), weight_files(path)
+            return cls(model, tokenizer, family, model_id(path), files, empty).to(device).eval()
         return cls(model, tokenizer, family, model_id(path)).to(device).eval()
 
     @classmethod
@@ -94,6 +111,11 @@ class TextEncoder(nn.Module):
         an attribute ``device`` of the models it holds, so that name is taken.)"""
         device = next(self.parameters()).device
         return torch.device("cpu") if device.type == "meta" else device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the computation, whatever the weights are stored in."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
     @property
     def positions(self) -> int | None:

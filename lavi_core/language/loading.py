@@ -1,11 +1,10 @@
-"""A Hugging Face folder or a GGUF file -> trunk and tokenizer: no download, no foreign code, no pickle."""
+"""A Hugging Face folder, a single safetensors file or a GGUF file -> trunk and tokenizer."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,38 +12,53 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..quantized.storage import STORAGES, Storage, requantize
 from .families import family_of
 from .family import LanguageFamily
-
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-)
+from .filling import Empty, Progress, Slots, fill
+from .folder import check_weights, first_line, load_tokenizer, read_config, version
+from .gguf_file import gguf_tensors, is_gguf, read_gguf
+from .stored import Stored, safetensors
 
 
-def load_trunk(path: Path, dtype: torch.dtype | None, stream: bool = False) -> tuple[nn.Module, Any, LanguageFamily]:
+def load_trunk(
+    path: Path,
+    dtype: torch.dtype | None,
+    stream: bool = False,
+    weights: str = "stored",
+    progress: Progress | None = None,
+) -> tuple[nn.Module, Any, LanguageFamily]:
     """The trunk (no LM head, no decoder), its tokenizer and its family.
 
-    dtype: None keeps the stored one; a GGUF file's weights are dequantised to float32 then, whatever they are on disk.
+    dtype: that of the computation; None = as stored, float32 for GGUF. weights: a row of STORAGES.
     stream: weights stay in their safetensors files and are read, layer by layer, at each pass (accelerate's hooks).
+    progress: told the bytes read and those in all, tensor by tensor; it may raise.
     Raises ValueError, in one sentence, for a path that is not a loadable language model.
     """
-    if path.is_file() and path.suffix.lower() == ".gguf":
+    storage = STORAGES[weights]
+    if is_gguf(path):
         if stream:
             raise ValueError(f"{path.name} is a GGUF file, only a folder of safetensors can be streamed; load it whole")
-        return _load_gguf(path, dtype)
+        return _load_gguf(path, dtype or torch.float32, storage, progress)
     if not path.is_dir():
         raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
-    config = _read_config(path)
-    _check_weights(path)
-    tokenizer = _load_tokenizer(path)
+    config = read_config(path)
+    files = check_weights(path)
+    tokenizer = load_tokenizer(path)
     family = family_of(config.model_type)
-    more = {"device_map": {"": "disk"}} if stream else {}
-    return _trunk(_from_pretrained(family, path, dtype, **more), family), tokenizer, family
+    if stream:
+        if storage.linear:
+            raise ValueError(f"a streamed language model takes its weights as they are stored, not in {weights}")
+        model = _from_pretrained(family, path, dtype, device_map={"": "disk"})
+        return _trunk(model, family), tokenizer, family
+    with safetensors(files) as stored:
+        trunk = None
+        if getattr(config, "quantization_config", None) is None:
+            trunk = _filled(config, family, stored, dtype or _stored_dtype(config, stored), storage, progress)
+    if trunk is None:  # names or shapes that transformers converts
+        trunk = _trunk(_from_pretrained(family, path, dtype), family)
+        requantize(trunk, storage)
+    return trunk, tokenizer, family
 
 
 def load_skeleton(path: Path) -> tuple[nn.Module, Any, LanguageFamily]:
@@ -52,166 +66,109 @@ def load_skeleton(path: Path) -> tuple[nn.Module, Any, LanguageFamily]:
 
     Raises ValueError, in one sentence, for a path that is not a Hugging Face folder or a .gguf file.
     """
-    import transformers
-
-    if path.is_file() and path.suffix.lower() == ".gguf":
-        config, tokenizer = _read_gguf(path)
+    if is_gguf(path):
+        config, tokenizer = read_gguf(path)
     elif path.is_dir():
-        config, tokenizer = _read_config(path), _load_tokenizer(path)
+        config, tokenizer = read_config(path), load_tokenizer(path)
     else:
         raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
+    return _empty_trunk(config), tokenizer, family_of(config.model_type)
+
+
+def load_empty(path: Path) -> nn.Module:
+    """The trunk of a Hugging Face folder on the meta device, from its config alone."""
+    return _empty_trunk(read_config(path))
+
+
+def _empty_trunk(config: Any) -> nn.Module:
     family = family_of(config.model_type)
-    loader: Any = getattr(transformers, family.loader)
-    with _quiet(), torch.device("meta"):
-        if hasattr(loader, "from_config"):
-            model = loader.from_config(config)
-        else:  # one class, for the text half of a model of text and pictures
-            model = loader(getattr(config, "text_config", config))
-    return _trunk(model, family), tokenizer, family
+    with torch.device("meta"):
+        return _trunk(_empty(config, family), family)
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face folder; none where it has no weights, or pickled ones.
+def _load_gguf(
+    path: Path, dtype: torch.dtype, storage: Storage, progress: Progress | None
+) -> tuple[nn.Module, Any, LanguageFamily]:
+    config, tokenizer = read_gguf(path)
+    family = family_of(config.model_type)
+    trunk = _filled(config, family, lambda whole: gguf_tensors(path, whole), dtype, storage, progress)
+    if trunk is None:  # tensors that transformers takes apart or joins
+        model = _from_pretrained(family, path, dtype, gguf_file=path.name)
+        if hasattr(model.config, "quantization_config"):  # the weights are plain tensors now
+            del model.config.quantization_config
+        trunk = _trunk(model, family)
+        requantize(trunk, storage)
+    return trunk, tokenizer, family
 
-    Raises ValueError for a file that is incomplete or cut short.
+
+def _filled(
+    config: Any,
+    family: LanguageFamily,
+    stored: Mapping[str, Stored] | Callable[[nn.Module], Mapping[str, Stored]],
+    dtype: torch.dtype,
+    storage: Storage,
+    progress: Progress | None,
+) -> nn.Module | None:
+    """The trunk with its weights, each read by itself; None where the files do not simply hold them under its names.
+
+    stored: the tensors of the files, under names that may have a prefix; or what gives them under those of a model.
     """
-    if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        return []
-    return _check_weights(path)
-
-
-def _read_config(path: Path) -> Any:
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    file = path / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{path} has no config.json, so it is not a Hugging Face model folder")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        model_type = data.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} is not readable JSON: {error}") from None
-    if model_type not in CONFIG_MAPPING:
-        if "auto_map" in data:
-            raise ValueError(
-                f"{path} needs its own Python code (auto_map in config.json), which this pack does not run; "
-                "take a model whose architecture transformers knows"
-            )
-        raise ValueError(
-            f"{file}: the installed transformers does not know model_type {model_type!r}; update transformers"
-        )
-    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    _check_rotation(file, data.get("rope_parameters"), config)
-    return config
-
-
-def _check_rotation(file: Path, saved: dict[str, Any] | None, config: Any) -> None:
-    """transformers 5 writes a model's rotary positions as rope_parameters, which releases before it pass over without a
-    word and put their default in the place."""
-    import transformers
-
-    understood = {"rope_theta": getattr(config, "rope_theta", None), "rope_type": "default"}
-    if saved is not None and _version(transformers) < (5, 0) and saved != understood:
-        raise ValueError(
-            f"{file} has rotary positions as transformers 5 saves them ({saved}), the installed transformers "
-            f"{transformers.__version__} would take {understood}; update transformers"
-        )
-
-
-def _version(transformers: Any) -> tuple[int, int]:
-    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
-    return major, minor
-
-
-def _check_weights(path: Path) -> list[Path]:
-    """The safetensors files of a folder; refused, before transformers reads it, where they are absent, incomplete or
-    cut short."""
-    from safetensors import SafetensorError, safe_open
-
-    index = path / "model.safetensors.index.json"
-    if (path / "model.safetensors").is_file():
-        files = [path / "model.safetensors"]
-    elif index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        files = [path / name for name in sorted(set(shards))]
-    elif any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
-        raise ValueError(
-            f"{path} holds only pickled weights (.bin), which can run code; save the model again with "
-            "save_pretrained(folder, safe_serialization=True) or fetch its model.safetensors"
-        )
+    with Empty():
+        whole = _empty(config, family)
+    setattr(whole.config, _dtype_name(), dtype)
+    trunk = _trunk(whole, family)
+    slots = Slots(whole, trunk)
+    if callable(stored):
+        tensors = slots.found_in(stored(whole))
     else:
-        raise ValueError(f"{path} has no model.safetensors")
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"{path} lacks {file.name}, which {index.name} lists; fetch it again")
-        try:
-            with safe_open(str(file), "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from None
-    return files
+        prefix = slots.prefix_in(stored)
+        tensors = None if prefix is None else slots.found_in(stored, prefix)
+    if tensors is None:
+        return None
+    fill(slots, tensors, _dtype_of(whole, dtype), storage, progress)
+    return trunk.requires_grad_(False)
 
 
-def _load_tokenizer(path: Path) -> Any:
-    """From the folder itself, or from the tokenizer folder beside a diffusers text_encoder folder."""
-    for folder in (path, path.parent / path.name.replace("text_encoder", "tokenizer")):
-        has_vocabulary = any((folder / name).is_file() for name in VOCABULARIES)
-        if not has_vocabulary and not (folder / "tokenizer_config.json").is_file():
-            continue
-        try:
-            tokenizer = _tokenizer_loader(folder).from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # each tokenizer class fails in its own way
-            raise ValueError(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
-        if has_vocabulary or not tokenizer.vocab_files_names:  # a byte tokenizer has no vocabulary file
-            return tokenizer
-    raise ValueError(f"{path} has no tokenizer ({', '.join(VOCABULARIES)}); copy the model's tokenizer files there")
+def _empty(config: Any, family: LanguageFamily) -> Any:
+    """The model of a config, as its class makes it. Put a context around it that makes no weights.
 
-
-def _tokenizer_loader(folder: Path) -> Any:
-    """AutoTokenizer, but for what transformers 5 saves as TokenizersBackend: releases before it know that class by
-    another name."""
+    Buffers are made in float32: transformers would set another default dtype of PyTorch meanwhile, for all threads.
+    """
     import transformers
 
-    file = folder / "tokenizer_config.json"
-    named = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") if file.is_file() else None
-    if named == "TokenizersBackend" and _version(transformers) < (5, 0):
-        return transformers.PreTrainedTokenizerFast
-    return transformers.AutoTokenizer
+    loader: Any = getattr(transformers, family.loader)
+    more = {_dtype_name(): torch.float32}
+    with _quiet():
+        if hasattr(loader, "from_config"):
+            return loader.from_config(config, **more)
+        # one class, for the text half of a model of text and pictures
+        return loader._from_config(getattr(config, "text_config", config), **more)
 
 
-def _load_gguf(path: Path, dtype: torch.dtype | None) -> tuple[nn.Module, Any, LanguageFamily]:
-    config, tokenizer = _read_gguf(path)
-    family = family_of(config.model_type)
-    model = _from_pretrained(family, path, dtype or torch.float32, gguf_file=path.name)
-    if hasattr(model.config, "quantization_config"):  # the weights are plain tensors now
-        del model.config.quantization_config
-    return _trunk(model, family), tokenizer, family
+def _dtype_of(model: nn.Module, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """The dtype of each parameter, as transformers chooses it: some leave the range of float16."""
+    narrow = (torch.float16,), (torch.float16, torch.bfloat16)
+    lists = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+    kept: set[str] = set()
+    for module in model.modules():
+        for name, dtypes in zip(lists, narrow, strict=True):
+            kept.update((getattr(module, name, None) or ()) if dtype in dtypes else ())
+    return lambda name: torch.float32 if kept & set(name.split(".")) else dtype
 
 
-def _read_gguf(path: Path) -> tuple[Any, Any]:
-    """(config, tokenizer)"""
-    from transformers import AutoConfig, AutoTokenizer
-
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ValueError(f"{path} is not a GGUF file")
-    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    try:
-        config = AutoConfig.from_pretrained(str(path.parent), **where)
-        return config, AutoTokenizer.from_pretrained(str(path.parent), **where)
-    except ImportError as error:
-        raise ValueError(f"{path} needs the gguf package ({error}); pip install gguf") from None
-    except Exception as error:  # a damaged file or an unknown architecture fails in many ways
-        raise ValueError(f"transformers cannot read {path.name} as a GGUF model: {_first_line(error)}") from error
+def _stored_dtype(config: Any, stored: Mapping[str, Stored]) -> torch.dtype:
+    """What the config says of the weights; else what the first of them is."""
+    said = getattr(config, _dtype_name(), None)
+    if isinstance(said, torch.dtype):
+        return said
+    first = next(iter(stored.values())).format.name if stored else "F32"
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(first, torch.float32)
 
 
 def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | None, **more: Any) -> Any:
     """transformers' from_pretrained, refusing weights that the files do not hold instead of drawing them at random."""
     import transformers
 
-    name = "dtype" if _version(transformers) >= (4, 56) else "torch_dtype"
     if "gguf_file" not in more:
         more["use_safetensors"] = True
     folder = path if path.is_dir() else path.parent
@@ -222,17 +179,24 @@ def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | No
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                **{name: dtype or "auto"},
+                **{_dtype_name(): dtype or "auto"},
                 **more,
             )
     except Exception as error:  # a package that is missing, shapes that do not fit the config, ...
-        raise ValueError(f"transformers cannot load {path}: {_first_line(error)}") from error
+        raise ValueError(f"transformers cannot load {path}: {first_line(error)}") from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ValueError(
             f"the weights in {path} lack {len(missing)} tensors of {type(model).__name__}, first {missing[0]}"
         )
     return model
+
+
+def _dtype_name() -> str:
+    """What transformers calls the dtype of a model in a call and in a config."""
+    import transformers
+
+    return "dtype" if version(transformers) >= (4, 56) else "torch_dtype"
 
 
 def _trunk(model: Any, family: LanguageFamily) -> nn.Module:
@@ -260,7 +224,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

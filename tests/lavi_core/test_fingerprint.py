@@ -9,7 +9,7 @@ import torch
 import transformers
 from lavi_bridge.lavi_core import fingerprint
 from lavi_bridge.lavi_core.language import TextEncoder
-from lavi_bridge.lavi_core.language.loading import weight_files
+from lavi_bridge.lavi_core.language.folder import weight_files
 
 
 def test_a_cast_copy_has_the_same_print(language_folder):

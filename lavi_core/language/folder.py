@@ -1,0 +1,134 @@
+"""A Hugging Face folder: config, tokenizer and safetensors files; no download, no foreign code, no pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face folder; none where it has no weights, or pickled ones.
+
+    Raises ValueError for a file that is incomplete or cut short.
+    """
+    if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        return []
+    return check_weights(path)
+
+
+def read_config(path: Path) -> Any:
+    """The folder's config, by a class of transformers. Raises ValueError."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    file = path / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{path} has no config.json, so it is not a Hugging Face model folder")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        model_type = data.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is not readable JSON: {error}") from None
+    if model_type not in CONFIG_MAPPING:
+        if "auto_map" in data:
+            raise ValueError(
+                f"{path} needs its own Python code (auto_map in config.json), which this pack does not run; "
+                "take a model whose architecture transformers knows"
+            )
+        raise ValueError(
+            f"{file}: the installed transformers does not know model_type {model_type!r}; update transformers"
+        )
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    _check_rotation(file, data.get("rope_parameters"), config)
+    return config
+
+
+def _check_rotation(file: Path, saved: dict[str, Any] | None, config: Any) -> None:
+    """transformers 5 writes a model's rotary positions as rope_parameters, which releases before it pass over without a
+    word and put their default in the place."""
+    import transformers
+
+    understood = {"rope_theta": getattr(config, "rope_theta", None), "rope_type": "default"}
+    if saved is not None and version(transformers) < (5, 0) and saved != understood:
+        raise ValueError(
+            f"{file} has rotary positions as transformers 5 saves them ({saved}), the installed transformers "
+            f"{transformers.__version__} would take {understood}; update transformers"
+        )
+
+
+def version(transformers: Any) -> tuple[int, int]:
+    """(major, minor)"""
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return major, minor
+
+
+def check_weights(path: Path) -> list[Path]:
+    """The safetensors files of a folder; refused, before transformers reads it, where they are absent, incomplete or
+    cut short."""
+    from safetensors import SafetensorError, safe_open
+
+    index = path / "model.safetensors.index.json"
+    if (path / "model.safetensors").is_file():
+        files = [path / "model.safetensors"]
+    elif index.is_file():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        files = [path / name for name in sorted(set(shards))]
+    elif any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
+        raise ValueError(
+            f"{path} holds only pickled weights (.bin), which can run code; save the model again with "
+            "save_pretrained(folder, safe_serialization=True) or fetch its model.safetensors"
+        )
+    else:
+        raise ValueError(f"{path} has no model.safetensors")
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{path} lacks {file.name}, which {index.name} lists; fetch it again")
+        try:
+            with safe_open(str(file), "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from None
+    return files
+
+
+def load_tokenizer(path: Path) -> Any:
+    """From the folder itself, or from the tokenizer folder beside a diffusers text_encoder folder."""
+    for folder in (path, path.parent / path.name.replace("text_encoder", "tokenizer")):
+        has_vocabulary = any((folder / name).is_file() for name in VOCABULARIES)
+        if not has_vocabulary and not (folder / "tokenizer_config.json").is_file():
+            continue
+        try:
+            tokenizer = _tokenizer_loader(folder).from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # each tokenizer class fails in its own way
+            raise ValueError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
+        if has_vocabulary or not tokenizer.vocab_files_names:  # a byte tokenizer has no vocabulary file
+            return tokenizer
+    raise ValueError(f"{path} has no tokenizer ({', '.join(VOCABULARIES)}); copy the model's tokenizer files there")
+
+
+def _tokenizer_loader(folder: Path) -> Any:
+    """AutoTokenizer, but for what transformers 5 saves as TokenizersBackend: releases before it know that class by
+    another name."""
+    import transformers
+
+    file = folder / "tokenizer_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") if file.is_file() else None
+    if named == "TokenizersBackend" and version(transformers) < (5, 0):
+        return transformers.PreTrainedTokenizerFast
+    return transformers.AutoTokenizer
+
+
+def first_line(error: Exception) -> str:
+    """Of an error's text, for a message in one sentence."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,81 @@
+"""How the weights of a language model lie in memory: a row of choices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..registry import Registry
+from .formats import FORMATS, PLAIN, BlockFormat
+from .modules import put_blocks, takes_blocks
+
+PIECE = 2**21  # values quantised in one go
+SMALL = 2**10  # an embedding of fewer rows is a table of positions or distances
+
+
+@dataclass(frozen=True)
+class Storage:
+    """keep: quantised weights stay as the file has them; otherwise they are dequantised when they are read.
+
+    linear, embedding: the block format that the weights of linear maps, and of the table of tokens, are quantised to
+    where the file has them in float32, float16 or bfloat16; "" = not at all.
+    """
+
+    keep: bool
+    linear: str = ""
+    embedding: str = ""
+
+    def row(self, stored: BlockFormat, shape: tuple[int, ...], modules: list[nn.Module]) -> BlockFormat | None:
+        """The format in which a tensor of the file is to lie; None = as plain numbers. modules: those that share it."""
+        if len(shape) != 2 or not all(takes_blocks(module) for module in modules):
+            return None
+        if not _is_plain(stored):
+            return stored if self.keep else None
+        name = self.embedding if isinstance(modules[0], nn.Embedding) else self.linear
+        if not name or shape[1] % FORMATS[name].values or (isinstance(modules[0], nn.Embedding) and shape[0] < SMALL):
+            return None
+        return FORMATS[name]
+
+
+STORAGES = Registry(
+    "storage of weights",
+    {
+        "dense": Storage(keep=False),
+        "stored": Storage(keep=True),
+        "8-bit": Storage(keep=True, linear="Q8_0", embedding="Q8_0"),
+        "4-bit": Storage(keep=True, linear="Q4_1", embedding="Q8_0"),
+    },
+)
+
+
+def _is_plain(row: BlockFormat) -> bool:
+    return row in PLAIN.values() and row.bytes > 1
+
+
+def quantize(values: Tensor, row: BlockFormat) -> Tensor:
+    """[rows columns] -> blocks [rows bytes] uint8, by the gguf package."""
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType[row.name]
+    out = torch.empty(len(values), row.row_bytes(values.shape[1]), dtype=torch.uint8)
+    step = max(1, PIECE // values.shape[1])
+    for first in range(0, len(values), step):
+        piece = values[first : first + step].float().cpu().numpy()
+        out[first : first + step] = torch.from_numpy(quants.quantize(piece, kind))
+    return out
+
+
+def requantize(model: nn.Module, storage: Storage) -> None:
+    """The same for a model that is in memory, module by module; a weight that several share is left as it is."""
+    owners = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
+    for module in list(model.modules()):
+        weight = module._parameters.get("weight")
+        stored = None if weight is None else PLAIN.get(weight.dtype)
+        if weight is None or stored is None or owners[id(weight)] > 1:
+            continue
+        row = storage.row(stored, tuple(weight.shape), [module])
+        if row is not None:
+            put_blocks(module, quantize(weight.detach(), row), row, weight.dtype)
