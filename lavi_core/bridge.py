@@ -93,12 +93,12 @@ def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_m
 
     if wanted.hidden_size != loaded.hidden_size:
         refuse("hidden", wanted.hidden_size, loaded.hidden_size, "")
-    if allow_other_model:
+    ours, theirs = wanted.fingerprint, loaded.fingerprint
+    if allow_other_model or (ours is not None and ours == theirs):  # one print is one model, whoever has loaded it
         return
     way_out = ", or allow another model if you know this one to be a copy of it"
     for fact, name in (("family", "family"), ("layers", "num_layers"), ("vocabulary", "vocab_size")):
         if getattr(wanted, name) != getattr(loaded, name):
             refuse(fact, getattr(wanted, name), getattr(loaded, name), way_out)
-    ours, theirs = wanted.fingerprint, loaded.fingerprint
-    if ours is not None and theirs is not None and ours != theirs:
+    if ours is not None and theirs is not None:
         refuse("fingerprint", ours[:12], theirs[:12], way_out)

@@ -83,6 +83,11 @@ class BridgeCheckpoint:
         return cls(config, adapter, language, vision)
 
 
+def read_config(path: str | Path) -> BridgeConfig:
+    """The config of a bridge file, of which the header alone is read. Raises ValueError for what is no bridge."""
+    return _parse(_metadata(Path(path)), Path(path))
+
+
 def _metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 

@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import folders
 from .attention import WatchAttention
 from .bridge import BridgeTextEncode, LoadBridge
+from .fitting import LoadBridgeWithModel
 from .from_clip import LanguageModelFromCLIP
 from .hearing import BridgeTokens
 from .heat import AttentionPictures
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     LanguageModelFromCLIP,
     ApplyLanguageLoRA,
     LoadBridge,
+    LoadBridgeWithModel,
     BridgeTextEncode,
     ApplyBridge,
     BridgeAsHook,

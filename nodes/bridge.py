@@ -9,12 +9,15 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from . import folders, lora
+from . import folders, installed, lora
 from .clip import TOKENS, connect_clip
 from .language import LanguageModel
 from .memory import Memory
 from .prompting import LONG_PROMPTS, PromptOptions, describe, read
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
+
+LOADER = "LaViBridgeLoadLanguageModel"
+WIRES = 16  # followed through nodes that give a language model on, as Apply LoRA to Language Model does
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ConnectedBridge:
 
         stamp = folders.stamp("bridge", name, folders.BRIDGES)
         checkpoint = BridgeCheckpoint.load(folders.resolve("bridge", name, folders.BRIDGES))
+        installed.refuse_other(checkpoint.config.language, language_model.encoder.config, allow_other_model)
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
         lora.add_to_language_model(language_model, clip.patcher, checkpoint.language_lora, language_lora)
@@ -84,7 +88,9 @@ class LoadBridge(io.ComfyNode):
             search_aliases=["lavi", "adapter", "ella"],
             inputs=[
                 LanguageModelWire.Input(
-                    "language_model", tooltip="The language model that the bridge was trained with; another is refused."
+                    "language_model",
+                    lazy=True,  # another model is refused before it is loaded
+                    tooltip="The language model that the bridge was trained with; another is refused.",
                 ),
                 io.Combo.Input(
                     "bridge",
@@ -115,6 +121,7 @@ class LoadBridge(io.ComfyNode):
                     "plain text there; weights are a switch on Bridge Text Encode.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -126,11 +133,38 @@ class LoadBridge(io.ComfyNode):
         return folders.stamp("bridge", bridge, folders.BRIDGES)
 
     @classmethod
+    def check_lazy_status(
+        cls, bridge: str, allow_other_model: bool, language_model: LanguageModel | None = None, **_: Any
+    ) -> list[str]:
+        """Refuses a model that is picked in the graph and does not fit, before it is loaded."""
+        from ..lavi_core.checkpoint import read_config
+
+        chosen = picked(cls.hidden.dynprompt, cls.hidden.unique_id) if language_model is None else None
+        if chosen is not None:
+            wanted = read_config(folders.resolve("bridge", bridge, folders.BRIDGES)).language
+            installed.refuse_choice(wanted, chosen, allow_other_model)
+        return ["language_model"]
+
+    @classmethod
     def execute(
         cls, language_model: LanguageModel, bridge: str, language_lora: float, allow_other_model: bool
     ) -> io.NodeOutput:
         connected = ConnectedBridge.load(bridge, language_model, language_lora, allow_other_model)
         return io.NodeOutput(connected, connected.clip)
+
+
+def picked(graph: Any, node_id: str) -> str | None:
+    """The name that Load Language Model has at the other end of a node's wire; None where it is not told there."""
+    for _ in range(WIRES):
+        link = graph.get_node(node_id)["inputs"].get("language_model")
+        if not isinstance(link, list):
+            return None
+        node_id = link[0]
+        node = graph.get_node(node_id)
+        if node["class_type"] == LOADER:
+            name = node["inputs"].get("model")
+            return name if isinstance(name, str) else None
+    return None
 
 
 class BridgeTextEncode(io.ComfyNode):

@@ -68,15 +68,15 @@ def _walk(
 def resolve(what: str, name: str, *kinds: str) -> Path:
     """The path of ``name`` in the first root that has it. A name that leaves the roots is refused."""
     if name == NONE_FOUND:
-        raise ValueError(f"there is no {what} yet: put one into {_places(kinds)}, then refresh the page")
+        raise ValueError(f"there is no {what} yet: put one into {places(*kinds)}, then refresh the page")
     windows = PureWindowsPath(name)
     if not name or windows.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a {what}: it must lie inside {_places(kinds)}")
+        raise ValueError(f"{name!r} is no name of a {what}: it must lie inside {places(*kinds)}")
     for root in roots(*kinds):
         path = root / PurePosixPath(name.replace("\\", "/"))
         if path.exists():
             return path
-    raise ValueError(f"there is no {what} {name!r} in {_places(kinds)}: put it there or choose another")
+    raise ValueError(f"there is no {what} {name!r} in {places(*kinds)}: put it there or choose another")
 
 
 def problem(what: str, name: str | None, *kinds: str) -> bool | str:
@@ -109,6 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _places(kinds: tuple[str, ...]) -> str:
+def places(*kinds: str) -> str:
+    """Their folders, for a message: those that exist, else those that are looked for."""
     paths = roots(*kinds) or [path for kind in kinds for path in folder_paths.get_folder_paths(kind)]
     return " or ".join(os.fspath(path) for path in paths)

@@ -1,0 +1,153 @@
+"""Which installed language model a bridge was made for, told from what its files say: no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+
+from . import folders
+from .language import is_language_model
+
+REMEMBERED = 256  # looks at models, by their files' stamps
+# The names that architectures give to a size in their config.json
+WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
+VOCABULARIES = ("vocab_size",)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the files of an installed language model tell. width, vocabulary: None = config.json does not say.
+
+    config: the core's LanguageConfig; None where a size says already that it is another model, or for the problem told.
+    """
+
+    name: str
+    width: int | None = None
+    vocabulary: int | None = None
+    config: Any = None
+    problem: str = ""
+
+    def likeness(self, wanted: Any) -> tuple[bool, ...]:
+        """Sorts looks: the last is nearest to ``wanted``."""
+        rest = [getattr(self.config, fact, None) == getattr(wanted, fact) for fact in ("num_layers", "family")]
+        return self.width == wanted.hidden_size, self.vocabulary == wanted.vocab_size, *rest
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.name} ({self.problem})"
+        sizes = f"hidden {self.width or 'unknown'}, vocabulary {self.vocabulary or 'unknown'}"
+        if self.config is None:
+            return f"{self.name} ({sizes})"
+        print_ = self.config.fingerprint[:12] if self.config.fingerprint else "unknown"
+        return f"{self.name} ({sizes}, {self.config.num_layers} layers, fingerprint {print_})"
+
+
+@dataclass(frozen=True)
+class Search:
+    """Installed language models beside the one that a bridge was made for. fitting: names, the first is to be taken."""
+
+    wanted: Any  # the core's LanguageConfig
+    fitting: tuple[str, ...]
+    others: tuple[Look, ...]
+
+    @property
+    def told(self) -> str:
+        """Which model was found and why, in lines; or, in one sentence, what was sought and what came nearest."""
+        wanted, count = self.wanted, len(self.others)
+        sizes = f"hidden {wanted.hidden_size}, {wanted.num_layers} layers, vocabulary {wanted.vocab_size}"
+        if wanted.fingerprint is None:
+            return (
+                f"this bridge was made for {wanted.model_id} ({sizes}) and records no fingerprint of it, so nothing "
+                "tells that model from others: choose it in Load Bridge"
+            )
+        sought = f"{wanted.model_id} ({sizes}, fingerprint {wanted.fingerprint[:12]})"
+        if self.fitting:
+            why = f"why: of its weights and vocabulary the bridge records the fingerprint, as {sought}"
+            copies = [f"a copy of it: {name}" for name in self.fitting[1:]]
+            others = f"other language models installed: {count}"
+            return "\n".join([f"language model: {self.fitting[0]}", why, *copies, others])
+        nearest = max(self.others, key=lambda look: look.likeness(wanted), default=None)
+        found = "" if nearest is None else f", of which the nearest is {nearest}"
+        return (
+            f"this bridge was made for {sought}, which is none of the {count} language models in "
+            f"{folders.places(*folders.LANGUAGE)}{found}: put it there, or choose a copy of it in Load Bridge with "
+            "allow_other_model"
+        )
+
+
+def search(wanted: Any) -> Search:
+    """Look at every installed folder of a language model; at those whose sizes fit for their print, which is remembered
+    until a file changes. A .gguf file is not looked at: quantised weights have another print."""
+    names = [name for name in folders.names(*folders.LANGUAGE, folder=is_language_model) if name != folders.NONE_FOUND]
+    progress, fitting, others = comfy.utils.ProgressBar(len(names)), [], []
+    for name in names:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        look = look_at(name, wanted)
+        fits = wanted.fingerprint is not None and getattr(look.config, "fingerprint", None) == wanted.fingerprint
+        (fitting if fits else others).append(look)
+        progress.update(1)
+    called = wanted.model_id.rpartition("/")[2]  # of copies, the one of that name
+    fitting.sort(key=lambda look: PurePosixPath(look.name).name != called)
+    return Search(wanted, tuple(look.name for look in fitting), tuple(others))
+
+
+def look_at(name: str, wanted: Any) -> Look:
+    """At a folder: at its config.json alone where its sizes are not those wanted. The second look is free."""
+    stamp = folders.stamp("language model", name, *folders.LANGUAGE)
+    look = _sizes(name, stamp)
+    differs = (look.width or wanted.hidden_size) != wanted.hidden_size
+    differs |= (look.vocabulary or wanted.vocab_size) != wanted.vocab_size
+    return look if differs else _whole(name, stamp)
+
+
+@lru_cache(REMEMBERED)
+def _sizes(name: str, stamp: str) -> Look:
+    del stamp  # of the cache's key
+    data = folders.read_json(folders.resolve("language model", name, *folders.LANGUAGE) / "config.json")
+    told = data.get("text_config")
+    data = told if isinstance(told, dict) else data
+    return Look(name, _size(data, WIDTHS), _size(data, VOCABULARIES))
+
+
+def _size(data: dict[str, Any], names: Sequence[str]) -> int | None:
+    return next((data[name] for name in names if isinstance(data.get(name), int)), None)
+
+
+@lru_cache(REMEMBERED)
+def _whole(name: str, stamp: str) -> Look:
+    from ..lavi_core.language import TextEncoder
+
+    look = _sizes(name, stamp)
+    try:
+        config = TextEncoder.skeleton(folders.resolve("language model", name, *folders.LANGUAGE)).config
+    except ValueError as error:
+        return Look(name, look.width, look.vocabulary, problem=str(error))
+    return Look(name, config.hidden_size, config.vocab_size, config)
+
+
+def refuse_other(wanted: Any, loaded: Any, allow_other_model: bool) -> None:
+    """The core's ``check_language``, whose sentence goes on with the installed model that does fit."""
+    from ..lavi_core.bridge import check_language
+
+    try:
+        check_language(wanted, loaded, allow_other_model)
+    except ValueError as error:
+        fitting = search(wanted).fitting
+        hint = f"; it is installed as {fitting[0]}" if fitting else "; it is not among the installed language models"
+        raise ValueError(f"{error}{hint}") from None
+
+
+def refuse_choice(wanted: Any, name: str, allow_other_model: bool) -> None:
+    """The same for a model that is chosen in a graph and not loaded yet. What its files do not tell is left to be seen
+    when it is loaded."""
+    if name.lower().endswith(".gguf"):
+        return
+    told = _whole(name, folders.stamp("language model", name, *folders.LANGUAGE)).config
+    if told is not None:
+        refuse_other(wanted, told, allow_other_model)
