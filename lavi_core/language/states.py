@@ -59,8 +59,8 @@ def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
     """Mean of the layers' outputs, each layer-normalised without weights (arXiv 2506.08210). -> [B T D] float32"""
     outputs: list[Tensor] = []
 
-    def take(h: Tensor) -> None:  # at once: a layer may write over its input
-        outputs.append(F.layer_norm(h.float(), h.shape[-1:]))
+    def take(h: Tensor) -> None:  # a copy: a layer may write over its input; and nothing that autograd keeps, since
+        outputs.append(h.clone())  # a checkpointed layer is run again without these hooks (transformers before 5)
 
     def take_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         take(_input(args, kwargs))
@@ -75,7 +75,7 @@ def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
         run()
     if len(outputs) != len(layers):
         raise ValueError(f"{len(outputs)} of {len(layers)} layers were seen to run; {_HIDDEN}")
-    return torch.stack(outputs).mean(0)
+    return torch.stack([F.layer_norm(h.float(), h.shape[-1:]) for h in outputs]).mean(0)
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
