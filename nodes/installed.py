@@ -36,7 +36,8 @@ class Look:
     def likeness(self, wanted: Any) -> tuple[bool, ...]:
         """Sorts looks: the last is nearest to ``wanted``."""
         rest = [getattr(self.config, fact, None) == getattr(wanted, fact) for fact in ("num_layers", "family")]
-        return self.width == wanted.hidden_size, self.vocabulary == wanted.vocab_size, *rest
+        sizes = self.width == wanted.hidden_size, self.vocabulary == wanted.vocab_size
+        return *sizes, bool(self.problem), *rest  # of those with the sizes, one that cannot be read may be the one
 
     def __str__(self) -> str:
         if self.problem:

@@ -122,6 +122,9 @@ def a_model_that_is_not_there_is_named_with_the_nearest():
         "put it",
     ):
         assert words in found.told, (words, found.told)
+    with another_model() as folder:
+        (folder / "model.safetensors").write_bytes(b"cut")
+        assert f"nearest is {folder.name} (" in (told := installed.search(missing).told) and "cut short" in told, told
     nameless = dataclasses.replace(wanted, fingerprint=None)
     assert "records no fingerprint" in installed.search(nameless).told
 
