@@ -61,9 +61,9 @@ class Outcome:
 
 
 class Server:
-    """A host that serves ``base`` with this checkout as a custom node."""
+    """A host that serves ``base`` with this checkout as a custom node. flags: more of its command line."""
 
-    def __init__(self, place: Place, base: Path):
+    def __init__(self, place: Place, base: Path, *flags: str):
         self.base = base
         self._written: dict[str, Any] = {}  # by what a node was asked for
         (base / "custom_nodes").mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ class Server:
             self.port = probe.getsockname()[1]
         self.log_path = base / f"{place}.log"
         command = [str(place.python), "main.py", "--cpu", "--base-directory", str(base), "--port", str(self.port)]
-        command += ["--disable-api-nodes", "--listen", "127.0.0.1", "--database-url", "sqlite:///:memory:"]
+        command += ["--disable-api-nodes", "--listen", "127.0.0.1", "--database-url", "sqlite:///:memory:", *flags]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=place.path, env=environment(), stdout=log, stderr=subprocess.STDOUT
