@@ -1,0 +1,125 @@
+"""A front end as a person has it: a headless Chromium on a real host's page, clicked and typed into."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lavi_bridge.tests.nodes.host import PACK, Server
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 60_000  # ms that a wait may take: nothing here draws with a GPU
+SCREEN = {"width": 1600, "height": 1000}
+HOSTS_OWN_PICTURES = "**/templates/*.webp"  # hundreds of thumbnails that no test looks at
+READY = "() => window.app?.graph && app.extensionManager && document.querySelector('[data-testid=queue-button]')"
+ON_SCREEN = """([x, y]) => {
+    const frame = app.canvas.canvas.getBoundingClientRect()
+    const [left, top] = app.canvas.ds.convertOffsetToCanvas([x, y])
+    return [frame.x + left, frame.y + top]
+}"""
+
+
+def find() -> str | None:
+    """The program that the variable CHROMIUM names, else the first of NAMES on PATH.
+
+    Raises ValueError where CHROMIUM names none.
+    """
+    told = os.environ.get("CHROMIUM")
+    if told and not shutil.which(told):
+        raise ValueError(f"CHROMIUM names {told!r}, which is no program here: correct it or unset it")
+    return told or next((name for name in map(shutil.which, NAMES) if name), None)
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """One page of a host. page: Playwright's."""
+
+    page: Any
+    server: Server
+
+    def templates(self) -> Any:
+        """Opens the templates of this pack. Returns the locator of their cards."""
+        self.page.get_by_role("button", name="Templates").first.click()
+        self.page.get_by_text(PACK, exact=True).first.click()
+        return self.page.get_by_test_id("template-workflows-content").locator("[data-testid^=template-workflow-]")
+
+    def open_template(self, name: str) -> None:
+        self.templates()
+        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        opened = "(prefix) => app.graph.nodes.some((n) => n.type === 'SaveImage' && n.widgets[0].value === prefix)"
+        self.page.wait_for_function(opened, arg=f"lavi_{name}")
+
+    def node(self, kind: str, code: str, *given: Any) -> Any:
+        """What ``code``, a JavaScript function's body, returns for ``node``, the first of its kind, and ``given``."""
+        found = "const node = app.graph.nodes.find((n) => n.type === kind)"
+        return self.page.evaluate(f"([kind, ...given]) => {{ {found}; {code} }}", [kind, *given])
+
+    def choose(self, kind: str, widget: str, value: Any) -> None:
+        self.node(kind, "node.widgets.find((w) => w.name === given[0]).value = given[1]", widget, value)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """A place of the graph on the screen."""
+        return tuple(self.page.evaluate(ON_SCREEN, [x, y]))
+
+    def queue(self) -> None:
+        self.page.get_by_test_id("queue-button").first.click()
+
+    def read_error(self) -> str:
+        """What the front end says of the last run. Newer ones hide it behind a notice and a button or two."""
+        notice = self.page.get_by_role("button", name="View details")
+        dialog = self.page.get_by_role("dialog")
+        notice.or_(dialog).first.wait_for()
+        if not notice.count():
+            said = dialog.inner_text()
+            self.page.keyboard.press("Escape")
+            return said
+        notice.first.click()
+        panel = self.page.get_by_text("Resolve before running the workflow")
+        panel.wait_for()
+        more = self.page.get_by_role("button", name="Info for")
+        if more.count():
+            more.first.click()
+        return self.page.locator("body").inner_text()
+
+    def help_page(self, kind: str) -> str:
+        """The help of a node, asked for by the button over the selected node."""
+        x, y = self.node(kind, "return [...node.pos]")
+        self.page.mouse.click(*self.at(x + 60, y - 15))
+        self.page.get_by_test_id("info-button").click()
+        page = self.page.locator(".node-help-content")
+        page.get_by_role("heading").first.wait_for()
+        return page.inner_text()
+
+    def search(self, words: str) -> Any:
+        """A double click on the bare canvas, and words. Returns the locator of what is offered."""
+        self.page.mouse.dblclick(*self.at(1300, 720))  # below the group of the picture
+        self.page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
+        self.page.keyboard.type(words)
+        return self.page.get_by_role("option")
+
+
+@contextmanager
+def browser(program: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+def open_page(running: Any, server: Server, locale: str = "en-US") -> FrontEnd:
+    """A page as on a machine in ``locale`` that has not seen this host before."""
+    context = running.new_context(viewport=SCREEN, locale=locale, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    context.route(HOSTS_OWN_PICTURES, lambda route: route.abort())
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    page.wait_for_function(READY)
+    return FrontEnd(page, server)
