@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from ..prompt import PromptRecipe
 from ..quantized.storage import STORAGES
 from .family import LanguageFamily
 from .filling import Progress
-from .folder import weight_files
-from .loading import load_empty, load_skeleton, load_trunk
+from .loading import find_source, load_trunk
 from .states import read_states
 from .tokens import TokenBatch, tokenize
 
@@ -73,37 +72,50 @@ class TextEncoder(nn.Module):
         stream: bool = False,
         weights: str = "stored",
         progress: Progress | None = None,
+        config: str | Path | None = None,
+        tokenizers: Mapping[str, Path] | None = None,
     ) -> TextEncoder:
-        """From a Hugging Face folder (safetensors alone) or a .gguf file; frozen, in eval mode.
+        """From a Hugging Face folder (safetensors alone), a .gguf or a lone .safetensors file; frozen, in eval mode.
 
         dtype: that of the computation; None = as stored (float32 for GGUF). weights: how they lie in memory, a row of
         ``quantized.storage.STORAGES``: "stored" leaves quantised ones as they are, to be dequantised when they are
         used; "dense" dequantises them now; "8-bit" and "4-bit" quantise the others, so that a LoRA stays live.
         stream: weights are read from their files layer by layer at each pass and never held (accelerate; CPU only, and
         a LoRA stays live). progress: told the bytes read and those in all; it may raise to stop.
+        config: for a lone file, a folder with its config.json and tokenizer; None = the one beside it with its name, or
+        what its shapes tell, with a tokenizer out of ``tokenizers`` ("clip", "t5" -> folder).
         Raises ValueError with reason and way out.
         """
-        path = Path(path)
         if stream and torch.device(device).type != "cpu":
             raise ValueError(f"a streamed language model runs on the CPU, not on {device}; load it whole")
-        model, tokenizer, family = load_trunk(path, dtype, stream, weights, progress)
-        if stream:
-            return cls(model, tokenizer, family, model_id(path), weight_files(path)).eval()
-        if STORAGES[weights].linear and path.is_dir():  # the print of the model that was quantised
-            empty, files = load_empty(path), weight_files(path)
-            return cls(model, tokenizer, family, model_id(path), files, empty).to(device).eval()
-        return cls(model, tokenizer, family, model_id(path)).to(device).eval()
+        if stream and Path(path).is_file():
+            raise ValueError(
+                f"{Path(path).name} is one file, only a folder of safetensors can be streamed; load it whole"
+            )
+        source = find_source(Path(path), None if config is None else Path(config), tokenizers)
+        model = load_trunk(source, dtype, stream, weights, progress)
+        packed = source.files is not None and bool(STORAGES[weights].linear)
+        # a streamed model's print is that of its files, and one that was quantised here keeps the one it had before
+        files = source.files if stream or packed else None
+        empty = source.empty() if packed else None
+        encoder = cls(model, source.tokenizer, source.family, model_id(source.path), files, empty).eval()
+        return encoder if stream else encoder.to(device)
 
     @classmethod
-    def skeleton(cls, path: str | Path) -> TextEncoder:
-        """On the meta device, from a folder's config and tokenizer: sizes, sites and tokens, no states.
+    def skeleton(
+        cls,
+        path: str | Path,
+        *,
+        config: str | Path | None = None,
+        tokenizers: Mapping[str, Path] | None = None,
+    ) -> TextEncoder:
+        """On the meta device, from config and tokenizer alone: sizes, sites and tokens, no states.
 
-        Its fingerprint is that of the folder's safetensors files, of which slices are read; None where there are none.
-        Raises ValueError with the reason and the way out.
+        Its fingerprint is that of the safetensors files, of which slices are read; None where there are none.
+        config, tokenizers: see ``load``. Raises ValueError with the reason and the way out.
         """
-        path = Path(path)
-        model, tokenizer, family = load_skeleton(path)
-        return cls(model, tokenizer, family, model_id(path), weight_files(path)).eval()
+        source = find_source(Path(path), None if config is None else Path(config), tokenizers, whole=False)
+        return cls(source.empty(), source.tokenizer, source.family, model_id(source.path), source.files or []).eval()
 
     @property
     def computes_on(self) -> torch.device:

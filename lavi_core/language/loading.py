@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,94 +16,98 @@ from ..quantized.storage import STORAGES, Storage, requantize
 from .families import family_of
 from .family import LanguageFamily
 from .filling import Empty, Progress, Slots, fill
-from .folder import check_weights, first_line, load_tokenizer, read_config, version
+from .folder import check_weights, first_line, load_tokenizer, read_config, version, weight_files
 from .gguf_file import gguf_tensors, is_gguf, read_gguf
-from .stored import Stored, safetensors
+from .single_file import check_scales, is_single_file, read_single_file
+from .stored import Stored, names, safetensors
+
+
+class Source(NamedTuple):
+    """What is known of a language model before its weights are read. files: its safetensors; None for a GGUF file."""
+
+    path: Path
+    config: Any
+    tokenizer: Any
+    files: list[Path] | None
+
+    @property
+    def family(self) -> LanguageFamily:
+        return family_of(self.config.model_type)
+
+    def empty(self) -> nn.Module:
+        """The trunk on the meta device."""
+        with torch.device("meta"):
+            return _trunk(_empty(self.config, self.family), self.family)
+
+
+def find_source(
+    path: Path, config: Path | None = None, tokenizers: Mapping[str, Path] | None = None, whole: bool = True
+) -> Source:
+    """From a Hugging Face folder, a .gguf file, or a lone .safetensors file, whose config and tokenizer are looked for
+    (see ``read_single_file``).
+
+    whole: the weights must be there. Raises ValueError, in one sentence.
+    """
+    if is_gguf(path):
+        return Source(path, *read_gguf(path), None)
+    if is_single_file(path):
+        with safetensors([path]) as stored:
+            return Source(path, *read_single_file(path, stored, config, tokenizers or {}), [path])
+    if path.is_dir():
+        read = read_config(path)
+        files = check_weights(path) if whole else weight_files(path)
+        return Source(path, read, load_tokenizer(path), files)
+    raise ValueError(f"{path} is not a Hugging Face model folder, a .safetensors file or a .gguf file")
 
 
 def load_trunk(
-    path: Path,
+    source: Source,
     dtype: torch.dtype | None,
     stream: bool = False,
     weights: str = "stored",
     progress: Progress | None = None,
-) -> tuple[nn.Module, Any, LanguageFamily]:
-    """The trunk (no LM head, no decoder), its tokenizer and its family.
+) -> nn.Module:
+    """The trunk (no LM head, no decoder), with its weights.
 
     dtype: that of the computation; None = as stored, float32 for GGUF. weights: a row of STORAGES.
     stream: weights stay in their safetensors files and are read, layer by layer, at each pass (accelerate's hooks).
     progress: told the bytes read and those in all, tensor by tensor; it may raise.
     Raises ValueError, in one sentence, for a path that is not a loadable language model.
     """
-    storage = STORAGES[weights]
-    if is_gguf(path):
-        if stream:
-            raise ValueError(f"{path.name} is a GGUF file, only a folder of safetensors can be streamed; load it whole")
-        return _load_gguf(path, dtype or torch.float32, storage, progress)
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
-    config = read_config(path)
-    files = check_weights(path)
-    tokenizer = load_tokenizer(path)
-    family = family_of(config.model_type)
+    storage, path, family = STORAGES[weights], source.path, source.family
     if stream:
         if storage.linear:
             raise ValueError(f"a streamed language model takes its weights as they are stored, not in {weights}")
-        model = _from_pretrained(family, path, dtype, device_map={"": "disk"})
-        return _trunk(model, family), tokenizer, family
-    with safetensors(files) as stored:
-        trunk = None
-        if getattr(config, "quantization_config", None) is None:
-            trunk = _filled(config, family, stored, dtype or _stored_dtype(config, stored), storage, progress)
-    if trunk is None:  # names or shapes that transformers converts
-        trunk = _trunk(_from_pretrained(family, path, dtype), family)
-        requantize(trunk, storage)
-    return trunk, tokenizer, family
+        return _trunk(_from_pretrained(family, path, dtype, device_map={"": "disk"}), family)
+    if source.files is None:
+        dtype = dtype or torch.float32
+        trunk = _filled(source, lambda whole: gguf_tensors(path, whole), dtype, storage, progress)
+        return _converted(source, dtype, storage, gguf_file=path.name) if trunk is None else trunk
+    trunk = None
+    if getattr(source.config, "quantization_config", None) is None:
+        check_scales(path, names(source.files))
+        with safetensors(source.files) as stored:
+            trunk = _filled(source, stored, dtype or _stored_dtype(source.config, stored), storage, progress)
+    if trunk is None and not path.is_dir():
+        raise ValueError(
+            f"{path.name} does not hold a {source.config.model_type} model of {source.config.hidden_size} channels by "
+            "its usual names: choose the config that belongs to it"
+        )
+    return _converted(source, dtype, storage) if trunk is None else trunk
 
 
-def load_skeleton(path: Path) -> tuple[nn.Module, Any, LanguageFamily]:
-    """As ``load_trunk``, from config and tokenizer alone: the trunk is on the meta device and no weights need be there.
-
-    Raises ValueError, in one sentence, for a path that is not a Hugging Face folder or a .gguf file.
-    """
-    if is_gguf(path):
-        config, tokenizer = read_gguf(path)
-    elif path.is_dir():
-        config, tokenizer = read_config(path), load_tokenizer(path)
-    else:
-        raise ValueError(f"{path} is not a Hugging Face model folder or a .gguf file")
-    return _empty_trunk(config), tokenizer, family_of(config.model_type)
-
-
-def load_empty(path: Path) -> nn.Module:
-    """The trunk of a Hugging Face folder on the meta device, from its config alone."""
-    return _empty_trunk(read_config(path))
-
-
-def _empty_trunk(config: Any) -> nn.Module:
-    family = family_of(config.model_type)
-    with torch.device("meta"):
-        return _trunk(_empty(config, family), family)
-
-
-def _load_gguf(
-    path: Path, dtype: torch.dtype, storage: Storage, progress: Progress | None
-) -> tuple[nn.Module, Any, LanguageFamily]:
-    config, tokenizer = read_gguf(path)
-    family = family_of(config.model_type)
-    trunk = _filled(config, family, lambda whole: gguf_tensors(path, whole), dtype, storage, progress)
-    if trunk is None:  # tensors that transformers takes apart or joins
-        model = _from_pretrained(family, path, dtype, gguf_file=path.name)
-        if hasattr(model.config, "quantization_config"):  # the weights are plain tensors now
-            del model.config.quantization_config
-        trunk = _trunk(model, family)
-        requantize(trunk, storage)
-    return trunk, tokenizer, family
+def _converted(source: Source, dtype: torch.dtype | None, storage: Storage, **more: Any) -> nn.Module:
+    """The same by transformers, where it renames, joins or takes apart what the files hold."""
+    model = _from_pretrained(source.family, source.path, dtype, **more)
+    if more and hasattr(model.config, "quantization_config"):  # of a GGUF file the weights are plain tensors now
+        del model.config.quantization_config
+    trunk = _trunk(model, source.family)
+    requantize(trunk, storage)
+    return trunk
 
 
 def _filled(
-    config: Any,
-    family: LanguageFamily,
+    source: Source,
     stored: Mapping[str, Stored] | Callable[[nn.Module], Mapping[str, Stored]],
     dtype: torch.dtype,
     storage: Storage,
@@ -114,9 +118,9 @@ def _filled(
     stored: the tensors of the files, under names that may have a prefix; or what gives them under those of a model.
     """
     with Empty():
-        whole = _empty(config, family)
+        whole = _empty(source.config, source.family)
     setattr(whole.config, _dtype_name(), dtype)
-    trunk = _trunk(whole, family)
+    trunk = _trunk(whole, source.family)
     slots = Slots(whole, trunk)
     if callable(stored):
         tensors = slots.found_in(stored(whole))

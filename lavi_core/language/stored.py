@@ -54,5 +54,16 @@ def safetensors(files: Sequence[Path]) -> Iterator[dict[str, Stored]]:
         yield found
 
 
+def names(files: Sequence[Path]) -> list[str]:
+    """Of all tensors of safetensors files, whatever they hold."""
+    from safetensors import safe_open
+
+    found: list[str] = []
+    for path in files:
+        with safe_open(str(path), "pt") as file:
+            found += file.keys()
+    return found
+
+
 def _blocks(file: Any, name: str) -> Tensor:
     return file.get_tensor(name).contiguous().clone().view(torch.uint8)  # a copy: the file may be replaced later

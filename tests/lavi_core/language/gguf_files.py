@@ -31,11 +31,12 @@ def write_llama(path: Path, folder: Path, kind: str = "F32") -> Path:
     import gguf
     import transformers
 
-    state = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    model = transformers.AutoModel.from_pretrained(folder)
+    state, config = model.state_dict(), model.config
     row = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(path.stem)
-    _sizes(writer)
+    _sizes(writer, config)
     _tokenizer(writer, folder)
 
     def put(name: str, weight: np.ndarray) -> None:
@@ -44,25 +45,25 @@ def write_llama(path: Path, folder: Path, kind: str = "F32") -> Path:
         else:
             writer.add_tensor(name, gguf.quants.quantize(weight, row), raw_dtype=row)
 
-    put("token_embd.weight", state["model.embed_tokens.weight"].numpy())
-    put("output_norm.weight", state["model.norm.weight"].numpy())
-    put("output.weight", state["lm_head.weight"].numpy())
-    for i in range(3):
+    put("token_embd.weight", state["embed_tokens.weight"].numpy())
+    put("output_norm.weight", state["norm.weight"].numpy())
+    put("output.weight", state["embed_tokens.weight"].numpy())
+    for i in range(config.num_hidden_layers):
         for ours, theirs in NAMES.items():
-            weight = state[f"model.layers.{i}.{ours}.weight"].numpy()
-            heads = {"attn_q": 4, "attn_k": 2}.get(theirs)
+            weight = state[f"layers.{i}.{ours}.weight"].numpy()
+            heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(theirs)
             put(f"blk.{i}.{theirs}.weight", permute(weight, heads) if heads else weight)
     return _closed(writer, path)
 
 
-def _sizes(writer: Any) -> None:
-    writer.add_block_count(3)
-    writer.add_context_length(130)
-    writer.add_embedding_length(32)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-6)
+def _sizes(writer: Any, config: Any) -> None:
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
 
 
@@ -74,6 +75,7 @@ def _tokenizer(writer: Any, folder: Path) -> None:
     writer.add_vocab_size(len(tokenizer))
     writer.add_tokenizer_model("gpt2")
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    vocabulary = ["<|endoftext|>" if token == "<unk>" else token for token in vocabulary]  # transformers 5 adds it else
     writer.add_token_list(vocabulary)
     writer.add_token_types([3 if t.startswith("<") and t.endswith(">") else 1 for t in vocabulary])
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in raw["merges"]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -94,7 +96,12 @@ def quantisable(language_folder, tmp_path_factory):
     def make(kind):
         folder = tmp_path_factory.mktemp(kind) / kind
         if kind == "gemma":
-            shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+            shape: dict[str, Any] = {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+            }
             shape |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 130}
             config = transformers.GemmaConfig(vocab_size=1200, pad_token_id=0, bos_token_id=1, eos_token_id=2, **shape)
             model = transformers.GemmaForCausalLM(config)

@@ -50,5 +50,5 @@ def test_what_cannot_be_streamed(language_folder, tmp_path):
     with pytest.raises(ValueError, match="runs on the CPU, not on cuda"):
         TextEncoder.load(language_folder("bert"), device="cuda", stream=True)
     (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
-    with pytest.raises(ValueError, match=r"x.gguf is a GGUF file, only a folder of safetensors can be streamed"):
+    with pytest.raises(ValueError, match=r"x.gguf is one file, only a folder of safetensors can be streamed"):
         TextEncoder.load(tmp_path / "x.gguf", stream=True)
