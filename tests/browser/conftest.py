@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ DEMO = {
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not find():
+    if not os.environ.get("CHROMIUM") and not find():
         terminalreporter.write_line(NO_BROWSER, red=True, bold=True)
 
 
