@@ -17,6 +17,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
+from .packed import PackedPatcher, casts_blocks
+
 CASTING = {
     nn.Linear: comfy.ops.manual_cast.Linear,
     nn.Embedding: comfy.ops.manual_cast.Embedding,
@@ -29,6 +31,11 @@ CASTING = {
 
 def managed(model: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
     """A patcher over ``model``, whose leaf modules are changed in place to the host's casting classes."""
+    from ..lavi_core.quantized.modules import quantized
+
+    packed = [module for _, module in quantized(model)]
+    for module in packed:
+        casts_blocks(module)
     for module in model.modules():
         casting = _casting(type(module))
         if casting is not None:
@@ -38,7 +45,8 @@ def managed(model: nn.Module, load_device: torch.device, offload_device: torch.d
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)
-    patcher = ModelPatcher(model.to(offload_device), load_device, offload_device)
+    kind = PackedPatcher if packed else ModelPatcher
+    patcher = kind(model.to(offload_device), load_device, offload_device)
     patcher.add_callback(CallbacksMP.ON_LOAD, _on_load)
     return patcher
 
@@ -62,6 +70,8 @@ def _on_load(patcher: ModelPatcher, device: torch.device, *_: Any) -> None:
                 if key in patcher.patches and key not in patcher.backup:
                     patcher.patch_weight_to_device(key, device_to=device)
                     module.comfy_patched_weights = True
+    if isinstance(patcher, PackedPatcher):
+        patcher.put()
     settle(patcher.model, device)
 
 

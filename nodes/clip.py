@@ -49,7 +49,7 @@ class BridgeShell(nn.Module):
         super().__init__()
         patcher = language_model.patcher
         self._modules.update(patcher.model.named_children())
-        self.dtypes = {next(bridge.encoder.model.parameters()).dtype}
+        self.dtypes = {bridge.encoder.dtype}
         self.config = bridge.config
         self.language = language_model
         self._adapter = managed(bridge.adapter, patcher.load_device, patcher.offload_device)

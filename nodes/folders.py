@@ -100,6 +100,15 @@ def stamp(what: str, name: str | None, *kinds: str) -> str:
     return json.dumps(stats)
 
 
+def host_tokenizers() -> dict[str, Path]:
+    """The tokenizers that the host ships, by the names that the core has for them."""
+    import comfy.model_management
+
+    here = Path(comfy.model_management.__file__).parent
+    found = {"clip": here / "sd1_tokenizer", "t5": here / "text_encoders" / "t5_tokenizer"}
+    return {name: folder for name, folder in found.items() if folder.is_dir()}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a small file; ``{}`` when it cannot be read as one (to look at folders, not to load them)."""
     try:

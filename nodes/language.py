@@ -1,4 +1,4 @@
-"""Load Language Model: a Hugging Face folder or a .gguf file under the host's memory management."""
+"""Load Language Model: a folder, a .gguf or a lone .safetensors file under the host's memory management."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from . import folders
 from .casting import managed, settle
-from .schema import LanguageModelWire, schema
+from .schema import LanguageModelWire, advanced, schema
+from .watching import cancellable, watched
 
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTO = "auto"
+DTYPES = {AUTO: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What a user calls a precision -> the dtype of the computation, and how the weights lie in memory.
+PRECISIONS: dict[str, tuple[torch.dtype | None, str]] = {
+    **{name: (dtype, "stored") for name, dtype in DTYPES.items()},
+    "8-bit": (None, "8-bit"),
+    "4-bit": (None, "4-bit"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,18 +50,23 @@ class LanguageModel:
         return replace(self, patcher=self.patcher.clone())
 
     @classmethod
-    def load(cls, path: Path, dtype: torch.dtype | None = None) -> LanguageModel:
-        """Read it into the offload device's memory; the host moves it when it is used. dtype: None = by the device."""
+    def load(
+        cls, path: Path, dtype: torch.dtype | None = None, weights: str = "stored", config: Path | None = None
+    ) -> LanguageModel:
+        """Read it into the offload device's memory; the host moves it when it is used.
+
+        dtype: of the computation, None = by the device. weights: how they lie in memory, config: where a lone file's
+        config and tokenizer are; see the core's ``TextEncoder.load``. The user sees how far it is, and may cancel
+        it, and each pass later on.
+        """
         from ..lavi_core.language import TextEncoder
 
-        progress = comfy.utils.ProgressBar(2)
         device = comfy.model_management.text_encoder_device()
-        encoder = TextEncoder.load(path, dtype=dtype or best_dtype(device))
-        progress.update(1)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        patcher = managed(encoder, device, comfy.model_management.text_encoder_offload_device())
-        progress.update(1)
-        return cls(path.name, patcher)
+        how: dict[str, Any] = {"dtype": dtype or best_dtype(device), "weights": weights, "config": config}
+        how["tokenizers"] = folders.host_tokenizers()
+        encoder = watched(lambda told: TextEncoder.load(path, progress=told, **how))
+        cancellable(encoder.model, encoder.layers())
+        return cls(path.name, managed(encoder, device, comfy.model_management.text_encoder_offload_device()))
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -71,27 +83,52 @@ def is_language_model(path: Path) -> bool:
     return "model_type" in folders.read_json(path / "config.json")
 
 
+def is_config(path: Path) -> bool:
+    """Whether a folder can say what the weights in a lone file are: it has a config.json and a tokenizer."""
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+    return is_language_model(path) and any((path / name).is_file() for name in names)
+
+
+def models() -> list[str]:
+    """What can be chosen: folders, .gguf files and lone .safetensors files, but for those of a LoRA."""
+    found = folders.names(*folders.LANGUAGE, folder=is_language_model, suffixes=(".gguf", ".safetensors"))
+    return [name for name in found if not name.endswith("adapter_model.safetensors")] or [folders.NONE_FOUND]
+
+
 class LoadLanguageModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        configs = [name for name in folders.names(*folders.LANGUAGE, folder=is_config) if name != folders.NONE_FOUND]
         return schema(
             node_id="LaViBridgeLoadLanguageModel",
             display_name="Load Language Model (LaVi-Bridge)",
-            description="Any Hugging Face language model, as a folder or a .gguf file, for a bridge to listen to.",
-            search_aliases=["llm", "t5", "llama", "gguf", "text encoder"],
+            description="Any Hugging Face language model, as a folder, a .gguf file or a lone .safetensors file, for a "
+            "bridge to listen to.",
+            search_aliases=["llm", "t5", "llama", "gguf", "fp8", "4-bit", "text encoder"],
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=folders.names(*folders.LANGUAGE, folder=is_language_model, suffixes=(".gguf",)),
-                    tooltip="A folder with config.json, model.safetensors and its tokenizer, or a .gguf file, in "
-                    "models/LLM or models/text_encoders.",
+                    options=models(),
+                    tooltip="A folder with config.json, model.safetensors and its tokenizer, a .gguf file, or a lone "
+                    ".safetensors file, in models/LLM or models/text_encoders.",
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=list(DTYPES),
+                    options=list(PRECISIONS),
                     default="auto",
-                    tooltip="Precision of the weights. auto: bfloat16 or float16 where the device is fast with it, "
-                    "else float32.",
+                    tooltip="Precision. auto: bfloat16 or float16 where the device is fast with it, else float32. "
+                    "8-bit and 4-bit: a weight takes 8.5 or 5 bits and is dequantised when it is used. Weights that "
+                    "are quantised in the file stay as they are there, whatever is chosen.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "config",
+                        options=[AUTO, *configs],
+                        default=AUTO,
+                        optional=True,
+                        tooltip="For a lone .safetensors file: the folder with its config.json and tokenizer. auto: "
+                        "the folder beside it that has its name; CLIP and T5 encoders are known by their shapes.",
+                    )
                 ),
             ],
             outputs=[
@@ -100,14 +137,20 @@ class LoadLanguageModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None = None) -> bool | str:
-        return folders.problem("language model", model, *folders.LANGUAGE)
+    def validate_inputs(cls, model: str | None = None, config: str | None = None) -> bool | str:
+        told = folders.problem("language model", model, *folders.LANGUAGE)
+        if told is not True or config in (None, AUTO):
+            return told
+        return folders.problem("config", config, *folders.LANGUAGE)
 
     @classmethod
-    def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str:
-        return folders.stamp("language model", model, *folders.LANGUAGE)
+    def fingerprint_inputs(cls, model: str | None = None, config: str | None = None, **_: Any) -> str:
+        where = None if config == AUTO else config
+        chosen = ("language model", model), ("config", where)
+        return "".join(folders.stamp(what, name, *folders.LANGUAGE) for what, name in chosen)
 
     @classmethod
-    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+    def execute(cls, model: str, dtype: str, config: str = AUTO) -> io.NodeOutput:
         path = folders.resolve("language model", model, *folders.LANGUAGE)
-        return io.NodeOutput(LanguageModel.load(path, DTYPES[dtype]))
+        where = None if config == AUTO else folders.resolve("config", config, *folders.LANGUAGE)
+        return io.NodeOutput(LanguageModel.load(path, *PRECISIONS[dtype], where))

@@ -14,6 +14,7 @@ from lavi_bridge.lavi_core.bridge import Bridge
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.importers import read_released, released_prompt
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
@@ -139,6 +140,22 @@ def language_models(base: Base, vision: Any) -> None:
             base.expected["llama.early.0"] = Bridge(encoder, patched.adapter, early)([PROMPTS[0]]).context
 
 
+def packed_models(base: Base, vision: Any) -> None:
+    """Language models whose weights are quantised: a GGUF file, and the folders at 8 bits."""
+    models = base.models / "LLM"
+    packed = write_llama(models / "tiny-packed.gguf", models / "tiny-llama", "Q4_1")
+    # releases of transformers differ in what they put before a GGUF file's tokens
+    made = bridge(base.bridges / "packed.safetensors", TextEncoder.load(packed), vision, add_special_tokens=False)
+    for kind in ("packed", "bert", "llama", "gemma", "gpt2", "t5"):
+        name = kind if kind == "packed" else f"{kind}.8-bit"
+        path, how = (packed, "dense") if kind == "packed" else (models / f"tiny-{kind}", "8-bit")
+        encoder = TextEncoder.load(path, dtype=torch.float32, weights=how)
+        checkpoint = made if kind == "packed" else BridgeCheckpoint.load(base.bridges / f"{kind}.safetensors")
+        base.expected[f"{name}.plain.0"] = Bridge.connect(checkpoint, encoder, lora=None)([PROMPTS[0]]).context
+        patched = Bridge.connect(checkpoint, encoder, lora="live", strength=0.7)
+        base.expected[f"{name}.lora.0"] = patched([PROMPTS[0]]).context
+
+
 def unets(base: Base) -> dict[str, Any]:
     """The U-Nets that no stock loader knows."""
     folders = base.models / "diffusers"
@@ -225,6 +242,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     golden_bridges(base)
     unet = unets(base)
     language_models(base, unet["flow"])
+    packed_models(base, unet["flow"])
     encoder = TextEncoder.load(base.models / "LLM" / "tiny-bert", dtype=torch.float32)
     vision_bridges(base, encoder, unet)
     for name in SAMPLED:

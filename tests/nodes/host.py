@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,21 @@ def places() -> list[Place]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    kept = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, "PYTHONPATH": str(requirements())}
+
+
+@cache
+def requirements() -> Path:
+    """A folder with what requirements.txt lists beyond a bare ComfyUI and is plain Python: links to the packages here,
+    so that no host is changed."""
+    folder = Path(tempfile.mkdtemp(prefix="requirements-"))
+    for name in ("gguf",):
+        distribution = importlib.metadata.distribution(name)
+        parts = {str(file).split("/")[0] for file in distribution.files or () if not str(file).startswith("..")}
+        for part in parts:
+            (folder / part).symlink_to(str(distribution.locate_file(part)))
+    return folder
 
 
 @dataclass

@@ -1,0 +1,58 @@
+"""Long work that the user can follow and cancel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.utils
+from torch import nn
+
+T = TypeVar("T")
+SECONDS = 0.1  # between two looks at the user's cancel
+
+
+def watched(work: Callable[[Callable[[int, int], None]], T]) -> T:
+    """What ``work`` returns, which runs in a thread of its own and tells how far it is: (done, total).
+
+    The host's progress bar moves meanwhile. The user's cancel is raised here at once; the thread ends at its next word.
+    """
+    future: Future[T] = Future()
+    cancelled = threading.Event()
+    reached: list[tuple[int, int]] = [(0, 1)]
+
+    def told(done: int, total: int) -> None:
+        if cancelled.is_set():
+            raise InterruptedError
+        reached[0] = done, total
+
+    def run() -> None:
+        try:
+            future.set_result(work(told))
+        except BaseException as error:
+            future.set_exception(error)
+
+    bar = comfy.utils.ProgressBar(1)
+    threading.Thread(target=run, name="lavi-bridge reading", daemon=True).start()
+    while not wait([future], SECONDS).done:
+        bar.update_absolute(*reached[0])
+        try:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        except BaseException:
+            cancelled.set()
+            raise
+    bar.update_absolute(*reached[0])
+    return future.result()
+
+
+def cancellable(model: nn.Module, layers: nn.ModuleList) -> None:
+    """Let a pass of ``model`` end, where the user has pressed cancel, before its next layer or linear map."""
+    for module in {*layers, *(module for module in model.modules() if isinstance(module, nn.Linear))}:
+        module.register_forward_pre_hook(_stop)
+
+
+def _stop(*_: Any) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
