@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -174,19 +175,23 @@ def _trunk(encoder: nn.Module, path: str) -> tuple[nn.Module, HostFamily, str]:
 
 
 def _tokenizer(clip: comfy.sd.CLIP, name: str) -> Any:
-    """The Hugging Face tokenizer of a text encoder, padding as the host pads."""
-    from transformers import PreTrainedTokenizerBase
+    """The Hugging Face tokenizer of a text encoder, padding as the host pads. transformers before 5 has two of a kind,
+    which differ in what they make of punctuation, and of which the host takes the slow one."""
+    import transformers
 
     found = {attribute: t for attribute, t in vars(clip.tokenizer).items() if isinstance(t, SDTokenizer)}
     ours: Any = next((found[at] for at in (name, f"clip_{name}", name.partition("_")[0]) if at in found), None)
     if ours is None and len(found) == 1:
         (ours,) = found.values()
     tokenizer = getattr(ours, "tokenizer", None)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         raise ValueError(
             f"ComfyUI reads prompts for {name} with {type(tokenizer).__name__}, which is no Hugging Face tokenizer; "
             "load the Hugging Face folder of this model with Load Language Model"
         )
+    twin = getattr(transformers, f"{type(tokenizer).__name__}Fast", None)
+    if twin is not None and not tokenizer.is_fast and Path(tokenizer.name_or_path).is_dir():
+        tokenizer = twin.from_pretrained(tokenizer.name_or_path, local_files_only=True)  # what a bridge is trained with
     if ours.pad_token == tokenizer.pad_token_id:
         return tokenizer
     padding = tokenizer.convert_ids_to_tokens(ours.pad_token)
