@@ -61,6 +61,7 @@ class LanguageModel:
         """
         from ..lavi_core.language import TextEncoder
 
+        refuse_packed(path)
         device = comfy.model_management.text_encoder_device()
         how: dict[str, Any] = {"dtype": dtype or best_dtype(device), "weights": weights, "config": config}
         how["tokenizers"] = folders.host_tokenizers()
@@ -81,6 +82,16 @@ def best_dtype(device: torch.device) -> torch.dtype:
 def is_language_model(path: Path) -> bool:
     """Whether a folder's config.json names a transformers model."""
     return "model_type" in folders.read_json(path / "config.json")
+
+
+def refuse_packed(path: Path) -> None:
+    """Raise ValueError for weights that another library packs and unpacks: patches would be added to packed bytes."""
+    packed = folders.read_json(path / "config.json").get("quantization_config")
+    if packed is not None:
+        raise ValueError(
+            f"{path.name} is quantised by {packed.get('quant_method')}, which ComfyUI can neither move nor patch: take "
+            "the plain model and dtype 8-bit or 4-bit, or a .gguf file of it"
+        )
 
 
 def is_config(path: Path) -> bool:

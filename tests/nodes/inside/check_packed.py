@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import shutil
 
 import comfy.hooks
 import comfy.model_management
@@ -173,6 +175,8 @@ def a_lone_file_takes_the_hosts_own_tokenizer():
     comfy.model_management.load_models_gpu([model.patcher])
     assert torch.isfinite(model.encoder(recipe, prompt_(max_length=20)).states).all()
     refused(["scaled weights", "CLIPLoader"], scaled, state, node)
+    for left in (name, "scaled.safetensors"):
+        (MODELS / "text_encoders" / left).unlink()
 
 
 def scaled(state, node):
@@ -182,6 +186,17 @@ def scaled(state, node):
 
 def prompt_(**how):
     return importlib.import_module("hyphen-pack.lavi_core.prompt").PromptRecipe(**how)
+
+
+@check
+def what_other_libraries_have_packed_is_refused():
+    folder = MODELS / "LLM" / "tiny-bnb"
+    shutil.copytree(MODELS / "LLM" / "tiny-bert", folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(["tiny-bnb", "bitsandbytes", "8-bit", ".gguf"], language_.LanguageModel.load, folder)
+    shutil.rmtree(folder)
 
 
 @check
@@ -212,13 +227,14 @@ def a_pass_can_be_cancelled_between_its_layers():
         seen.append(1)
         comfy.model_management.interrupt_current_processing(True)
 
-    handle = model.encoder.layers()[0].register_forward_hook(press)
+    first, second = model.encoder.layers()
+    first.register_forward_hook(press)
+    second.register_forward_hook(lambda *_: seen.append(2))
     try:
         connected("packed", model).encode("a red circle")
     except comfy.model_management.InterruptProcessingException:
-        assert len(seen) == 1
+        assert seen == [1]
     else:
         raise AssertionError("the second layer ran")
     finally:
-        handle.remove()
         comfy.model_management.interrupt_current_processing(False)
