@@ -12,7 +12,7 @@ from typing import Any
 from lavi_bridge.tests.nodes.host import PACK, Server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 60_000  # ms that a wait may take: nothing here draws with a GPU
+PATIENCE = 120_000  # ms that a wait may take: nothing here draws with a GPU
 SCREEN = {"width": 1600, "height": 1000}
 HOSTS_OWN_PICTURES = "**/templates/*.webp"  # hundreds of thumbnails that no test looks at
 READY = "() => window.app?.graph && app.extensionManager && document.querySelector('[data-testid=queue-button]')"
@@ -68,22 +68,20 @@ class FrontEnd:
     def queue(self) -> None:
         self.page.get_by_test_id("queue-button").first.click()
 
-    def read_error(self) -> str:
-        """What the front end says of the last run. Newer ones hide it behind a notice and a button or two."""
+    def wait_for_error(self, said: str) -> None:
+        """Until the front end shows what the last run came to. Newer ones hide it behind a notice and a button or two.
+
+        said: a regular expression.
+        """
         notice = self.page.get_by_role("button", name="View details")
-        dialog = self.page.get_by_role("dialog")
-        notice.or_(dialog).first.wait_for()
-        if not notice.count():
-            said = dialog.inner_text()
-            self.page.keyboard.press("Escape")
-            return said
-        notice.first.click()
-        panel = self.page.get_by_text("Resolve before running the workflow")
-        panel.wait_for()
-        more = self.page.get_by_role("button", name="Info for")
-        if more.count():
-            more.first.click()
-        return self.page.locator("body").inner_text()
+        notice.or_(self.page.get_by_role("dialog")).first.wait_for()
+        if notice.count():
+            notice.first.click()
+            self.page.get_by_text("Resolve before running the workflow").wait_for()
+            more = self.page.get_by_role("button", name="Info for")
+            if more.count():
+                more.first.click()
+        self.page.wait_for_function("(said) => new RegExp(said).test(document.body.innerText)", arg=said)
 
     def help_page(self, kind: str) -> str:
         """The help of a node, asked for by the button over the selected node."""
