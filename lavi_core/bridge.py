@@ -93,12 +93,14 @@ def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_m
 
     if wanted.hidden_size != loaded.hidden_size:
         refuse("hidden", wanted.hidden_size, loaded.hidden_size, "")
-    ours, theirs = wanted.fingerprint, loaded.fingerprint
-    if allow_other_model or (ours is not None and ours == theirs):  # one print is one model, whoever has loaded it
+    if allow_other_model:
         return
+    ours, theirs = wanted.fingerprint, loaded.fingerprint
+    same = ours is not None and ours == theirs  # then it is that model, whatever the library that loaded it calls it
+    families = () if same else (("family", "family"),)
     way_out = ", or allow another model if you know this one to be a copy of it"
-    for fact, name in (("family", "family"), ("layers", "num_layers"), ("vocabulary", "vocab_size")):
+    for fact, name in (*families, ("layers", "num_layers"), ("vocabulary", "vocab_size")):
         if getattr(wanted, name) != getattr(loaded, name):
             refuse(fact, getattr(wanted, name), getattr(loaded, name), way_out)
-    if ours is not None and theirs is not None:
+    if ours is not None and theirs is not None and ours != theirs:
         refuse("fingerprint", ours[:12], theirs[:12], way_out)

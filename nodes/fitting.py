@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from . import folders
 from .bridge import ConnectedBridge
 from .installed import search
-from .language import DTYPES, LanguageModel
+from .language import PRECISIONS, LanguageModel
 from .schema import BridgeWire, schema
 
 
@@ -49,10 +49,10 @@ class LoadBridgeWithModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=list(DTYPES),
+                    options=list(PRECISIONS),
                     default="auto",
-                    tooltip="Precision of the weights. auto: bfloat16 or float16 where the device is fast with it, "
-                    "else float32.",
+                    tooltip="Precision, as in Load Language Model. auto: bfloat16 or float16 where the device is fast "
+                    "with it, else float32.",
                 ),
             ],
             outputs=[
@@ -81,6 +81,6 @@ class LoadBridgeWithModel(io.ComfyNode):
     @classmethod
     def execute(cls, bridge: str, language_lora: float, dtype: str) -> io.NodeOutput:
         name, report = find(bridge)
-        model = LanguageModel.load(folders.resolve("language model", name, *folders.LANGUAGE), DTYPES[dtype])
+        model = LanguageModel.load(folders.resolve("language model", name, *folders.LANGUAGE), *PRECISIONS[dtype])
         connected = ConnectedBridge.load(bridge, model, language_lora, allow_other_model=False)
         return io.NodeOutput(connected, connected.clip, report)

@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.utils
 
 from . import folders
-from .language import is_language_model
+from .language import models
 
 REMEMBERED = 256  # looks at models, by their files' stamps
 # The names that architectures give to a size in their config.json
@@ -83,9 +83,9 @@ class Search:
 
 
 def search(wanted: Any) -> Search:
-    """Look at every installed folder of a language model; at those whose sizes fit for their print, which is remembered
-    until a file changes. A .gguf file is not looked at: quantised weights have another print."""
-    names = [name for name in folders.names(*folders.LANGUAGE, folder=is_language_model) if name != folders.NONE_FOUND]
+    """Look at every installed language model; at those whose sizes fit for their print, which is remembered until a
+    file changes. A .gguf file is not looked at: quantised weights have another print."""
+    names = [name for name in models() if name != folders.NONE_FOUND and not _is_gguf(name)]
     progress, fitting, others = comfy.utils.ProgressBar(len(names)), [], []
     for name in names:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -99,7 +99,7 @@ def search(wanted: Any) -> Search:
 
 
 def look_at(name: str, wanted: Any) -> Look:
-    """At a folder: at its config.json alone where its sizes are not those wanted. The second look is free."""
+    """At a model: at its config.json alone where its sizes are not those wanted. The second look is free."""
     stamp = folders.stamp("language model", name, *folders.LANGUAGE)
     look = _sizes(name, stamp)
     differs = (look.width or wanted.hidden_size) != wanted.hidden_size
@@ -116,6 +116,10 @@ def _sizes(name: str, stamp: str) -> Look:
     return Look(name, _size(data, WIDTHS), _size(data, VOCABULARIES))
 
 
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
 def _size(data: dict[str, Any], names: Sequence[str]) -> int | None:
     return next((data[name] for name in names if isinstance(data.get(name), int)), None)
 
@@ -126,7 +130,8 @@ def _whole(name: str, stamp: str) -> Look:
 
     look = _sizes(name, stamp)
     try:
-        config = TextEncoder.skeleton(folders.resolve("language model", name, *folders.LANGUAGE)).config
+        path = folders.resolve("language model", name, *folders.LANGUAGE)
+        config = TextEncoder.skeleton(path, tokenizers=folders.host_tokenizers()).config
     except ValueError as error:
         return Look(name, look.width, look.vocabulary, problem=str(error))
     return Look(name, config.hidden_size, config.vocab_size, config)
@@ -147,7 +152,7 @@ def refuse_other(wanted: Any, loaded: Any, allow_other_model: bool) -> None:
 def refuse_choice(wanted: Any, name: str, allow_other_model: bool) -> None:
     """The same for a model that is chosen in a graph and not loaded yet. What its files do not tell is left to be seen
     when it is loaded."""
-    if name.lower().endswith(".gguf"):
+    if _is_gguf(name):
         return
     told = _whole(name, folders.stamp("language model", name, *folders.LANGUAGE)).config
     if told is not None:
