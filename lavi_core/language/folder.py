@@ -57,11 +57,14 @@ def _check_rotation(file: Path, saved: dict[str, Any] | None, config: Any) -> No
     word and put their default in the place."""
     import transformers
 
-    understood = {"rope_theta": getattr(config, "rope_theta", None), "rope_type": "default"}
-    if saved is not None and version(transformers) < (5, 0) and saved != understood:
+    if saved is None or version(transformers) >= (5, 0):
+        return
+    bases = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}  # Gemma has both
+    understood = {k: {"rope_theta": getattr(config, base, None), "rope_type": "default"} for k, base in bases.items()}
+    if saved not in (understood, understood["full_attention"]):
         raise ValueError(
             f"{file} has rotary positions as transformers 5 saves them ({saved}), the installed transformers "
-            f"{transformers.__version__} would take {understood}; update transformers"
+            f"{transformers.__version__} would take {understood['full_attention']}; update transformers"
         )
 
 

@@ -2,7 +2,8 @@
 
     python cost_inside.py HOST BASE PACK OUT [the host's flags] < task.json
 
-task: {"name": a function of TASKS, and its arguments}. OUT gets what it returns, as JSON.
+task: {"name": a function of TASKS, and its arguments}. OUT gets what it returns, as JSON. Seconds are the CPU's, of one
+thread, so that other work on the machine is not counted.
 """
 
 # pyright: reportMissingImports=false
@@ -22,15 +23,18 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes" / "inside"))
+OUT = importlib.import_module("host_library").OUT  # readies the host, which the next lines import from
 
-import torch
-from host_library import OUT, comfy
+import comfy.model_management  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.sd  # noqa: E402
+import torch  # noqa: E402
 
 CallbacksMP = importlib.import_module("comfy.patcher_extension").CallbacksMP
 bridge_ = importlib.import_module("hyphen-pack.nodes.bridge")
 language_ = importlib.import_module("hyphen-pack.nodes.language")
-prompting_ = importlib.import_module("hyphen-pack.nodes.prompting")
 vision_ = importlib.import_module("hyphen-pack.nodes.vision")
+vision_model_ = importlib.import_module("hyphen-pack.nodes.vision_model")
 
 PROMPT = "a red circle left of a blue square, two elephants in the forest"
 CFG = 4.0
@@ -43,12 +47,16 @@ def connected(language: str, bridge: str, dtype: str, device: torch.device | Non
     return bridge_.ConnectedBridge.load(bridge, model, 1.0, False)
 
 
-def vision_model(path: str) -> Any:
-    return comfy.sd.load_diffusion_model(path)
+def vision_model(folder: str) -> Any:
+    """By the stock loader, or by ours where that one does not know the shape."""
+    try:
+        return comfy.sd.load_diffusion_model(str(Path(folder) / "unet" / "diffusion_pytorch_model.safetensors"))
+    except RuntimeError:
+        return vision_model_.load(Path(folder))
 
 
 def sample(model: Any, positive: Any, negative: Any, side: int, steps: int) -> list[float]:
-    """Seconds of each step but the first, by the stock KSampler's own function."""
+    """CPU seconds of each step but the first, by the stock KSampler's own function."""
     ends: list[float] = []
     start = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, side, side))
     comfy.sample.sample(
@@ -61,7 +69,7 @@ def sample(model: Any, positive: Any, negative: Any, side: int, steps: int) -> l
         positive,
         negative,
         start,
-        callback=lambda *_: ends.append(time.perf_counter()),
+        callback=lambda *_: ends.append(time.process_time()),
         disable_pbar=True,
         seed=7,
     )
@@ -75,22 +83,26 @@ def step(vision: str, language: str, bridge: str, dtype: str, side: int, steps: 
     plain = [[[context, {"pooled_output": more["pooled_output"]}] for context, more in one] for one in conditionings]
     model = vision_model(vision)
     bridged = vision_.apply(model, heard, 1.0)
-    cases: dict[str, tuple[Any, Any, Any]] = {"without": (model, *plain), "with": (bridged, *conditionings)}
+    cases: dict[str, tuple[Any, Any, Any]] = {
+        "without": (model, plain[0], plain[1]),
+        "with": (bridged, conditionings[0], conditionings[1]),
+    }
     seconds: dict[str, list[list[float]]] = {name: [] for name in cases}
     for turn in range(turns + 1):
-        for name, case in cases.items():
+        for name, case in in_turn(cases, turn):
             found = sample(*case, side, steps + 1)
             if turn:
                 seconds[name].append(found)
-    return {**seconds, "sites": len(heard.vision_lora)}
+    return seconds
 
 
-def encode(language: str, bridge: str, dtype: str, passes: int, turns: int) -> dict[str, Any]:
-    """Passes of the bare language model over tokens that are there already, and of a prompt through the nodes' path."""
+def encode(language: str, bridge: str, dtype: str, passes: int, turns: int, **_: Any) -> dict[str, Any]:
+    """Passes of the bare language model over tokens that are there already, of the adapter over hidden states that are,
+    and of a prompt through the nodes' path."""
     import transformers
 
     heard = connected(language, bridge, dtype)
-    encoder, recipe = heard.patcher.model, heard.config.prompt
+    encoder, recipe = heard.encoder, heard.config.prompt
     loader = getattr(transformers, encoder.family.loader)
     bare = loader.from_pretrained(language, local_files_only=True, torch_dtype=language_.DTYPES[dtype]).eval()
     tokens = encoder.tokenize([PROMPT], recipe)
@@ -105,15 +117,21 @@ def encode(language: str, bridge: str, dtype: str, passes: int, turns: int) -> d
         number += 1
         return heard.encode(f"{PROMPT} {number}")
 
-    cases: dict[str, Callable[[], Any]] = {"bare": lambda: bare(**inputs), "nodes": through_the_nodes}
+    states, adapter = encoder(tokens, recipe), heard.clip.cond_stage_model._adapter.model
+    states = type(states)(states.states.float(), states.mask)
+    cases: dict[str, Callable[[], Any]] = {
+        "bare": lambda: bare(**inputs),
+        "adapter": lambda: adapter(states),
+        "nodes": through_the_nodes,
+    }
     seconds: dict[str, list[list[float]]] = {name: [] for name in cases}
     for turn in range(turns + 1):
-        for name, run in cases.items():
+        for name, run in in_turn(cases, turn):
             found = []
             for _ in range(passes):
-                begun = time.perf_counter()
+                begun = time.process_time()
                 run()
-                found.append(time.perf_counter() - begun)
+                found.append(time.process_time() - begun)
             if turn:
                 seconds[name].append(found)
     return {
@@ -123,19 +141,24 @@ def encode(language: str, bridge: str, dtype: str, passes: int, turns: int) -> d
     }
 
 
+def in_turn(cases: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
+    """Forwards and backwards, so that none is always the first."""
+    return list(cases.items())[:: 1 if turn % 2 else -1]
+
+
 def again(vision: str, language: str, bridge: str, dtype: str, side: int, steps: int) -> list[dict[str, Any]]:
     """A prompt, another, and the same once more, sampled with in between: loads, passes, bytes read, seconds."""
     heard = connected(language, bridge, dtype)
     model = vision_.apply(vision_model(vision), heard, 1.0)
     loads, passes = [], []
     heard.patcher.add_callback(CallbacksMP.ON_LOAD, lambda *_: loads.append(1))
-    heard.patcher.model.model.register_forward_hook(lambda *_: passes.append(1))
+    heard.encoder.model.register_forward_hook(lambda *_: passes.append(1))
     rows = []
     for name, text in (("first", PROMPT), ("another", f"{PROMPT} 1"), ("unchanged", f"{PROMPT} 1")):
         before = (len(loads), len(passes), bytes_read())
-        begun = time.perf_counter()
+        begun = time.process_time()
         positive = heard.encode(text)[0]
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         found = {"loads": len(loads), "passes": len(passes), "bytes": bytes_read()}
         rows.append({key: value - old for (key, value), old in zip(found.items(), before, strict=True)})
         rows[-1] |= {"prompt": name, "seconds": seconds}

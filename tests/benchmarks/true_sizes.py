@@ -38,6 +38,19 @@ LANGUAGE: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 4096,
     },
 }
+BEYOND_THE_PAPER: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "model_type": "llama",
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+}
 CLASSES = {"clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel", "llama": "LlamaForCausalLM"}
 
 _SD: dict[str, Any] = {
@@ -59,6 +72,7 @@ _SCALED_LINEAR = {
 }
 VISION: dict[str, dict[str, Any]] = {
     "sd14": _SD,
+    "sd14-half": {**_SD, "block_out_channels": [160, 320, 640, 640]},  # in width: a quarter of the weights
     "ldm": {**_SD, "sample_size": 32, "cross_attention_dim": 1280},
     "sdxl": {
         **_SD,
@@ -97,7 +111,7 @@ def write_language(name: str, folder: Path) -> Path:
     """A language model's folder: config, tokenizer, bfloat16 weights in shards."""
     import transformers
 
-    config = LANGUAGE[name]
+    config = (LANGUAGE | BEYOND_THE_PAPER)[name]
     made = transformers.AutoConfig.for_model(**config)
     with torch.device("meta"):
         model = getattr(transformers, CLASSES[config["model_type"]])(made)
