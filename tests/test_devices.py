@@ -20,7 +20,7 @@ CPU_IS_MEANT = {
     ("lavi_core/importers/pickles.py", "read_pickle"): "a file is read into memory, whatever device wrote it",
     ("lavi_core/language/encoder.py", "load"): "files are read into memory; the caller names another device",
     ("lavi_core/language/encoder.py", "computes_on"): "weights that are read from their files at each pass",
-    ("lavi_core/language/quantized/storage.py", "quantize"): "numpy packs the blocks, once, when a model is loaded",
+    ("lavi_core/quantized/storage.py", "quantize"): "numpy packs the blocks, once, when a model is loaded",
     ("nodes/attention.py", "maps"): "maps are drawn on, by a library for pictures",
     ("nodes/heat.py", "draw"): "pictures are drawn on, by a library for pictures",
 }
