@@ -26,6 +26,7 @@ from comfy.text_encoders.t5 import T5
 from comfy_api.latest import io
 from torch import Tensor, nn
 
+from .clip import BridgeShell
 from .language import LanguageModel
 from .schema import LanguageModelWire, schema
 
@@ -151,7 +152,7 @@ def _choose(clip: comfy.sd.CLIP, which: str) -> str:
     modules = clip.cond_stage_model.named_modules()
     found = {path.rpartition(".")[2]: path for path, module in modules if isinstance(module, SDClipModel)}
     names = " and ".join(sorted(found))
-    if not found:
+    if not found or isinstance(clip.cond_stage_model, BridgeShell):
         kind = type(clip.cond_stage_model).__name__
         raise ValueError(f"this CLIP ({kind}) holds no text encoder of ComfyUI; take it from a CLIP loader")
     if which == AUTO and len(found) > 1:
