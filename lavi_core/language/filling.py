@@ -67,6 +67,13 @@ class Slots:
         ]
         return fitting[0] if len(fitting) == 1 else None
 
+    @staticmethod
+    def are_all(trunk: nn.Module) -> bool:
+        """Whether parameters are all that files hold of ``trunk``: a buffer that is saved, and is a number with a
+        fraction, would be left at what its class begins with."""
+        names = {name for name, _ in trunk.named_parameters(remove_duplicate=False)}
+        return not any(name not in names and t.is_floating_point() for name, t in trunk.state_dict().items())
+
     def modules(self, place: int) -> list[tuple[nn.Module, str]]:
         return self._at[place]
 

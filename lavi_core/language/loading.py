@@ -127,7 +127,7 @@ def _filled(
     else:
         prefix = slots.prefix_in(stored)
         tensors = None if prefix is None else slots.found_in(stored, prefix)
-    if tensors is None:
+    if tensors is None or not Slots.are_all(trunk):
         return None
     fill(slots, tensors, _dtype_of(whole, dtype), storage, progress)
     return trunk.requires_grad_(False)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from lavi_bridge.lavi_core import lora
-from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.language import TextEncoder, loading
+from lavi_bridge.lavi_core.language.filling import Slots
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.lavi_core.quantized.formats import FORMATS
@@ -194,6 +195,22 @@ def test_a_format_that_is_not_read_is_named(gguf_file, language_folder, tmp_path
         ValueError, match=r"x.gguf has weights in MXFP4 \(token_embd.weight\), .*; take a file in one of"
     ):
         TextEncoder.load(path)
+
+
+def test_a_buffer_that_is_saved_is_left_to_transformers():
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    model.register_buffer("positions", torch.arange(3))
+    model.register_buffer("made", torch.ones(1), persistent=False)
+    assert Slots.are_all(model)
+    model.register_buffer("scale", torch.ones(1))
+    assert not Slots.are_all(model)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "t5", "clip", "bart", "llama", "qwen2", "gpt2"])
+def test_folders_are_read_tensor_by_tensor(language_folder, kind, monkeypatch):
+    """Without transformers' own reading, which nobody can follow or stop."""
+    monkeypatch.setattr(loading, "_from_pretrained", None)
+    assert torch.isfinite(say(TextEncoder.load(language_folder(kind)))).all()
 
 
 def test_storages_are_a_table(language_folder):
