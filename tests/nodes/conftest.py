@@ -65,7 +65,7 @@ def inside(place: Place, base: Path) -> dict[str, str]:
     out = base / f"inside-{place}.json"
     command = [place.python, Path(__file__).parent / "inside" / "run.py", place.path, base, ROOT, out]
     done = subprocess.run(
-        [str(part) for part in command], env=environment(), capture_output=True, text=True, timeout=300, check=False
+        [str(part) for part in command], env=environment(), capture_output=True, text=True, timeout=900, check=False
     )
     assert out.is_file(), done.stdout[-2000:] + done.stderr[-4000:]
     return json.loads(out.read_text())
