@@ -39,10 +39,14 @@ class Place:
 
 
 def places() -> list[Place]:
-    """The hosts on this machine: COMFYUI_PATH (else ~/comfy/ComfyUI), and older ones beside it where there are any."""
-    found = []
-    for suffix, default in (("", "ComfyUI"), ("_OLD", "ComfyUI-0.3.64"), ("_MID", "ComfyUI-0.8.0")):
-        path = Path(os.environ.get(f"COMFYUI_PATH{suffix}") or Path.home() / "comfy" / default)
+    """The hosts on this machine: COMFYUI_PATH (else ~/comfy/ComfyUI) and COMFYUI_PATH_OLD (else ComfyUI-0.3.64 beside
+    it), and, where it is named, COMFYUI_PATH_MID: what holds on both ends has been seen to hold there."""
+    found, homes = [], Path.home() / "comfy"
+    for suffix, default in (("", homes / "ComfyUI"), ("_OLD", homes / "ComfyUI-0.3.64"), ("_MID", None)):
+        told = os.environ.get(f"COMFYUI_PATH{suffix}")
+        if told is None and default is None:
+            continue
+        path = Path(told or default or "")
         python = Path(os.environ.get(f"COMFYUI_PYTHON{suffix}") or path / ".venv" / "bin" / "python")
         if (path / "main.py").is_file() and python.exists():
             found.append(Place(path, python))
