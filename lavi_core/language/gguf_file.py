@@ -15,6 +15,11 @@ from ..quantized.formats import FORMATS
 from .folder import first_line
 from .stored import Stored
 
+# What transformers leaves at its default though llama.cpp knows it: a T5 with gates, the only kind that is read, is of
+# version 1.1 (llama.cpp's src/models/t5.cpp: GELU where there are gates).
+_GATED = {"is_gated_act": True, "dense_act_fn": "gelu_new"}
+MISREAD: dict[str, dict[str, Any]] = {"t5": _GATED, "umt5": _GATED}
+
 
 def is_gguf(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == ".gguf"
@@ -22,15 +27,26 @@ def is_gguf(path: Path) -> bool:
 
 def read_gguf(path: Path) -> tuple[Any, Any]:
     """(config, tokenizer). Raises ValueError."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    return gguf_config(path), _read(path, AutoTokenizer)
+
+
+def gguf_config(path: Path) -> Any:
+    """Raises ValueError."""
+    from transformers import AutoConfig
 
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file")
-    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    config = _read(path, AutoConfig)
+    config.update(MISREAD.get(config.model_type, {}))
+    return config
+
+
+def _read(path: Path, kind: Any) -> Any:
     try:
-        config = AutoConfig.from_pretrained(str(path.parent), **where)
-        return config, AutoTokenizer.from_pretrained(str(path.parent), **where)
+        return kind.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
     except ImportError as error:
         raise ValueError(f"{path} needs the gguf package ({error}); pip install gguf") from None
     except Exception as error:  # a damaged file or an unknown architecture fails in many ways

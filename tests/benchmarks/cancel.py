@@ -36,7 +36,7 @@ def write_models(base: Path, gguf: Path) -> None:
     for name in ("LLM", "lavi_bridges", "diffusers"):
         (models / name).mkdir(parents=True)
     folder = language_model(models / "LLM" / "big", "llama")
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config: Any = transformers.AutoConfig.from_pretrained(folder)
     config.update({"hidden_size": WIDTH, "head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 16})
     config.update({"intermediate_size": 5632, "num_hidden_layers": LAYERS})
     torch.set_default_dtype(torch.bfloat16)

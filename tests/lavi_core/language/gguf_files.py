@@ -56,6 +56,37 @@ def write_llama(path: Path, folder: Path, kind: str = "F32") -> Path:
     return _closed(writer, path)
 
 
+def write_t5(path: Path, model: Any) -> Path:
+    """The encoder of a T5 of version 1.1 (transformers' T5EncoderModel), its matrices in Q8_0; no vocabulary to speak
+    of."""
+    import gguf
+
+    config, row = model.config, gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(str(path), "t5encoder")
+    writer.add_name(path.stem)
+    writer.add_block_count(config.num_layers)
+    writer.add_context_length(512)
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.num_heads)
+    writer.add_key_length(config.d_kv)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, config.num_layers)
+    for name, tensor in model.state_dict().items():
+        values, target = tensor.numpy(), f"{names.get_name(name.removesuffix('.weight'))}.weight"
+        if name == "encoder.embed_tokens.weight":
+            continue
+        if values.ndim == 1 or "relative" in name:
+            writer.add_tensor(target, values)
+        else:
+            writer.add_tensor(target, gguf.quants.quantize(values, row), raw_dtype=row)
+    return _closed(writer, path)
+
+
 def _sizes(writer: Any, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

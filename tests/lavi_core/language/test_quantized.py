@@ -10,12 +10,13 @@ import torch
 from lavi_bridge.lavi_core import lora
 from lavi_bridge.lavi_core.language import TextEncoder, loading
 from lavi_bridge.lavi_core.language.filling import Slots
+from lavi_bridge.lavi_core.language.gguf_file import gguf_config
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.lavi_core.quantized.formats import FORMATS
 from lavi_bridge.lavi_core.quantized.modules import Quantized, quantized
 from lavi_bridge.lavi_core.quantized.storage import STORAGES
-from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
+from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama, write_t5
 from torch import nn
 
 PROMPTS = ["a red circle left of a blue square", "sea"]
@@ -55,6 +56,26 @@ def test_a_gguf_file_is_heard_as_transformers_dequantises_it(gguf_file, kind):
         with torch.no_grad():
             expected = theirs(tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
         assert torch.equal(say(dense), expected) and torch.equal(say(kept), expected)
+
+
+def test_a_gguf_file_of_t5_has_the_activation_of_its_version(tmp_path):
+    """transformers takes T5 1.1 for one with ReLU; its own model, given the same numbers, is the golden side."""
+    import transformers
+
+    shape: dict[str, Any] = {"d_model": 64, "d_kv": 16, "num_heads": 4, "d_ff": 128, "num_layers": 2}
+    golden = transformers.T5EncoderModel(
+        transformers.T5Config(vocab_size=200, feed_forward_proj="gated-gelu", **shape)
+    ).eval()
+    path = write_t5(tmp_path / "t5.gguf", golden)
+    source = loading.Source(path, gguf_config(path), None, None)
+    kept, dense = (loading.load_trunk(source, torch.float32, weights=how) for how in ("stored", "dense"))
+    assert len(list(quantized(kept))) == 2 * 7 + 2
+    golden.load_state_dict(dense.state_dict())
+    ids = torch.randint(0, 200, (2, 9))
+    with torch.no_grad():
+        expected = golden(ids).last_hidden_state
+        assert torch.equal(dense(ids).last_hidden_state, expected)
+        assert torch.equal(kept(ids).last_hidden_state, expected)
 
 
 def test_what_is_kept_is_the_file(gguf_file):
