@@ -104,7 +104,8 @@ def _claims(plan: Plan, results: Results) -> Iterator[str]:
     yield "\n".join(lines)
     yield (
         "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts. "
-        '"holds" and "reversed": the interval and every single seed lie on one side of zero.'
+        '"holds" and "reversed": the interval and every single seed lie on one side of zero. '
+        "There is no correction for the number of claims."
     )
 
 
