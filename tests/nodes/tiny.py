@@ -102,7 +102,9 @@ def bridge(
     """
     target = VISION_TARGETS[kind]
     width = target.context_width(vision.config)
-    adapter = AdapterConfig(kind="mlp", in_width=encoder.config.hidden_size, inner_width=28, out_width=width, pooled_width=pooled)
+    adapter = AdapterConfig(
+        kind="mlp", in_width=encoder.config.hidden_size, inner_width=28, out_width=width, pooled_width=pooled
+    )
     ranks = LoRAConfig(rank=RANK, alpha=4.0)
     config = BridgeConfig(
         language=encoder.config,
