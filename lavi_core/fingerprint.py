@@ -51,7 +51,12 @@ def files_print(model: nn.Module, files: Sequence[Path]) -> str | None:
         shapes = {name: tuple(slices[name].get_shape()) for name in names}
         if any(shapes[name] != shape for name, shape in names.items()):
             return None
-        return _together(_slice_print(slices[name], shape) for name, shape in names.items())
+        return parts_print((slices[name], shape) for name, shape in names.items())
+
+
+def parts_print(parts: Iterable[tuple[Any, tuple[int, ...]]]) -> str:
+    """``weights_print`` of matrices that need not be read whole: (what gives the values of a slice of rows, shape)."""
+    return _together(_slice_print(part, shape) for part, shape in parts)
 
 
 def vocabulary_print(tokenizer: Any) -> str:

@@ -84,8 +84,8 @@ class Search:
 
 def search(wanted: Any) -> Search:
     """Look at every installed language model; at those whose sizes fit for their print, which is remembered until a
-    file changes. A .gguf file is not looked at: quantised weights have another print."""
-    names = [name for name in models() if name != folders.NONE_FOUND and not _is_gguf(name)]
+    file changes."""
+    names = [name for name in models() if name != folders.NONE_FOUND]
     progress, fitting, others = comfy.utils.ProgressBar(len(names)), [], []
     for name in names:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -99,7 +99,8 @@ def search(wanted: Any) -> Search:
 
 
 def look_at(name: str, wanted: Any) -> Look:
-    """At a model: at its config.json alone where its sizes are not those wanted. The second look is free."""
+    """At a model: at the sizes in its config.json or .gguf alone where they are not those wanted. The second look is
+    free."""
     stamp = folders.stamp("language model", name, *folders.LANGUAGE)
     look = _sizes(name, stamp)
     differs = (look.width or wanted.hidden_size) != wanted.hidden_size
@@ -109,15 +110,16 @@ def look_at(name: str, wanted: Any) -> Look:
 
 @lru_cache(REMEMBERED)
 def _sizes(name: str, stamp: str) -> Look:
+    from ..lavi_core.language.gguf_file import gguf_sizes, is_gguf
+
     del stamp  # of the cache's key
-    data = folders.read_json(folders.resolve("language model", name, *folders.LANGUAGE) / "config.json")
+    path = folders.resolve("language model", name, *folders.LANGUAGE)
+    if is_gguf(path):
+        return Look(name, *gguf_sizes(path))
+    data = folders.read_json(path / "config.json")
     told = data.get("text_config")
     data = told if isinstance(told, dict) else data
     return Look(name, _size(data, WIDTHS), _size(data, VOCABULARIES))
-
-
-def _is_gguf(name: str) -> bool:
-    return name.lower().endswith(".gguf")
 
 
 def _size(data: dict[str, Any], names: Sequence[str]) -> int | None:
@@ -152,8 +154,6 @@ def refuse_other(wanted: Any, loaded: Any, allow_other_model: bool) -> None:
 def refuse_choice(wanted: Any, name: str, allow_other_model: bool) -> None:
     """The same for a model that is chosen in a graph and not loaded yet. What its files do not tell is left to be seen
     when it is loaded."""
-    if _is_gguf(name):
-        return
     told = _whole(name, folders.stamp("language model", name, *folders.LANGUAGE)).config
     if told is not None:
         refuse_other(wanted, told, allow_other_model)

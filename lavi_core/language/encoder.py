@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_l
 class TextEncoder(nn.Module):
     """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any.
 
-    files: the safetensors files of a model whose weights are not in memory as they are there, for its fingerprint.
-    empty: the same model on the meta device, where the weights in memory have other shapes.
+    weights_print: what gives the print of weights that are not in memory as they are in their files.
     """
 
     def __init__(
@@ -39,8 +38,7 @@ class TextEncoder(nn.Module):
         tokenizer: Any,
         family: LanguageFamily,
         model_id: str,
-        files: Sequence[Path] | None = None,
-        empty: nn.Module | None = None,
+        weights_print: Callable[[], str | None] | None = None,
     ):
         super().__init__()
         self.model = model
@@ -49,10 +47,7 @@ class TextEncoder(nn.Module):
         self.lora: Applied | None = None
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
-        if files is None:
-            weights = fingerprint.weights_print(model)
-        else:
-            weights = fingerprint.files_print(model if empty is None else empty, files)
+        weights = weights_print() if weights_print else fingerprint.weights_print(model)
         self.config = LanguageConfig(
             model_id=model_id,
             family=family.name,
@@ -94,11 +89,10 @@ class TextEncoder(nn.Module):
             )
         source = find_source(Path(path), None if config is None else Path(config), tokenizers)
         model = load_trunk(source, dtype, stream, weights, progress)
+        known = source.tokenizer, source.family, model_id(source.path)
         packed = source.files is not None and bool(STORAGES[weights].linear)
         # a streamed model's print is that of its files, and one that was quantised here keeps the one it had before
-        files = source.files if stream or packed else None
-        empty = source.empty() if packed else None
-        encoder = cls(model, source.tokenizer, source.family, model_id(source.path), files, empty).eval()
+        encoder = cls(model, *known, source.print if stream or packed else None).eval()
         return encoder if stream else encoder.to(device)
 
     @classmethod
@@ -111,11 +105,12 @@ class TextEncoder(nn.Module):
     ) -> TextEncoder:
         """On the meta device, from config and tokenizer alone: sizes, sites and tokens, no states.
 
-        Its fingerprint is that of the safetensors files, of which slices are read; None where there are none.
+        Its fingerprint is that of its files, of which slices are read; None where there are none.
         config, tokenizers: see ``load``. Raises ValueError with the reason and the way out.
         """
         source = find_source(Path(path), None if config is None else Path(config), tokenizers, whole=False)
-        return cls(source.empty(), source.tokenizer, source.family, model_id(source.path), source.files or []).eval()
+        known = source.tokenizer, source.family, model_id(source.path)
+        return cls(source.empty(), *known, source.print).eval()
 
     @property
     def computes_on(self) -> torch.device:

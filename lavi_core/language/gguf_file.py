@@ -53,6 +53,19 @@ def _read(path: Path, kind: Any) -> Any:
         raise ValueError(f"transformers cannot read {path.name} as a GGUF model: {first_line(error)}") from error
 
 
+def gguf_sizes(path: Path) -> tuple[int | None, int | None]:
+    """(width, size of the vocabulary) as the file's header says; None for what it does not."""
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(str(path)).fields
+        width = fields.get(f"{fields['general.architecture'].contents()}.embedding_length")
+    except Exception:  # no GGUF file, or a damaged one: said where it is loaded
+        return None, None
+    tokens = fields.get("tokenizer.ggml.tokens")
+    return None if width is None else int(width.contents()), None if tokens is None else len(tokens.data)
+
+
 def gguf_tensors(path: Path, model: Any) -> dict[str, Stored]:
     """The file's tensors under their names in ``model``, a transformers model, which may be on the meta device.
 
@@ -109,7 +122,7 @@ def _stored(tensor: Any, processor: Any) -> Stored:
     row = FORMATS[tensor.tensor_type.name]
     order = _row_order(processor, tensor.name, shape[0]) if len(shape) == 2 else None
     if order is not None:
-        return Stored(shape, row, partial(_rows, tensor, order))
+        return Stored(shape, row, partial(_rows, tensor, order), partial(_some_rows, tensor, order))
     process = partial(_processed, tensor, processor)
     return Stored(shape, FORMATS["F32"], process)
 
@@ -132,6 +145,10 @@ def _bytes(tensor: Any) -> Tensor:
 def _rows(tensor: Any, order: Tensor) -> Tensor:
     blocks = _bytes(tensor)
     return blocks if torch.equal(order, torch.arange(len(order))) else blocks[order]
+
+
+def _some_rows(tensor: Any, order: Tensor, rows: slice) -> Tensor:
+    return torch.from_numpy(np.array(tensor.data[order[rows].numpy()])).view(torch.uint8)
 
 
 def _processed(tensor: Any, processor: Any) -> Tensor:

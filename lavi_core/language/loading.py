@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..fingerprint import files_print, parts_print
 from ..quantized.storage import STORAGES, Storage, requantize
 from .families import family_of
 from .family import LanguageFamily
@@ -38,6 +39,18 @@ class Source(NamedTuple):
         """The trunk on the meta device."""
         with torch.device("meta"):
             return _trunk(_empty(self.config, self.family), self.family)
+
+    def print(self) -> str | None:
+        """That of the weights, slices of which are read; None where there are none, or not plainly the trunk's."""
+        if self.files is not None:
+            return files_print(self.empty(), self.files)
+        with Empty():
+            whole = _empty(self.config, self.family)
+        slots = Slots(whole, _trunk(whole, self.family))
+        tensors = slots.found_in(gguf_tensors(self.path, whole))
+        if tensors is None:
+            return None
+        return parts_print((tensor, tensor.shape) for tensor in tensors.values() if len(tensor.shape) > 1)
 
 
 def find_source(

@@ -26,15 +26,23 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file. shape: of its values. read: its blocks, [... bytes] uint8, copied out of the file."""
+    """A tensor in a file. shape: of its values. read: its blocks, [... bytes] uint8, copied out of the file. read_rows:
+    those of some rows alone; None = there is no way to."""
 
     shape: tuple[int, ...]
     format: BlockFormat
     read: Callable[[], Tensor]
+    read_rows: Callable[[slice], Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
         return self.format.nbytes(*self.shape) if self.shape else 0
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """The values of some rows, float32."""
+        if self.read_rows is not None:
+            return self.format.dense(self.read_rows(rows))
+        return self.format.dense(self.read()).reshape(self.shape)[rows]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.language.gguf_file import gguf_sizes
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 
@@ -47,8 +48,8 @@ def test_a_gguf_file_says_what_its_folder_says(llama_gguf, language_folder):
 def test_a_skeleton_of_a_gguf_file_has_no_weights_and_all_else(llama_gguf):
     ours, whole = TextEncoder.skeleton(llama_gguf), TextEncoder.load(llama_gguf)
     assert all(parameter.is_meta for parameter in ours.parameters())
-    assert ours.lora_sites() == whole.lora_sites() and ours.config.fingerprint is None
-    assert ours.config.hidden_size == whole.config.hidden_size and ours.config.vocab_size == whole.config.vocab_size
+    assert ours.lora_sites() == whole.lora_sites() and ours.config == whole.config  # the fingerprint too
+    assert gguf_sizes(llama_gguf) == (whole.config.hidden_size, whole.config.vocab_size)
     recipe = PromptRecipe(max_length=20, add_special_tokens=False)
     assert torch.equal(ours.tokenize(["a red circle"], recipe).ids, whole.tokenize(["a red circle"], recipe).ids)
     ours.half()

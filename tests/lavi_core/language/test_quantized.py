@@ -9,6 +9,7 @@ import pytest
 import torch
 from lavi_bridge.lavi_core import lora
 from lavi_bridge.lavi_core.language import TextEncoder, loading
+from lavi_bridge.lavi_core.language import gguf_file as file
 from lavi_bridge.lavi_core.language.filling import Slots
 from lavi_bridge.lavi_core.language.gguf_file import gguf_config
 from lavi_bridge.lavi_core.lora import Delta
@@ -76,6 +77,14 @@ def test_a_gguf_file_of_t5_has_the_activation_of_its_version(tmp_path):
         expected = golden(ids).last_hidden_state
         assert torch.equal(dense(ids).last_hidden_state, expected)
         assert torch.equal(kept(ids).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_skeleton_has_the_fingerprint_without_reading_the_weights(gguf_file, kind, monkeypatch):
+    path = gguf_file(kind)
+    whole = TextEncoder.load(path).config
+    monkeypatch.setattr(file, "_rows", lambda *_: pytest.fail("a tensor was read whole"))
+    assert TextEncoder.skeleton(path).config == whole
 
 
 def test_what_is_kept_is_the_file(gguf_file):

@@ -71,6 +71,8 @@ def each_bridge_finds_its_language_model_and_none_is_loaded():
             name, report = fitting.find(f"{kind}.safetensors")
             assert name == f"tiny-{kind}", (kind, name)
             assert f"tiny-{kind} (hidden 32, 2 layers" in report and "fingerprint" in report, report
+        name, _ = fitting.find("packed.safetensors")
+        assert name == "tiny-packed.gguf", name  # rows of its blocks are dequantised, no more
 
 
 @check
