@@ -37,7 +37,8 @@ class Look:
         """Sorts looks: the last is nearest to ``wanted``."""
         rest = [getattr(self.config, fact, None) == getattr(wanted, fact) for fact in ("num_layers", "family")]
         sizes = self.width == wanted.hidden_size, self.vocabulary == wanted.vocab_size
-        return *sizes, bool(self.problem), *rest  # of those with the sizes, one that cannot be read may be the one
+        damaged = all(sizes) and bool(self.problem)  # of those with the sizes, one that cannot be read may be the one
+        return self.width is not None, *sizes, damaged, *rest
 
     def __str__(self) -> str:
         if self.problem:
@@ -73,12 +74,13 @@ class Search:
             copies = [f"a copy of it: {name}" for name in self.fitting[1:]]
             others = f"other language models installed: {count}"
             return "\n".join([f"language model: {self.fitting[0]}", why, *copies, others])
-        nearest = max(self.others, key=lambda look: look.likeness(wanted), default=None)
-        found = "" if nearest is None else f", of which the nearest is {nearest}"
+        where = folders.places(*folders.LANGUAGE)
+        if not self.others:
+            return f"this bridge was made for {sought}, and there is no language model in {where} yet: put it there"
+        nearest = max(self.others, key=lambda look: look.likeness(wanted))
         return (
-            f"this bridge was made for {sought}, which is none of the {count} language models in "
-            f"{folders.places(*folders.LANGUAGE)}{found}: put it there, or choose a copy of it in Load Bridge with "
-            "allow_other_model"
+            f"this bridge was made for {sought}, which is none of the {count} language models in {where} (nearest is "
+            f"{nearest}): put {wanted.model_id} there, or choose a copy of it in Load Bridge with allow_other_model"
         )
 
 

@@ -148,11 +148,8 @@ class LoadLanguageModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None = None, config: str | None = None) -> bool | str:
-        told = folders.problem("language model", model, *folders.LANGUAGE)
-        if told is not True or config in (None, AUTO):
-            return told
-        return folders.problem("config", config, *folders.LANGUAGE)
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return folders.problem("language model", model, *folders.LANGUAGE)  # config is one of its options, or refused
 
     @classmethod
     def fingerprint_inputs(cls, model: str | None = None, config: str | None = None, **_: Any) -> str:

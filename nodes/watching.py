@@ -45,6 +45,7 @@ def watched(work: Callable[[Callable[[int, int], None]], T]) -> T:
             cancelled.set()
             raise
     bar.update_absolute(*reached[0])
+    comfy.model_management.throw_exception_if_processing_interrupted()  # pressed while it was over in no time
     return future.result()
 
 

@@ -77,8 +77,6 @@ def version(transformers: Any) -> tuple[int, int]:
 def check_weights(path: Path) -> list[Path]:
     """The safetensors files of a folder; refused, before transformers reads it, where they are absent, incomplete or
     cut short."""
-    from safetensors import SafetensorError, safe_open
-
     index = path / "model.safetensors.index.json"
     if (path / "model.safetensors").is_file():
         files = [path / "model.safetensors"]
@@ -95,12 +93,19 @@ def check_weights(path: Path) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise ValueError(f"{path} lacks {file.name}, which {index.name} lists; fetch it again")
-        try:
-            with safe_open(str(file), "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from None
+        check_file(file)
     return files
+
+
+def check_file(file: Path) -> None:
+    """Raise ValueError for what is no safetensors file, or only a part of one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), "pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from None
 
 
 def load_tokenizer(path: Path) -> Any:

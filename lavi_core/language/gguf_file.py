@@ -48,20 +48,29 @@ def _read(path: Path, kind: Any) -> Any:
     try:
         return kind.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
     except ImportError as error:
-        raise ValueError(f"{path} needs the gguf package ({error}); pip install gguf") from None
+        raise ValueError(f"{path} needs the gguf package, which is not installed: pip install gguf") from error
     except Exception as error:  # a damaged file or an unknown architecture fails in many ways
+        _reader(path)
         raise ValueError(f"transformers cannot read {path.name} as a GGUF model: {first_line(error)}") from error
 
 
-def gguf_sizes(path: Path) -> tuple[int | None, int | None]:
-    """(width, size of the vocabulary) as the file's header says; None for what it does not."""
+def _reader(path: Path) -> Any:
     from gguf import GGUFReader
 
     try:
-        fields = GGUFReader(str(path)).fields
-        width = fields.get(f"{fields['general.architecture'].contents()}.embedding_length")
-    except Exception:  # no GGUF file, or a damaged one: said where it is loaded
+        return GGUFReader(str(path))
+    except Exception as error:  # it trips over whatever it reads next
+        raise ValueError(f"{path.name} is cut short or damaged ({first_line(error)}); fetch it again") from error
+
+
+def gguf_sizes(path: Path) -> tuple[int | None, int | None]:
+    """(width, size of the vocabulary) as the file's header says; None for what it does not, or a damaged one."""
+    try:
+        fields = _reader(path).fields
+    except (ImportError, ValueError):  # said where it is loaded
         return None, None
+    architecture = fields.get("general.architecture")
+    width = None if architecture is None else fields.get(f"{architecture.contents()}.embedding_length")
     tokens = fields.get("tokenizer.ggml.tokens")
     return None if width is None else int(width.contents()), None if tokens is None else len(tokens.data)
 
@@ -73,13 +82,9 @@ def gguf_tensors(path: Path, model: Any) -> dict[str, Stored]:
     order as they are (the query and key maps of Llama); a tensor that is changed in another way is dequantised.
     Raises ValueError for a block format that is not in the table, and for a damaged file.
     """
-    from gguf import GGUFReader
     from transformers import modeling_gguf_pytorch_utils as theirs
 
-    try:
-        reader = GGUFReader(str(path))
-    except Exception as error:
-        raise ValueError(f"{path.name} is cut short or damaged ({first_line(error)}); fetch it again") from error
+    reader = _reader(path)
     architecture = reader.fields["general.architecture"].contents()
     kind = theirs.TENSOR_PROCESSORS.get(architecture, theirs.TensorProcessor)
     processor = kind(config=model.config.to_dict())

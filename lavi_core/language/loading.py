@@ -17,7 +17,7 @@ from ..quantized.storage import STORAGES, Storage, requantize
 from .families import family_of
 from .family import LanguageFamily
 from .filling import Empty, Progress, Slots, fill
-from .folder import check_weights, first_line, load_tokenizer, read_config, version, weight_files
+from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
 from .gguf_file import gguf_tensors, is_gguf, read_gguf
 from .single_file import check_scales, is_single_file, read_single_file
 from .stored import Stored, names, safetensors
@@ -64,6 +64,7 @@ def find_source(
     if is_gguf(path):
         return Source(path, *read_gguf(path), None)
     if is_single_file(path):
+        check_file(path)
         with safetensors([path]) as stored:
             return Source(path, *read_single_file(path, stored, config, tokenizers or {}), [path])
     if path.is_dir():

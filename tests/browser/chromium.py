@@ -94,8 +94,16 @@ class FrontEnd:
 
     def search(self, words: str) -> Any:
         """A double click on the bare canvas, and words. Returns the locator of what is offered."""
-        self.page.mouse.dblclick(*self.at(1300, 720))  # below the group of the picture
-        self.page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
+        from playwright.sync_api import TimeoutError
+
+        for patience in (PATIENCE / 8, PATIENCE / 8, PATIENCE):  # a busy page can miss that two clicks were one
+            self.page.mouse.dblclick(*self.at(1300, 720))  # below the group of the picture
+            try:
+                self.page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'", timeout=patience)
+                break
+            except TimeoutError:
+                if patience == PATIENCE:
+                    raise
         self.page.keyboard.type(words)
         return self.page.get_by_role("option")
 

@@ -9,8 +9,10 @@ from lavi_bridge.tests.nodes.host import PACK
 
 NODES = {
     "LaViBridgeLoadLanguageModel",
+    "LaViBridgeLanguageModelFromCLIP",
     "LaViBridgeLanguageLoRA",
     "LaViBridgeLoad",
+    "LaViBridgeLoadWithModel",
     "LaViBridgeTextEncode",
     "LaViBridgeApply",
     "LaViBridgeHook",

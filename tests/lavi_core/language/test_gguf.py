@@ -58,7 +58,7 @@ def test_a_skeleton_of_a_gguf_file_has_no_weights_and_all_else(llama_gguf):
 def test_a_cut_gguf(llama_gguf, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(llama_gguf.read_bytes()[:20000])
-    with pytest.raises(ValueError, match=r"transformers cannot (read|load) .*cut\.gguf"):
+    with pytest.raises(ValueError, match=r"cut\.gguf is cut short or damaged"):
         TextEncoder.load(cut)
 
 

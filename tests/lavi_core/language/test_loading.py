@@ -33,7 +33,7 @@ def test_not_a_model(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGML....")
     refuses(tmp_path / "x.gguf", "x.gguf is not a GGUF file")
     (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
-    refuses(tmp_path / "x.gguf", "cannot read x.gguf as a GGUF model")
+    refuses(tmp_path / "x.gguf", "x.gguf is cut short or damaged")
 
 
 def test_remote_code(folder):

@@ -121,9 +121,16 @@ def a_model_that_is_not_there_is_named_with_the_nearest():
         f"a-fine-tune ({sizes}, fingerprint 000000000000)",
         "nearest is",
         "models/LLM",
-        "put it",
+        "put a-fine-tune there",
     ):
         assert words in found.told, (words, found.told)
+    lone = MODELS / "LLM" / "lone-junk.safetensors"  # a broken download is passed over
+    lone.write_bytes(b"")
+    try:
+        assert "nearest is" in installed.search(missing).told and "lone-junk" not in installed.search(missing).told
+        assert installed.search(wanted).fitting
+    finally:
+        lone.unlink()
     with another_model() as folder:
         (folder / "model.safetensors").write_bytes(b"cut")
         assert f"nearest is {folder.name} (" in (told := installed.search(missing).told) and "cut short" in told, told
