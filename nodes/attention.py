@@ -18,9 +18,11 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from .hearing import Hearing, heard_in
+from .origin import made_in
 from .schema import AttentionWire, schema
 
 KEY = "lavi_bridge_attention"  # of our wrappers in the host's table
+KEPT = 8  # samplings whose maps are kept: the host may give the pictures of an earlier one again, from its cache
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,39 @@ def kind_of(network: nn.Module) -> CrossAttention:
 
 
 @dataclass
-class AttentionMaps:
-    """What runs on a LAVI_ATTENTION wire: the attention to one context, of the sampling that came last.
+class Sampling:
+    """The attention of one sampling.
 
-    context: [1 T C]. sums: grid of a layer -> sum of its maps [B T h w], and their number. size: of the latents.
+    size: of the latents. sums: grid of a layer -> sum of its maps [B T h w], and their number. made_in: signatures of
+    the node that sampled.
+    """
+
+    size: tuple[int, int] = (0, 0)
+    sums: dict[tuple[int, int], tuple[Tensor, int]] = field(default_factory=dict)
+    made_in: frozenset[str] = frozenset()
+    parts: int = 0  # passes over a part of the picture, which are not gathered
+
+
+@dataclass
+class AttentionMaps:
+    """What runs on a LAVI_ATTENTION wire: the attention to one context, of the samplings that came last.
+
+    context: [1 T C]. samplings: the latest last, one of each node and its inputs.
     """
 
     context: Tensor
     heard: Hearing
-    sums: dict[tuple[int, int], tuple[Tensor, int]] = field(default_factory=dict)
-    size: tuple[int, int] = (0, 0)
-    parts: int = 0  # passes over a part of the picture, which are not gathered
+    samplings: list[Sampling] = field(default_factory=list)
+    now: Sampling = field(default_factory=Sampling)
 
     def sample(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The host's OUTER_SAMPLE: a sampling begins, what was gathered before is forgotten."""
-        self.sums, self.size, self.parts = {}, (noise.shape[-2], noise.shape[-1]), 0
-        return executor(noise, *args, **kwargs)
+        """The host's OUTER_SAMPLE: a sampling begins, what the same node gathered before is forgotten."""
+        now = self.now = Sampling((noise.shape[-2], noise.shape[-1]), made_in=made_in())
+        self.samplings = [other for other in self.samplings if other.made_in != now.made_in]
+        latents = executor(noise, *args, **kwargs)
+        now.sums = {grid: (total.cpu(), count) for grid, (total, count) in now.sums.items()}
+        self.samplings = [*self.samplings, now][-KEPT:]
+        return latents
 
     def apply(
         self,
@@ -83,8 +102,8 @@ class AttentionMaps:
         options = transformer_options or {}
         rows = self._rows(c_crossattn, len(options.get("cond_or_uncond", [0])))
         with ExitStack() as hooks:
-            if rows is not None and tuple(x.shape[-2:]) != self.size:
-                self.parts += 1
+            if rows is not None and tuple(x.shape[-2:]) != self.now.size:
+                self.now.parts += 1
             elif rows is not None:
                 self._watch(executor.class_obj.diffusion_model, rows, hooks)
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -127,31 +146,37 @@ class AttentionMaps:
         found = torch.stack([_attention(one, other, heads) for one, other in zip(q[rows], k[rows], strict=True)])
         found = found.unflatten(-1, (-1, length)).sum(-2)  # [B N T]
         found = found.transpose(1, 2).unflatten(-1, grid)
-        total, count = self.sums.get(grid, (torch.zeros_like(found), 0))
-        self.sums[grid] = (total + found, count + 1)
+        total, count = self.now.sums.get(grid, (torch.zeros_like(found), 0))
+        self.now.sums[grid] = (total + found, count + 1)
 
     def _grid(self, places: int) -> tuple[int, int] | None:
         """Height and width of a layer with so many places: the latents', halved some times and rounded up."""
-        height, width = self.size
+        height, width = self.now.size
         while height * width > places:
             height, width = -(-height // 2), -(-width // 2)
         return (height, width) if height * width == places else None
 
-    def maps(self) -> Tensor:
+    def maps(self, behind: list[str] | None = None) -> Tensor:
         """Mean attention of each place to each vector of the context. -> [B T H W] float32, CPU, at the latents' size.
 
-        Raises ValueError where nothing was gathered.
+        behind: signatures of nodes, the first of which that sampled is drawn; None = the latest sampling. Raises
+        ValueError where nothing was gathered.
         """
-        if not self.sums:
+        found = self.samplings[::-1]
+        if behind is not None:
+            found = [sampling for signature in behind for sampling in found if signature in sampling.made_in]
+        drawn = found[0] if found else Sampling()
+        if not drawn.sums:
             why = (
                 "it is limited to an area, which cannot be drawn: watch one for the whole picture"
-                if self.parts
-                else "connect the watched MODEL to the sampler, and this conditioning to its positive or negative"
+                if drawn.parts
+                else "connect the watched MODEL to the sampler of these pictures, and this conditioning to its "
+                "positive or negative; where they are connected so, change its seed, for it to sample again"
             )
             raise ValueError(f"no attention to the watched conditioning was seen: {why}")
-        layers = sum(count for _, count in self.sums.values())
-        drawn = [F.interpolate(total, self.size, mode="bilinear") for total, _ in self.sums.values()]
-        return (torch.stack(drawn).sum(0) / layers).cpu()
+        layers = sum(count for _, count in drawn.sums.values())
+        scaled = [F.interpolate(total, drawn.size, mode="bilinear") for total, _ in drawn.sums.values()]
+        return torch.stack(scaled).sum(0) / layers
 
 
 def _attention(q: Tensor, k: Tensor, heads: int) -> Tensor:

@@ -54,6 +54,8 @@ class ConnectedBridge:
         stamp = folders.stamp("bridge", name, folders.BRIDGES)
         checkpoint = BridgeCheckpoint.load(folders.resolve("bridge", name, folders.BRIDGES))
         installed.refuse_other(checkpoint.config.language, language_model.encoder.config, allow_other_model)
+        if language_lora:
+            lora.refuse_second(language_model.patcher, checkpoint.language_lora, name)
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
         lora.add_to_language_model(language_model, clip.patcher, checkpoint.language_lora, language_lora)

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .attention import AttentionMaps
+from .origin import behind
 from .schema import AttentionWire, schema
 
 PANEL, STRIP, GAP = 256, 34, 12  # pixels: the shorter side of a panel at least, the height of its label, between panels
@@ -50,10 +51,13 @@ def select(words: list[tuple[str, list[int]]], wanted: str) -> list[tuple[str, l
     return found
 
 
-def word_maps(attention: AttentionMaps, wanted: str, measure: str) -> tuple[list[str], Tensor]:
+def word_maps(
+    attention: AttentionMaps, wanted: str, measure: str, nodes: list[str] | None = None
+) -> tuple[list[str], Tensor]:
     """Labels, and [B W H W'] float32: the attention that each word gets at each place or, for the measure "share", its
-    share of the attention to all words there, which special tokens and padding do not drown. Raises ValueError."""
-    maps, every = attention.maps(), attention.heard.words()
+    share of the attention to all words there, which special tokens and padding do not drown. nodes: see
+    ``AttentionMaps.maps``. Raises ValueError."""
+    maps, every = attention.maps(nodes), attention.heard.words()
     if not every:
         raise ValueError("the watched prompt has no words; watch another conditioning")
     words = select(every, wanted)
@@ -168,12 +172,19 @@ class AttentionPictures(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, attention: Any, words: str, measure: str, scale: str) -> io.NodeOutput:
-        return io.NodeOutput(*draw(images, attention, words, measure, scale))
+        return io.NodeOutput(*draw(images, attention, words, measure, scale, behind("images")))
 
 
-def draw(images: Tensor, attention: AttentionMaps, words: str, measure: str, scale: str) -> tuple[Tensor, Tensor]:
-    """Sheets [B H' W' 3] and maps [B*W H W'] of pictures [B H W' 3]. Raises ValueError."""
-    labels, maps = word_maps(attention, words, measure)
+def draw(
+    images: Tensor,
+    attention: AttentionMaps,
+    words: str,
+    measure: str,
+    scale: str,
+    nodes: list[str] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sheets [B H' W' 3] and maps [B*W H W'] of pictures [B H W' 3] that these ``nodes`` made. Raises ValueError."""
+    labels, maps = word_maps(attention, words, measure, nodes)
     if len(maps) != len(images):
         raise ValueError(
             f"the watched sampler made {len(maps)} pictures, {len(images)} were given: connect the decoded pictures of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from . import folders
 from .language import LanguageModel
 from .schema import LanguageModelWire, schema
+
+ADDED = "lavi_language_lora"  # the attachment of a language model: content of each LoRA that a user added -> its name
 
 
 def places(name: str | None) -> tuple[str, ...]:
@@ -88,6 +91,32 @@ def _for(module: nn.Module, delta: Any) -> Any:
     return delta._replace(up=delta.down.T, down=delta.up.T) if is_transposed(module) else delta
 
 
+def content(lora: Mapping[str, Any]) -> str:
+    """The same for one LoRA wherever it lies, in a bridge or a PEFT folder, and at whichever strength."""
+    parts = []
+    for delta in lora.values():
+        ends = [part.detach().flatten()[:1024].float().cpu() for part in (delta.down, delta.up)]
+        parts.append(hashlib.sha256(torch.cat(ends).contiguous().numpy().tobytes()).hexdigest())
+    return "".join(sorted(parts))
+
+
+def note(patcher: ModelPatcher, lora: Mapping[str, Any], name: str) -> None:
+    """Remember with a language model, and with its clones, that a user has added this LoRA to it."""
+    patcher.set_attachments(ADDED, {**(patcher.get_attachment(ADDED) or {}), content(lora): name})
+
+
+def refuse_second(patcher: ModelPatcher, lora: Mapping[str, Any], bridge: str) -> None:
+    """Raise ValueError where the language LoRA of this bridge is in the language model already."""
+    added = patcher.get_attachment(ADDED) or {}
+    before = added.get(content(lora)) if added else None
+    if before is not None:
+        raise ValueError(
+            f"this language model already has the LoRA of the bridge {bridge}, which Apply LoRA to Language Model took "
+            f"from {before} and Load Bridge would add again: take Apply LoRA to Language Model out or set "
+            "language_lora to 0"
+        )
+
+
 def is_peft(path: Path) -> bool:
     """Whether a folder is a LoRA as PEFT saves it."""
     return (path / "adapter_config.json").is_file()
@@ -146,6 +175,8 @@ class ApplyLanguageLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, language_model: LanguageModel, lora: str, strength: float) -> io.NodeOutput:
-        patched = language_model.clone()
-        add_to_language_model(patched, patched.patcher, read(folders.resolve("LoRA", lora, *places(lora))), strength)
+        patched, added = language_model.clone(), read(folders.resolve("LoRA", lora, *places(lora)))
+        add_to_language_model(patched, patched.patcher, added, strength)
+        if strength:
+            note(patched.patcher, added, lora)
         return io.NodeOutput(patched)

@@ -40,7 +40,8 @@ def refuse_second(model: ModelPatcher, bridge: ConnectedBridge) -> None:
     if before is not None:
         raise ValueError(
             f"this model already has the LoRA of the bridge {before}, that of {bridge.name} would be added to it: "
-            "take one of the two Apply Bridge nodes out or set its strength to 0"
+            "take one of the two nodes (Apply Bridge to Model or Bridge as Hook) out, or set the strength of Apply "
+            "Bridge to Model to 0"
         )
 
 

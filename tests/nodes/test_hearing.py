@@ -52,6 +52,33 @@ def test_maps_without_the_watched_model_are_refused(server):
     assert "watched MODEL" in error and "\n" not in error, error
 
 
+def test_maps_of_an_earlier_run_are_refused(server):
+    """They are another picture's, although they lie on the wire."""
+    ran(server.run(watched(seed=21)))
+    for changed in ({"seed": 21}, {"seed": 22}):
+        graph = watched(**changed)
+        graph["sampler"]["inputs"]["model"] = ["bridged", 0]
+        error = server.run(graph).error
+        assert "watched MODEL" in error and "of these pictures" in error and "\n" not in error, error
+    graph["empty"]["inputs"]["batch_size"] = 2
+    assert "watched MODEL" in server.run(graph).error
+
+
+def test_a_picture_from_the_cache_gets_its_own_maps(server):
+    """Only the words change, at once and after another picture was made."""
+
+    def sheet(words, seed):
+        graph = watched(seed=seed)
+        graph["maps"]["inputs"]["words"] = words
+        (found,) = [image for image in ran(server.run(graph)).images if image.shape != (128, 128, 3)]
+        return found
+
+    every, circle = sheet("", 31), sheet("circle", 31)
+    assert every.shape != circle.shape
+    assert not torch.equal(sheet("circle", 32), circle)
+    assert torch.equal(sheet("circle ", 31), circle)
+
+
 def test_tokens_are_listed(server):
     graph = picture() | {"tokens": node("LaViBridgeTokens", conditioning=["positive", 0])}
     (text,) = ran(server.run(graph)).texts

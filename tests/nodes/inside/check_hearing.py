@@ -11,6 +11,9 @@ import comfy.ldm.modules.attention
 import comfy.sample
 import comfy.sd
 import torch
+from comfy_execution.graph import DynamicPrompt
+from comfy_execution.progress import reset_progress_state
+from comfy_execution.utils import CurrentNodeContext
 from host_side import BASE, MODELS, check, connected, language_model, node_classes, refused, vision_, vision_model_
 
 import nodes as stock
@@ -18,6 +21,7 @@ import nodes as stock
 attention_ = importlib.import_module("hyphen-pack.nodes.attention")
 hearing_ = importlib.import_module("hyphen-pack.nodes.hearing")
 heat_ = importlib.import_module("hyphen-pack.nodes.heat")
+origin_ = importlib.import_module("hyphen-pack.nodes.origin")
 prompting_ = importlib.import_module("hyphen-pack.nodes.prompting")
 
 PROMPT = "a red circle, left of a blue square"
@@ -123,6 +127,41 @@ def each_sampling_begins_anew_and_combined_prompts_are_told_apart():
 
 
 @check
+def maps_are_those_of_the_sampler_behind_the_pictures():
+    """Two samplers in a row, the second within a node that expands; after more of them than are kept, none is left."""
+    model, bridge = model_and_bridge("flow")
+    positive, negative = encode(bridge, PROMPT), encode(bridge, "")
+    watched, maps = attention_.watch(model, positive)
+
+    def run(graph, node_id, seed):
+        reset_progress_state("id", graph)
+        with CurrentNodeContext("id", node_id):
+            sampled(watched, positive, negative, latents(16), seed=seed)
+        return maps.maps()
+
+    def drawn(graph, images):
+        graph.original_prompt["maps"] = {"class_type": "Maps", "inputs": {"images": [images, 0]}}
+        reset_progress_state("id", graph)
+        with CurrentNodeContext("id", "maps"):
+            return maps.maps(origin_.behind("images"))
+
+    def told(**first):
+        plain = {"1": {"class_type": "Sampler", "inputs": {"seed": 1, **first}}}
+        return DynamicPrompt(plain | {"2": {"class_type": "Expands", "inputs": {"latent": ["1", 0]}}})
+
+    graph = told()
+    graph.add_ephemeral_node("2.0", {"class_type": "Sampler", "inputs": {"seed": 2, "latent": ["1", 0]}}, "2", "2")
+    first, second = run(graph, "1", 1), run(graph, "2.0", 2)
+    assert not torch.equal(first, second)
+    assert torch.equal(drawn(graph, "1"), first) and torch.equal(drawn(graph, "2"), second)
+    assert torch.equal(drawn(told(), "2"), second)  # a later queue, in which the host has the node from its cache
+    refused(["watched MODEL"], drawn, told(model="another"), "2")
+    for seed in range(attention_.KEPT):
+        run(told(seed=10 + seed), "1", 10 + seed)
+    refused(["change its seed"], drawn, graph, "1")
+
+
+@check
 def what_has_no_cross_attention_or_no_words_is_refused():
     model, bridge = model_and_bridge("flow")
     positive = encode(bridge, PROMPT)
@@ -139,7 +178,7 @@ def with_attention(bridge, where, side=8):
     sums = torch.full((1, context.shape[1], side, side), 1e-3)
     for (_, tokens), (row, column) in zip(heard.words(), where, strict=True):
         sums[0, tokens, row, column] = 1.0
-    return attention_.AttentionMaps(context, heard, {(side, side): (sums, 1)}, (side, side))
+    return attention_.AttentionMaps(context, heard, [attention_.Sampling((side, side), {(side, side): (sums, 1)})])
 
 
 @check

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import comfy.model_management
@@ -27,11 +28,14 @@ from host_side import (
     language_model,
     node_classes,
     partly,
+    refused,
     same_bits,
     weights,
 )
 
 import nodes as stock
+
+lora_ = importlib.import_module("hyphen-pack.nodes.lora")
 
 
 @check
@@ -131,6 +135,23 @@ def the_lora_node_takes_peft_folders_and_bridges():
         assert "self_attn" in str(error), error
     else:
         raise AssertionError("a LoRA of another model was taken")
+
+
+@check
+def the_bridges_own_lora_is_not_added_twice():
+    node = node_classes["LaViBridgeLanguageLoRA"]
+    for source in ("peft-llama", "llama.safetensors"):
+        patched = node.execute(language_model("llama"), source, 0.7).args[0]
+        refused([source, "llama.safetensors", "Apply LoRA to Language Model"], connected, "llama", patched, 0.7)
+        connected("llama", patched, 0.0)
+    connected("llama", node.execute(language_model("llama"), "peft-llama", 0.0).args[0], 0.7)
+    users = {path: delta._replace(down=-delta.down) for path, delta in lora_.read(MODELS / "loras/peft-llama").items()}
+    other = language_model("llama")
+    lora_.add_to_language_model(other, other.patcher, users, 0.7)
+    lora_.note(other.patcher, users, "my-own")
+    connected("llama", other, 0.7)
+    both = node.execute(other, "peft-llama", -0.5).args[0]
+    refused(["peft-llama"], connected, "llama", both.clone(), 0.7)
 
 
 @check
