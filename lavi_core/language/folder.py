@@ -118,6 +118,11 @@ def load_tokenizer(path: Path) -> Any:
             tokenizer = _tokenizer_loader(folder).from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
+        except ImportError as error:
+            raise ValueError(
+                f"the tokenizer in {folder} is in a form that needs packages which are missing here: pip install "
+                "sentencepiece protobuf, or save it once more as tokenizer.json"
+            ) from error
         except Exception as error:  # each tokenizer class fails in its own way
             raise ValueError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
         if has_vocabulary or not tokenizer.vocab_files_names:  # a byte tokenizer has no vocabulary file
