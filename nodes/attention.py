@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
@@ -83,7 +84,10 @@ class AttentionMaps:
         now = self.now = Sampling((noise.shape[-2], noise.shape[-1]), made_in=made_in())
         self.samplings = [other for other in self.samplings if other.made_in != now.made_in]
         latents = executor(noise, *args, **kwargs)
-        now.sums = {grid: (total.cpu(), count) for grid, (total, count) in now.sums.items()}
+        now.sums = {
+            grid: (total.to(comfy.model_management.intermediate_device()), count)
+            for grid, (total, count) in now.sums.items()
+        }
         self.samplings = [*self.samplings, now][-KEPT:]
         return latents
 

@@ -83,14 +83,15 @@ def step(vision: str, language: str, bridge: str, dtype: str, side: int, steps: 
     plain = [[[context, {"pooled_output": more["pooled_output"]}] for context, more in one] for one in conditionings]
     model = vision_model(vision)
     bridged = vision_.apply(model, heard, 1.0)
-    cases: dict[str, tuple[Any, Any, Any]] = {
+    cases: dict[str, Any] = {
         "without": (model, plain[0], plain[1]),
         "with": (bridged, conditionings[0], conditionings[1]),
     }
     seconds: dict[str, list[list[float]]] = {name: [] for name in cases}
     for turn in range(turns + 1):
         for name, case in in_turn(cases, turn):
-            found = sample(*case, side, steps + 1)
+            chosen, positive, negative = case
+            found = sample(chosen, positive, negative, side, steps + 1)
             if turn:
                 seconds[name].append(found)
     return seconds
@@ -128,7 +129,7 @@ def encode(language: str, bridge: str, dtype: str, passes: int, turns: int, **_:
     for turn in range(turns + 1):
         for name, run in in_turn(cases, turn):
             found = []
-            for _ in range(passes):
+            for _pass in range(passes):
                 begun = time.process_time()
                 run()
                 found.append(time.process_time() - begun)

@@ -38,8 +38,13 @@ lora_ = importlib.import_module("hyphen-pack.lavi_core.lora")
 prompt_ = importlib.import_module("hyphen-pack.lavi_core.prompt")
 
 WIDTH = 64
-SIZES = {"hidden_size": WIDTH, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 96}
-T5 = {"d_model": WIDTH, "d_kv": 16, "d_ff": 96, "num_heads": 4, "num_layers": 3}
+SIZES: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "intermediate_size": 96,
+}
+T5: dict[str, Any] = {"d_model": WIDTH, "d_kv": 16, "d_ff": 96, "num_heads": 4, "num_layers": 3}
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ def tokenizer(name: str) -> Any:
 
 
 VOCABULARY = json.loads((MODELS / "LLM" / "tiny-llama" / "config.json").read_text())["vocab_size"]
+QWEN: dict[str, Any] = {"head_dim": 128, "rope_theta": 1e6}  # of the host's class
 CASES = {
     "clip": Case(
         ClipTarget(sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel),
@@ -88,9 +94,7 @@ CASES = {
         ClipTarget(tokenizer("qwen25_3b"), comfy.text_encoders.omnigen2.Omnigen2Model),
         "qwen25_3b",
         SIZES | {"num_key_value_heads": 2, "vocab_size": VOCABULARY},
-        lambda: hf.Qwen2Model(
-            hf.Qwen2Config(**SIZES, num_key_value_heads=2, vocab_size=VOCABULARY, head_dim=128, rope_theta=1e6)
-        ),
+        lambda: hf.Qwen2Model(hf.Qwen2Config(**SIZES, num_key_value_heads=2, vocab_size=VOCABULARY, **QWEN)),
         "model.",
     ),
 }
