@@ -30,6 +30,11 @@ def vision(name: str) -> Path:
     return WEIGHTS / "vision" if name == "demo:vision" else Path(name)
 
 
+def bridge(name: str) -> Path:
+    """A bridge file; ``demo:own`` and the like are the bundled ones."""
+    return WEIGHTS / f"{name.removeprefix('demo:')}.safetensors" if name.startswith("demo:") else Path(name)
+
+
 def vae(name: str) -> Path:
     return WEIGHTS / "vae.safetensors" if name == "demo:vae" else Path(name)
 

@@ -59,5 +59,6 @@ def show(args: argparse.Namespace) -> str:
 
 def load(name: str, language: Path, precision: Literal["bf16", "fp32"] = "fp32") -> Pipeline:
     """The pipeline of one bundled bridge."""
-    bridge = models.WEIGHTS / f"{name}.safetensors"
-    return Pipeline.load(bridge, language, models.vision("demo:vision"), models.vae("demo:vae"), precision)
+    return Pipeline.load(
+        models.bridge(f"demo:{name}"), language, models.vision("demo:vision"), models.vae("demo:vae"), precision
+    )

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +82,9 @@ def run(plan: Plan, folder: Path, work: Path, rows: Sequence[str] = (), seeds: S
 def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
     """Train one row with one seed, judge it and write its result."""
     recipe, target = plan.recipe_of(row, seed, folder, work), run_folder(work, row, seed)
-    bridge, trained = _train(recipe) if not row.bridge else (Path(row.bridge.replace(WORK, str(work))), {})
+    bridge, trained = _train(recipe) if not row.bridge else (models.bridge(row.bridge.replace(WORK, str(work))), {})
     pipeline = Pipeline.load(
-        models.WEIGHTS / "own.safetensors" if str(bridge) == "demo:own" else bridge,
+        bridge,
         models.language(recipe.language.model),
         models.vision(recipe.vision.model),
         models.vae(recipe.vision.vae),
@@ -127,10 +127,9 @@ def train_vision(stage: VisionStage, folder: Path, work: Path) -> None:
     if (work / stage.name / "bridge.safetensors").is_file() and not states(work / stage.name / "state"):
         return
     start = from_dict(StartRecipe, tomllib.loads((folder / stage.start).read_text(encoding="utf-8")))
-    values = {f.name: getattr(start, f.name) for f in start.__dataclass_fields__.values()}
     begun = work / f"{stage.name}-start"
     if not (begun / "vision").is_dir():
-        build(StartRecipe(**{**values, "output": str(begun)}))
+        build(replace(start, output=str(begun)))
     model = f'vision.model="{begun / "vision"}"'
     own = (f'output="{work / stage.name}"', model, f'data.cache="{work / "latents"}"')
     log.info("vision model %s", stage.name)
