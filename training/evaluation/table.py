@@ -51,7 +51,7 @@ def beside(runs: Mapping[str, Scores], paper: Reported) -> str:
         "(which aesthetic head, which FID reference, whether prompts had the quality suffix); spatial and complex are "
         "UniDet's there. They are no target of the runs beside them."
     )
-    return f"### The paper's table of {paper.title}\n\n{_markdown(head, lines)}\n\n{note}"
+    return f"### The paper's table of {paper.title}\n\n{markdown(head, lines)}\n\n{note}"
 
 
 def _others(runs: Mapping[str, Scores]) -> Iterator[str]:
@@ -70,7 +70,7 @@ def _others(runs: Mapping[str, Scores]) -> Iterator[str]:
             numbers = [NONE if limit is None else f"{limit:.4f}" for limit in limits]
             lines.append([category or "all", *(NONE if row is None else cell(row) for row in rows), *numbers])
         name = known[0]["name"]
-        yield f"### {name}\n\n{_markdown(['prompts', *entries, *bounds], lines)}"
+        yield f"### {name}\n\n{markdown(['prompts', *entries, *bounds], lines)}"
 
 
 def _how(runs: Mapping[str, Scores]) -> str:
@@ -119,6 +119,6 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{seeds[0]}..{seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..evaluation.shapes import GROUPS, ROWS, Settings, bounds
+from ..evaluation.table import markdown
 from ..files import write_bytes, write_text
 from ..grid import png
 from .compare import Figure, difference, share, verdict
@@ -88,20 +89,20 @@ def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
 
 def _claims(plan: Plan, results: Results) -> Iterator[str]:
     labels = {row.name: row.label for row in plan.row}
-    lines = ["| claim | compared | difference | seeds | at this scale |", "|---|---|---|---|---|"]
+    lines: list[list[str]] = []
     for claim in plan.claim:
         compared = f"{labels[claim.better]} - {labels[claim.worse]}; {', '.join(claim.on)}"
         try:
             found = difference(results[claim.better], results[claim.worse], _categories(claim.on))
         except (KeyError, ValueError):
-            lines.append(f"| {claim.text} | {compared} | - | 0 | not run |")
+            lines.append([claim.text, compared, "-", "0", "not run"])
             continue
         count = len(found.seeds)
         weak = "" if count >= ENOUGH else f", of {count} seed{'s' * (count > 1)}"
         each = ", ".join(f"{value:+.3f}" for value in found.seeds)
         change = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-        lines.append(f"| {claim.text} | {compared} | {change} | {each} | **{verdict(found)}**{weak} |")
-    yield "\n".join(lines)
+        lines.append([claim.text, compared, change, each, f"**{verdict(found)}**{weak}"])
+    yield markdown(["claim", "compared", "difference", "seeds", "at this scale"], lines)
     yield (
         "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts. "
         '"holds" and "reversed": the interval and every single seed lie on one side of zero. '
@@ -111,32 +112,36 @@ def _claims(plan: Plan, results: Results) -> Iterator[str]:
 
 def _tables(rows: Sequence[Row], results: Results, limits: Limits) -> Iterator[str]:
     head = ["", *(name for name, _ in GROUPS), "distance", "seeds"]
-    lines = [_line(head), "|---" * len(head) + "|"]
+    lines = []
     for row in rows:
         found = results[row.name]
         distance = np.mean([result.distance for result in found])
         shares = [_cell(share(found, categories)) for _, categories in GROUPS]
-        lines.append(_line([row.label, *shares, f"{distance:.2f}", str(len(found))]))
+        lines.append([row.label, *shares, f"{distance:.2f}", str(len(found))])
     for name, place in (("ceiling (true pictures)", 0), ("chance (true pictures of other prompts)", 1)):
         means = [np.mean([limits[c][place] for c in categories]) for _, categories in GROUPS]
-        lines.append(_line([name, *(f"{mean:.3f}" for mean in means), "", ""]))
-    yield "\n".join(lines)
+        lines.append([name, *(f"{mean:.3f}" for mean in means), "", ""])
+    yield markdown(head, lines)
     yield (
         "Share of right pictures with its 95 % interval over prompts, all seeds together; each seed's is in the fold. "
         "Distance: Fréchet, of the pictures of all prompts to true ones (lower is better; no FID, see the end)."
     )
     head = ["", *(row.name for row in ROWS)]
-    lines = [_line(head), "|---" * len(head) + "|"]
+    lines = []
     for row in rows:
         cells = [f"{share(results[row.name], [category.name]).mean:.2f}" for category in ROWS]
-        lines.append(_line([row.label, *cells]))
-    lines.append(_line(["ceiling", *(f"{limits[row.name][0]:.2f}" for row in ROWS)]))
-    lines.append(_line(["chance", *(f"{limits[row.name][1]:.2f}" for row in ROWS)]))
-    spread = [_line(["", *(name for name, _ in GROUPS)]), "|---" * (len(GROUPS) + 1) + "|"]
+        lines.append([row.label, *cells])
+    lines.append(["ceiling", *(f"{limits[row.name][0]:.2f}" for row in ROWS)])
+    lines.append(["chance", *(f"{limits[row.name][1]:.2f}" for row in ROWS)])
+    spread = []
     for row in rows:
         each = [", ".join(f"{v:.3f}" for v in share(results[row.name], c).seeds) for _, c in GROUPS]
-        spread.append(_line([row.label, *each]))
-    yield _fold("Category by category, seed by seed", "\n".join(lines), "\n".join(spread))
+        spread.append([row.label, *each])
+    yield _fold(
+        "Category by category, seed by seed",
+        markdown(head, lines),
+        markdown(["", *(name for name, _ in GROUPS)], spread),
+    )
 
 
 def _how(plan: Plan, results: Results, limits: Limits) -> Iterator[str]:
@@ -148,15 +153,15 @@ def _how(plan: Plan, results: Results, limits: Limits) -> Iterator[str]:
         "pictures, their noise and what is drawn at random in adapter and LoRA. The control's random weights are one "
         "draw."
     )
-    lines = [_line(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds"]), "|---" * 6 + "|"]
+    lines = []
     for row in plan.row:
         for result in results.get(row.name, ())[:1]:
             sizes = [f"{result.trained.get(name, 0) / 1e6:.2f} M" for name in ("adapter", "language", "vision")]
             losses = [one.loss for one in results[row.name] if one.loss is not None]
             loss = f"{np.mean(losses):.4f}" if losses else "-"
             seconds = f"{np.mean([one.seconds for one in results[row.name]]):.0f}" if result.steps else "-"
-            lines.append(_line([row.label, *(sizes if result.steps else ["-"] * 3), loss, seconds]))
-    yield "\n".join(lines)
+            lines.append([row.label, *(sizes if result.steps else ["-"] * 3), loss, seconds])
+    yield markdown(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds"], lines)
     machines = sorted({found.environment["device"] for row in results.values() for found in row})
     versions = ", ".join(f"{k} {v}" for k, v in some.environment["versions"].items())
     yield (
@@ -190,10 +195,6 @@ def _categories(names: Sequence[str]) -> list[str]:
 
 def _cell(found: Figure) -> str:
     return f"{found.mean:.3f} ({found.low:.2f}-{found.high:.2f})"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _fold(title: str, *texts: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from ...lavi_core.config import from_dict
 from .. import models
 from ..demo.start import StartRecipe, build
+from ..evaluation.generate import png
 from ..evaluation.shapes import Settings, judged
 from ..files import write_bytes
 from ..pipeline import Pipeline
@@ -93,7 +94,7 @@ def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
     settings = Settings(prompts=plan.prompts, steps=plan.steps, guidance=plan.guidance)
     found = list(judged(pipeline, settings))
     strip = pipeline.draw(PROMPTS, steps=plan.steps, guidance=plan.guidance)
-    write_bytes(target / STRIP, _png(np.concatenate(list(strip), axis=1)))
+    write_bytes(target / STRIP, png(np.concatenate(list(strip), axis=1)))
     truth = of_true_pictures(pipeline.vae, settings, work / f"true-{plan.prompts}.npz")
     seconds, loss = _journal(target)
     Result(
@@ -162,13 +163,3 @@ def _journal(folder: Path) -> tuple[float, float | None]:
     seconds = sum(batch / line["images_per_second"] for line in steps)
     last = [line["loss"] for line in steps[-max(1, len(steps) // 10) :]]
     return round(seconds, 1), round(float(np.mean(last)), 5)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    import io
-
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
