@@ -28,16 +28,26 @@ def share(results: Sequence[Result], categories: Sequence[str]) -> Figure:
 
 
 def difference(better: Sequence[Result], worse: Sequence[Result], categories: Sequence[str]) -> Figure:
-    """better - worse, prompt by prompt; of seeds that both have, or of a row that has one (it has no training) with
-    each of the other's."""
+    """better - worse, prompt by prompt, of the runs that ``paired`` gives."""
+    return _figure([_answers(a, categories) - _answers(b, categories) for a, b in paired(better, worse)])
+
+
+def nearer(better: Sequence[Result], worse: Sequence[Result]) -> Figure:
+    """How much smaller the distance of ``better`` is. A distance is one number of a whole run: low and high are the
+    lowest and the highest of the runs that ``paired`` gives."""
+    each = [b.distance - a.distance for a, b in paired(better, worse)]
+    return Figure(float(np.mean(each)), min(each), max(each), tuple(each))
+
+
+def paired(better: Sequence[Result], worse: Sequence[Result]) -> list[tuple[Result, Result]]:
+    """Of seeds that both have, or of a row that has one (it has no training) with each of the other's."""
     first, second = ({result.seed: result for result in side} for side in (better, worse))
     if len(first) == 1 or len(second) == 1:
-        pairs = [(a, b) for a in better for b in worse]
-    else:
-        pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+        return [(a, b) for a in better for b in worse]
+    pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
     if not pairs:
         raise ValueError(f"{better[0].row} and {worse[0].row} have no seed in common to be compared by")
-    return _figure([_answers(a, categories) - _answers(b, categories) for a, b in pairs])
+    return pairs
 
 
 def verdict(found: Figure) -> str:

@@ -11,6 +11,8 @@ from ..evaluation.shapes import GROUPS, ROWS
 from ..recipe import Recipe, read_recipe
 
 WORK = "{work}"  # in a plan's values: the folder that everything is written to
+SEED = "{seed}"  # in a row's values: the seed of the run
+DISTANCE = "distance"  # what a claim may be on besides prompts, see ``reference.py``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,11 @@ class VisionStage:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A language model with the sizes and the tokenizer of ``like`` and random weights, drawn by ``seed``."""
+    """A language model with the sizes and the tokenizer of ``like`` and random weights, drawn anew for each seed: rows
+    name it ``{work}/NAME-{seed}``."""
 
     name: str
     like: str
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """``better`` - ``worse``, two rows, on prompts of these ``ROWS`` or ``GROUPS`` of ``evaluation.shapes``."""
+    """``better`` - ``worse``, two rows, on prompts of these ``ROWS`` or ``GROUPS`` of ``evaluation.shapes``; or, on
+    DISTANCE alone, how much nearer ``better`` is to true pictures."""
 
     text: str
     better: str
@@ -87,9 +90,11 @@ class Plan:
             raise ValueError(f"rows name the axes {', '.join(sorted(unknown))}; the plan has {', '.join(sorted(axes))}")
         if unknown := {name for claim in self.claim for name in (claim.better, claim.worse)} - set(rows):
             raise ValueError(f"claims name the rows {', '.join(sorted(unknown))}; the plan has {', '.join(rows)}")
-        categories = [*(name for name, _ in GROUPS), *(row.name for row in ROWS)]
+        categories = [DISTANCE, *(name for name, _ in GROUPS), *(row.name for row in ROWS)]
         if unknown := {name for claim in self.claim for name in claim.on} - set(categories):
             raise ValueError(f"claims are on {', '.join(sorted(unknown))}; known: {', '.join(categories)}")
+        if any(DISTANCE in claim.on and len(claim.on) > 1 for claim in self.claim):
+            raise ValueError(f"a claim on {DISTANCE} is on nothing else: it is no share of pictures")
 
     def seeds_of(self, row: Row) -> tuple[int, ...]:
         return self.seeds[:1] if row.bridge else self.seeds
@@ -97,7 +102,8 @@ class Plan:
     def recipe_of(self, row: Row, seed: int, folder: Path, work: Path) -> Recipe:
         """The row's recipe, whose run is in ``work``/ROW-SEED. Raises ValueError naming the key that does not fit."""
         own = (f'output="{run_folder(work, row, seed)}"', f'data.cache="{work / "latents"}"', f"seed={seed}")
-        return read_recipe(folder / self.recipe, [*(value.replace(WORK, str(work)) for value in row.set), *own])
+        changes = [value.replace(WORK, str(work)).replace(SEED, str(seed)) for value in row.set]
+        return read_recipe(folder / self.recipe, [*changes, *own])
 
 
 def run_folder(work: Path, row: Row, seed: int) -> Path:

@@ -7,14 +7,15 @@ import json
 import logging
 import shutil
 import tomllib
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ...lavi_core.config import from_dict
-from .. import models
+from .. import lock, models
 from ..demo.start import StartRecipe, build
 from ..evaluation.generate import png
 from ..evaluation.shapes import Settings, judged
@@ -25,7 +26,7 @@ from ..recipe import Recipe, read_recipe
 from ..shapebench.bench import summary
 from ..state import states
 from ..trainer import Trainer
-from .plan import WORK, Control, Plan, Row, VisionStage, read_plan, run_folder
+from .plan import SEED, WORK, Control, Plan, Row, VisionStage, read_plan, run_folder
 from .reference import frechet, of_true_pictures
 from .result import NAME, STRIP, Result
 
@@ -59,7 +60,8 @@ def experiment(args: argparse.Namespace) -> Path:
 def run(plan: Plan, folder: Path, work: Path, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> None:
     """Everything of ``plan``, which lies in ``folder``, that ``work`` lacks: one seed of all rows, then the next.
 
-    rows, seeds: do these alone. Raises ValueError for a row or a seed that the plan has not.
+    What another process with the same ``work`` is at is left to it. rows, seeds: do these alone. Raises ValueError for
+    a row or a seed that the plan has not.
     """
     for what, asked, known in (
         ("rows", rows, [row.name for row in plan.row]),
@@ -67,17 +69,54 @@ def run(plan: Plan, folder: Path, work: Path, rows: Sequence[str] = (), seeds: S
     ):
         if unknown := [one for one in asked if one not in known]:
             raise ValueError(f"the plan has no {what} {', '.join(map(str, unknown))}; it has {known}")
-    for control in plan.control:
-        make_control(control, work)
-    wanted = [row for row in plan.row if row.name in (rows or [row.name for row in plan.row])]
+    wanted = [row for row in plan.row if not rows or row.name in rows]
+    tasks = jobs(plan, wanted, seeds or plan.seeds, folder, work)
+    went_on = True
+    while went_on and (left := [job for job in tasks if not job.done()]):
+        went_on = False
+        for job in left:
+            try:
+                with lock.held(work / "at-work" / job.name):
+                    if not job.done() and all(needed.done() for needed in job.needs):
+                        log.info("%s", job.name)
+                        job.do()
+                        went_on = True
+            except lock.Taken:
+                continue
+    if left := [job.name for job in tasks if not job.done()]:
+        log.warning("left to other processes, which are at work on them or on what they need: %s", ", ".join(left))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A part of a plan that one process does. needs: what must be done before."""
+
+    name: str
+    do: Callable[[], None]
+    done: Callable[[], bool]
+    needs: tuple[Job, ...] = ()
+
+
+def jobs(plan: Plan, rows: Sequence[Row], seeds: Sequence[int], folder: Path, work: Path) -> list[Job]:
+    """What these rows with these seeds come to, what they need first."""
+    made: list[Job] = []
     for stage in plan.vision:
-        if not rows or any(f"{WORK}/{stage.name}/" in value for row in wanted for value in (*row.set, row.bridge)):
-            train_vision(stage, folder, work)
-    for seed in seeds or plan.seeds:
-        for row in wanted:
-            if seed in plan.seeds_of(row) and not (run_folder(work, row, seed) / NAME).is_file():
-                log.info("%s, seed %d", row.label, seed)
-                one(plan, row, seed, folder, work)
+        do, done = partial(train_vision, stage, folder, work), partial(_is_trained, work / stage.name)
+        made.append(Job(name=stage.name, do=do, done=done))
+    for seed in seeds:
+        for control in plan.control:
+            target = work / f"{control.name}-{seed}"
+            made.append(Job(name=target.name, do=partial(make_control, control, seed, work), done=target.is_dir))
+    found: list[Job] = []
+    for seed in seeds:
+        for row in rows:
+            if seed in plan.seeds_of(row):
+                values = [value.replace(SEED, str(seed)) + "/" for value in (*row.set, row.bridge)]
+                needs = tuple(job for job in made if any(f"{WORK}/{job.name}/" in value for value in values))
+                target = run_folder(work, row, seed)
+                do, done = partial(one, plan, row, seed, folder, work), (target / NAME).is_file
+                found.append(Job(name=target.name, do=do, done=done, needs=needs))
+    return [job for job in made if any(job in one.needs for one in found)] + found
 
 
 def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
@@ -125,8 +164,6 @@ def _train(recipe: Recipe) -> tuple[Path, dict[str, int]]:
 
 def train_vision(stage: VisionStage, folder: Path, work: Path) -> None:
     """The vision model of ``stage`` in ``work``/NAME, from its random start."""
-    if (work / stage.name / "bridge.safetensors").is_file() and not states(work / stage.name / "state"):
-        return
     start = from_dict(StartRecipe, tomllib.loads((folder / stage.start).read_text(encoding="utf-8")))
     begun = work / f"{stage.name}-start"
     if not (begun / "vision").is_dir():
@@ -137,16 +174,18 @@ def train_vision(stage: VisionStage, folder: Path, work: Path) -> None:
     _train(read_recipe(folder / stage.recipe, own))
 
 
-def make_control(control: Control, work: Path) -> None:
-    """A Hugging Face folder ``work``/NAME with random weights, as transformers begins a training with."""
-    target = work / control.name
-    if target.is_dir():
-        return
+def _is_trained(folder: Path) -> bool:
+    return (folder / "bridge.safetensors").is_file() and not states(folder / "state")
+
+
+def make_control(control: Control, seed: int, work: Path) -> None:
+    """A Hugging Face folder ``work``/NAME-SEED with random weights, as transformers begins a training with."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    source, part = models.language(control.like), work / f".{control.name}.part"
-    torch.manual_seed(control.seed)
+    target = work / f"{control.name}-{seed}"
+    source, part = models.language(control.like), work / f".{target.name}.part"
+    torch.manual_seed(seed)
     AutoModel.from_config(AutoConfig.from_pretrained(source)).save_pretrained(part)
     AutoTokenizer.from_pretrained(source).save_pretrained(part)
     part.replace(target)
