@@ -26,8 +26,8 @@ class Taken(ValueError):
 def held(output: str | Path) -> Iterator[None]:
     """Hold ``output``/.lock; the folder is made. The operating system drops the lock with its process, killed or not.
 
-    Raises Taken for a folder that another process holds, ValueError where nothing can be written. A file system that has
-    no locks is warned about and used.
+    Raises Taken for a folder that another process holds, ValueError where nothing can be written. A file system that
+    has no locks is warned about and used.
     """
     path = Path(output) / NAME
     try:

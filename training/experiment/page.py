@@ -11,8 +11,9 @@ from ..evaluation.shapes import GROUPS, ROWS, Settings, bounds
 from ..evaluation.table import markdown
 from ..files import write_bytes, write_text
 from ..grid import png
-from .compare import Figure, difference, share, verdict
-from .plan import Plan, Row, run_folder
+from .compare import Figure, difference, nearer, share, verdict
+from .plan import DISTANCE, Claim, Plan, Row, run_folder
+from .reference import Floor
 from .result import NAME, STRIP, Result
 from .run import PROMPTS
 
@@ -28,20 +29,25 @@ def page(plan: Plan, work: Path, output: Path, command: str) -> str:
     Raises ValueError where ``work`` has no result yet, or results of other settings.
     """
     results = collect(plan, work)
+    for axis in plan.axis:
+        if rows := _rows_of(axis.name, plan, results):
+            write_bytes(output.with_name(f"{axis.name}.png"), _grid(rows, work, plan))
+    text = words(plan, results, Floor.load(work), command)
+    write_text(output, text)
+    return text
+
+
+def words(plan: Plan, results: Results, floor: Floor, command: str) -> str:
+    """The page without its pictures, which it names."""
     limits = bounds(settings(plan))
     parts = [f"# {plan.title}", *_head(plan, results, command)]
     parts += ["## What holds", *_claims(plan, results)]
     for axis in plan.axis:
-        rows = [row for row in plan.row if axis.name in row.axes and row.name in results]
-        if rows:
-            picture = output.with_name(f"{axis.name}.png")
-            write_bytes(picture, _grid(rows, work, plan))
-            parts += [f"## {axis.title}", axis.text, *_tables(rows, results, limits)]
-            parts += [f"![{axis.title}: pictures]({picture.name})"]
-    parts += ["## How it was made", *_how(plan, results, limits)]
-    text = "\n\n".join(parts) + "\n"
-    write_text(output, text)
-    return text
+        if rows := _rows_of(axis.name, plan, results):
+            parts += [f"## {axis.title}", axis.text, *_tables(rows, results, limits, floor)]
+            parts += [f"![{axis.title}: pictures]({axis.name}.png)"]
+    parts += ["## How it was made", *_how(plan, results)]
+    return "\n\n".join(parts) + "\n"
 
 
 def settings(plan: Plan) -> Settings:
@@ -90,41 +96,64 @@ def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
 def _claims(plan: Plan, results: Results) -> Iterator[str]:
     labels = {row.name: row.label for row in plan.row}
     lines: list[list[str]] = []
+    said: dict[str, list[str]] = {word: [] for word in ("holds", "reversed", "not decided", "not run")}
     for claim in plan.claim:
         compared = f"{labels[claim.better]} - {labels[claim.worse]}; {', '.join(claim.on)}"
         try:
-            found = difference(results[claim.better], results[claim.worse], _categories(claim.on))
+            found = _found(claim, results)
         except (KeyError, ValueError):
             lines.append([claim.text, compared, "-", "0", "not run"])
+            said["not run"].append(claim.text)
             continue
-        count = len(found.seeds)
+        count, word = len(found.seeds), verdict(found)
+        said[word].append(claim.text)
         weak = "" if count >= ENOUGH else f", of {count} seed{'s' * (count > 1)}"
         each = ", ".join(f"{value:+.3f}" for value in found.seeds)
         change = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-        lines.append([claim.text, compared, change, each, f"**{verdict(found)}**{weak}"])
+        lines.append([claim.text, compared, change, each, f"**{word}**{weak}"])
+    yield "\n".join(f"- **{word}**: {'; '.join(claims)}." for word, claims in said.items() if claims)
     yield markdown(["claim", "compared", "difference", "seeds", "at this scale"], lines)
     yield (
-        "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts. "
+        "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts; "
+        "on distance, how much nearer the pictures are to true ones, with the lowest and highest of the seeds. "
         '"holds" and "reversed": the interval and every single seed lie on one side of zero. '
         "There is no correction for the number of claims."
     )
 
 
-def _tables(rows: Sequence[Row], results: Results, limits: Limits) -> Iterator[str]:
-    head = ["", *(name for name, _ in GROUPS), "distance", "seeds"]
+def _found(claim: Claim, results: Results) -> Figure:
+    """Raises KeyError or ValueError where the runs that it compares are not there."""
+    better, worse = results[claim.better], results[claim.worse]
+    return nearer(better, worse) if DISTANCE in claim.on else difference(better, worse, _categories(claim.on))
+
+
+def _rows_of(axis: str, plan: Plan, results: Results) -> list[Row]:
+    return [row for row in plan.row if axis in row.axes and row.name in results]
+
+
+def _tables(rows: Sequence[Row], results: Results, limits: Limits, floor: Floor) -> Iterator[str]:
+    head = ["", *(name for name, _ in GROUPS), DISTANCE, "seeds"]
     lines = []
     for row in rows:
         found = results[row.name]
-        distance = np.mean([result.distance for result in found])
+        far = [result.distance for result in found]
+        spread = f" ({min(far):.2f}-{max(far):.2f})" if len(far) > 1 else ""
         shares = [_cell(share(found, categories)) for _, categories in GROUPS]
-        lines.append([row.label, *shares, f"{distance:.2f}", str(len(found))])
-    for name, place in (("ceiling (true pictures)", 0), ("chance (true pictures of other prompts)", 1)):
-        means = [np.mean([limits[c][place] for c in categories]) for _, categories in GROUPS]
-        lines.append([name, *(f"{mean:.3f}" for mean in means), "", ""])
+        lines.append([row.label, *shares, f"{np.mean(far):.2f}{spread}", str(len(found))])
+    for name, place, far in (
+        ("ceiling (true pictures)", 0, f"{floor.true:.2f}"),
+        ("chance (true pictures of other prompts)", 1, ""),
+        ("noise", None, f"{floor.noise:.2f}"),
+    ):
+        means = [""] * len(GROUPS)
+        if place is not None:
+            means = [f"{np.mean([limits[c][place] for c in categories]):.3f}" for _, categories in GROUPS]
+        lines.append([name, *means, far, ""])
     yield markdown(head, lines)
     yield (
         "Share of right pictures with its 95 % interval over prompts, all seeds together; each seed's is in the fold. "
-        "Distance: Fréchet, of the pictures of all prompts to true ones (lower is better; no FID, see the end)."
+        "Distance: Fréchet, of the pictures of all prompts to true ones, mean and range of the seeds (lower is better; "
+        "no FID, see the end)."
     )
     head = ["", *(row.name for row in ROWS)]
     lines = []
@@ -133,25 +162,25 @@ def _tables(rows: Sequence[Row], results: Results, limits: Limits) -> Iterator[s
         lines.append([row.label, *cells])
     lines.append(["ceiling", *(f"{limits[row.name][0]:.2f}" for row in ROWS)])
     lines.append(["chance", *(f"{limits[row.name][1]:.2f}" for row in ROWS)])
-    spread = []
+    seeds = []
     for row in rows:
         each = [", ".join(f"{v:.3f}" for v in share(results[row.name], c).seeds) for _, c in GROUPS]
-        spread.append([row.label, *each])
+        seeds.append([row.label, *each])
     yield _fold(
         "Category by category, seed by seed",
         markdown(head, lines),
-        markdown(["", *(name for name, _ in GROUPS)], spread),
+        markdown(["", *(name for name, _ in GROUPS)], seeds),
     )
 
 
-def _how(plan: Plan, results: Results, limits: Limits) -> Iterator[str]:
+def _how(plan: Plan, results: Results) -> Iterator[str]:
     some = next(found[0] for found in results.values() if found[0].steps)
     yield (
         f"Every bridge: {some.steps} steps of {some.batch_size} pictures, without the demo's head start; the rows are "
         f"changes of one recipe ({plan.recipe}). Judged: {plan.prompts} prompts of each category and seed, the same "
         f"for all, {plan.steps} Euler steps, guidance {plan.guidance:g}, the same noise. Seeds change the order of the "
-        "pictures, their noise and what is drawn at random in adapter and LoRA. The control's random weights are one "
-        "draw."
+        "pictures, their noise and what is drawn at random in adapter and LoRA, and in the random control all weights; "
+        "each vision model was trained once."
     )
     lines = []
     for row in plan.row:
@@ -170,8 +199,10 @@ def _how(plan: Plan, results: Results, limits: Limits) -> Iterator[str]:
     )
     yield (
         "Distance: both sides' pictures through the demo's VAE, latents averaged over a 4 x 4 grid (64 numbers), "
-        "scaled by their spread over true pictures; the true ones are of other prompts of the same categories. Chance "
-        "is the judge's score of true pictures that belong to other prompts of the category."
+        "scaled by their spread over true pictures; the true ones are of other prompts of the same categories. Its "
+        "ceiling is that of true pictures of the judged prompts, noise that of pixels drawn at random. Chance is the "
+        "judge's score of true pictures that belong to other prompts of the category: there are two unseen pairs "
+        "alone, so half of those are right."
     )
 
 

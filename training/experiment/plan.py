@@ -84,8 +84,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         rows, axes = [row.name for row in self.row], {axis.name for axis in self.axis}
-        if len(set(rows)) < len(rows):
-            raise ValueError(f"a plan's rows have names of their own, these have not: {', '.join(rows)}")
+        names = [part.name for part in (*self.row, *self.vision, *self.control)]  # of folders in WORK
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"a plan's rows, vision models and controls have names of their own, these have not: {', '.join(twice)}"
+            )
         if unknown := {axis for row in self.row for axis in row.axes} - axes:
             raise ValueError(f"rows name the axes {', '.join(sorted(unknown))}; the plan has {', '.join(sorted(axes))}")
         if unknown := {name for claim in self.claim for name in (claim.better, claim.worse)} - set(rows):

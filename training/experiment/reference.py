@@ -6,7 +6,9 @@ divided by their spread over true pictures. Zero would be the true distribution.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ...lavi_core.config import from_dict
 from ..evaluation.metrics.fid import Statistics, distance
 from ..evaluation.shapes import ROWS, Settings, bench
+from ..files import write_text
 from ..shapebench import render
 from ..vision_model import encode
 
+FLOOR = "floor.json"
 GRID = 4
 BATCH = 32
 
@@ -38,12 +43,36 @@ def of_true_pictures(vae: Any, settings: Settings, path: Path, seed: int = 10_00
     """Of pictures of the prompts of another seed, kept at ``path``."""
     if path.is_file():
         return Statistics.load(path)
-    from dataclasses import replace
-
     scenes = [scene for row in ROWS for scene in bench(row, replace(settings, seed=seed))[1]]
     found = Statistics.of(features(vae, [render(scene, 128) for scene in scenes]), "demo VAE latents, 4 x 4")
     found.save(path)
     return found
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the distance comes to: true, of true pictures of the judged prompts (no picture's spread is nought);
+    noise, of pictures whose pixels are drawn at random."""
+
+    true: float
+    noise: float
+
+    @classmethod
+    def load(cls, work: Path) -> Floor:
+        try:
+            return from_dict(cls, json.loads((work / FLOOR).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{work / FLOOR} is not there or not whole ({error}); run the plan again") from None
+
+
+def measure_floor(vae: Any, settings: Settings, truth: Statistics, work: Path) -> None:
+    """Write ``work``/floor.json, where it is not there yet."""
+    if (work / FLOOR).is_file():
+        return
+    true = np.stack([render(scene, 128) for row in ROWS for scene in bench(row, settings)[1]])
+    noise = np.random.default_rng(0).integers(0, 256, true.shape, dtype=np.uint8)
+    found = Floor(frechet(vae, true, truth), frechet(vae, noise, truth))
+    write_text(work / FLOOR, json.dumps(asdict(found)))
 
 
 def frechet(vae: Any, pictures: np.ndarray, truth: Statistics) -> float:

@@ -27,7 +27,7 @@ from ..shapebench.bench import summary
 from ..state import states
 from ..trainer import Trainer
 from .plan import SEED, WORK, Control, Plan, Row, VisionStage, read_plan, run_folder
-from .reference import frechet, of_true_pictures
+from .reference import frechet, measure_floor, of_true_pictures
 from .result import NAME, STRIP, Result
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
     strip = pipeline.draw(PROMPTS, steps=plan.steps, guidance=plan.guidance)
     write_bytes(target / STRIP, png(np.concatenate(list(strip), axis=1)))
     truth = of_true_pictures(pipeline.vae, settings, work / f"true-{plan.prompts}.npz")
+    measure_floor(pipeline.vae, settings, truth, work)
     seconds, loss = _journal(target)
     Result(
         row=row.name,

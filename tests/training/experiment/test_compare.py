@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from lavi_bridge.training.experiment.compare import Figure, difference, share, verdict
+from lavi_bridge.training.experiment.compare import Figure, difference, nearer, share, verdict
 from lavi_bridge.training.experiment.result import Result
 
 
-def result(row: str, seed: int, **correct: tuple[int, ...]) -> Result:
+def result(row: str, seed: int, distance: float = 0.0, **correct: tuple[int, ...]) -> Result:
     return Result(
         row=row,
         seed=seed,
         settings={},
         correct=correct,
         aspects={},
-        distance=0.0,
+        distance=distance,
         trained={},
         steps=1,
         batch_size=1,
@@ -47,6 +47,13 @@ def test_seeds_are_paired() -> None:
     assert difference(a, [result("own", 1, x=(1, 0))], ["x"]).seeds == (1 / 2, 0.0, 1 / 2)
     with pytest.raises(ValueError, match="no seed in common"):
         difference(a[:2], [result("c", 3, x=(1, 1)), result("c", 4, x=(1, 1))], ["x"])
+
+
+def test_nearer_is_the_smaller_distance() -> None:
+    a = [result("a", seed, distance) for seed, distance in ((1, 2.0), (2, 3.0))]
+    b = [result("b", seed, distance) for seed, distance in ((2, 3.5), (1, 5.0))]
+    assert nearer(a, b) == Figure(1.75, 0.5, 3.0, (3.0, 0.5))
+    assert verdict(nearer(a, b)) == "holds" and verdict(nearer(b, a)) == "reversed"
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lavi_bridge.tests.training.tiny import write_recipe
 from lavi_bridge.training.cli import main
+from lavi_bridge.training import lock
 from lavi_bridge.training.experiment.plan import read_plan
-from lavi_bridge.training.experiment.result import Result
-from lavi_bridge.training.experiment.run import PROMPTS
+from lavi_bridge.training.experiment.reference import Floor
+from lavi_bridge.training.experiment.result import NAME, Result
+from lavi_bridge.training.experiment.run import PROMPTS, jobs
 from PIL import Image
+from safetensors.torch import load_file
 
 PLAN = """
 title = "Tiny"
@@ -26,9 +32,8 @@ name = "language"
 title = "Language axis"
 text = "Which ear?"
 [[control]]
-name = "random"
+name = "deaf"
 like = "{models}/text_encoder"
-seed = 3
 [[vision]]
 name = "small"
 start = "small-start.toml"
@@ -41,7 +46,7 @@ axes = ["language"]
 name = "random"
 label = "Random"
 axes = ["language"]
-set = ["language.model={{work}}/random", "vision.model={{work}}/small/vision"]
+set = ["language.model={{work}}/deaf-{{seed}}", "vision.model={{work}}/small/vision"]
 [[row]]
 name = "own"
 label = "Own"
@@ -53,6 +58,20 @@ text = "It matters"
 better = "full"
 worse = "random"
 on = ["seen words", "unseen pairs"]
+[[claim]]
+text = "It draws better"
+better = "full"
+worse = "own"
+on = ["distance"]
+"""
+HOLD = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("lock", sys.argv[1])
+lock = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lock)
+with lock.held(sys.argv[2]):
+    print("held", flush=True)
+    sys.stdin.read()
 """
 START = """
 output = "unused"
@@ -98,6 +117,13 @@ def test_one_command_trains_judges_and_writes_the_page(
     text = page.read_text()
     assert "5 of 5 runs are in" in text and "Not complete" not in text and "Which ear?" in text
     assert "| It matters | Full - Random; seen words, unseen pairs | " in text
+    far = [Result.load(work / "own-1").distance - Result.load(work / f"full-{seed}").distance for seed in (1, 2)]
+    low, high = min(far), max(far)
+    change = f"{np.mean(far):+.3f} ({low:+.3f} to {high:+.3f}) | {far[0]:+.3f}, {far[1]:+.3f}"
+    assert f"| It draws better | Full - Own; distance | {change} | **" in text
+    floor = Floor.load(work)
+    assert 0 < floor.true < min(Result.load(path).distance for path in work.glob("*-1") if (path / NAME).is_file())
+    assert f"| {floor.true:.2f} |" in text and f"| {floor.noise:.2f} |" in text
     full, other = (Result.load(work / name) for name in ("full-1", "full-2"))
     assert full.trained["language"] > 0 and full.trained["adapter"] > 0 and full.trained["vision"] > 0
     assert full.loss != other.loss and full.steps == 6
@@ -108,7 +134,9 @@ def test_one_command_trains_judges_and_writes_the_page(
     with Image.open(work / "language.png") as grid:
         assert np.asarray(grid).std() > 0
     recipes = [json.loads((work / name / "recipe.json").read_text()) for name in ("full-2", "random-1")]
-    assert recipes[0]["seed"] == 2 and recipes[1]["language"]["model"] == str(work / "random")
+    assert recipes[0]["seed"] == 2 and recipes[1]["language"]["model"] == str(work / "deaf-1")
+    controls = [load_file(work / f"deaf-{seed}" / "model.safetensors") for seed in (1, 2)]
+    assert all(not torch.equal(controls[0][k], v) for k, v in controls[1].items() if v.dim() > 1)
     assert not (work / "full-1" / "state").exists()  # what a run needs to go on is of no more use
 
     assert main([*command, "--page-only", "-o", str(tmp_path / "page" / "README.md")]) == 0
@@ -120,13 +148,47 @@ def test_one_command_trains_judges_and_writes_the_page(
     assert "the plan has no rows other" in capsys.readouterr().err
 
 
+def test_what_another_process_is_at_is_left_to_it(
+    plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    work = tmp_path / "work"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(Path(lock.__file__)), str(work / "at-work" / "small")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        assert main(["experiment", str(plan), "--work", str(work), "--seeds", "1"]) == 0
+        assert "1 of 5 runs are in" in Path(capsys.readouterr().out.strip()).read_text()
+        assert "left to other processes" in caplog.text and ": small, random-1, own-1" in caplog.text
+        assert (work / "full-1" / NAME).is_file() and not (work / "small").exists()
+    finally:
+        other.communicate("")
+    assert main(["experiment", str(plan), "--work", str(work), "--seeds", "1"]) == 0
+    assert "3 of 5 runs are in" in Path(capsys.readouterr().out.strip()).read_text()
+
+
+def test_a_run_waits_for_what_it_needs_alone(plan: Path, tmp_path: Path) -> None:
+    read = read_plan(plan)
+    found = jobs(read, read.row, read.seeds, plan.parent, tmp_path / "work")
+    needs = {job.name: [needed.name for needed in job.needs] for job in found}
+    assert list(needs) == ["small", "deaf-1", "deaf-2", "full-1", "random-1", "own-1", "full-2", "random-2"]
+    assert needs["random-2"] == ["small", "deaf-2"] and needs["own-1"] == ["small"] and needs["full-1"] == []
+    alone = jobs(read, [row for row in read.row if row.name == "full"], (2,), plan.parent, tmp_path / "work")
+    assert [job.name for job in alone] == ["full-2"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ('axes = ["language"]\n[[row]]', 'axes = ["tongue"]\n[[row]]', "rows name the axes tongue"),
         ('better = "full"', 'better = "best"', "claims name the rows best"),
         ("unseen pairs", "unseen things", "claims are on unseen things"),
-        ('name = "own"', 'name = "full"', "names of their own"),
+        ("unseen pairs", "distance", "a claim on distance is on nothing else"),
+        ('name = "own"', 'name = "full"', "names of their own, these have not: full"),
+        ('name = "deaf"', 'name = "own"', "names of their own, these have not: own"),
         ("prompts = 2", "prompt = 2", "unknown key prompt"),
     ],
 )
