@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from lavi_bridge.tests.training.tiny import write_recipe
-from lavi_bridge.training.cli import main
 from lavi_bridge.training import lock
+from lavi_bridge.training.cli import main
 from lavi_bridge.training.experiment.plan import read_plan
 from lavi_bridge.training.experiment.reference import Floor
 from lavi_bridge.training.experiment.result import NAME, Result
