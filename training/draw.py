@@ -8,7 +8,7 @@ from . import models
 from .files import write_bytes
 from .grid import png
 from .pipeline import Pipeline
-from .vision_model import VAE_FACTOR, own_vae, read_config
+from .vision_model import VAE_FACTOR, read_config
 
 
 def draw(args: argparse.Namespace) -> str:
@@ -17,7 +17,7 @@ def draw(args: argparse.Namespace) -> str:
 
     demo = args.vision_model == "demo:vision"
     language, vision = models.language(args.language_model), models.vision(args.vision_model)
-    vae = models.vae(args.vae or "demo:vae") if args.vae or demo else own_vae(vision)
+    vae = models.vae_for(args.vision_model, args.vae)
     size = args.size or read_config(vision)[0]["sample_size"] * VAE_FACTOR
     pipeline = Pipeline.load(args.bridge, language, vision, vae, device=args.device)
     with tqdm(total=args.steps, desc="sampling", disable=None) as bar:

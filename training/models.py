@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .files import write_text
 from .pair import Pair
-from .vision_model import network_folder
+from .vision_model import network_folder, own_vae
 
 WEIGHTS = Path(__file__).parent / "demo" / "weights"
 
@@ -37,6 +37,13 @@ def bridge(name: str) -> Path:
 
 def vae(name: str) -> Path:
     return WEIGHTS / "vae.safetensors" if name == "demo:vae" else Path(name)
+
+
+def vae_for(vision_model: str, asked: str | None) -> Path:
+    """The VAE asked for, else the vision model's own. Raises ValueError where its folder has none."""
+    if asked is None and vision_model == "demo:vision":
+        asked = "demo:vae"
+    return vae(asked) if asked else own_vae(vision(vision_model))
 
 
 def save_fully_trained(pair: Pair, folder: Path) -> None:

@@ -23,7 +23,7 @@ def add_evaluation_arguments(target: argparse.ArgumentParser) -> None:
     draw.add_argument("--category", default="", help="of prompts whose file tells none, as in short or long")
     draw.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
     draw.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")
-    draw.add_argument("--vae", default="demo:vae", help="VAE folder or TAESD file")
+    draw.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
     draw.add_argument("-o", "--output", required=True, metavar="RUN", help="the run folder")
     draw.add_argument("--seeds", nargs="+", default=["42"], help="numbers or spans as in 42..51 (default 42)")
     draw.add_argument("--sampler", default="unipc", help="unipc (default, the paper's) or euler (ComfyUI's)")
@@ -36,6 +36,18 @@ def add_evaluation_arguments(target: argparse.ArgumentParser) -> None:
     draw.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     draw.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
     draw.set_defaults(step=_generate)
+
+    own = commands.add_parser("own", help="write the vision model's own text encoder as a bridge, to compare with")
+    own.add_argument("vision_model", help="folder of the whole pipeline, with text_encoder/ and tokenizer/")
+    own.add_argument("-o", "--output", required=True, help="the bridge .safetensors to write")
+    own.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value of the prompt recipe, which is the authors' for this vision model, as in max_length=120",
+    )
+    own.set_defaults(step=_own)
 
     score = commands.add_parser("score", help="measure a run with the metrics whose weights are here")
     score.add_argument("folder", metavar="RUN", help="the run folder")
@@ -67,6 +79,12 @@ def add_evaluation_arguments(target: argparse.ArgumentParser) -> None:
     table.add_argument("-o", "--output", help="write it to a file as well")
     table.set_defaults(step=_table)
 
+    suite = commands.add_parser("suite", help="generate, score and table of many bridges, as one TOML file says")
+    suite.add_argument("suite", help="a suite .toml, such as training/recipes/paper/evaluation.toml")
+    suite.add_argument("--work", required=True, help="folder of the runs and of table.md; what it holds is not redone")
+    suite.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+    suite.set_defaults(step=_suite)
+
 
 def run_evaluation(args: argparse.Namespace) -> str:
     """What the chosen command has to say. The hub's client reads its switch when it is imported, which is later."""
@@ -96,6 +114,12 @@ def _generate(args: argparse.Namespace) -> str:
     return generate(args)
 
 
+def _own(args: argparse.Namespace) -> str:
+    from .own import own
+
+    return own(args)
+
+
 def _score(args: argparse.Namespace) -> str:
     from .score import score
 
@@ -118,3 +142,9 @@ def _table(args: argparse.Namespace) -> str:
     from .table import table
 
     return table(args)
+
+
+def _suite(args: argparse.Namespace) -> str:
+    from .suite import suite
+
+    return suite(args)

@@ -54,7 +54,7 @@ def generate(args: argparse.Namespace) -> str:
     run, prompts = Path(args.output), read_prompts(args.prompts, args.category)
     vision = models.vision(args.vision_model)
     size = size_for(vision, args.size)
-    language, vae = models.language(args.language_model), models.vae(args.vae)
+    language, vae = models.language(args.language_model), models.vae_for(args.vision_model, args.vae)
     pipeline = Pipeline.load(args.bridge, language, vision, vae, args.precision, args.device)
     settings = Settings(
         sampler=args.sampler,

@@ -174,7 +174,10 @@ def _tables(rows: Sequence[Row], results: Results, limits: Limits, floor: Floor)
 
 
 def _how(plan: Plan, results: Results) -> Iterator[str]:
-    some = next(found[0] for found in results.values() if found[0].steps)
+    some = next((found[0] for found in results.values() if found[0].steps), None)
+    if some is None:
+        yield "No bridge of this plan has been trained yet."
+        return
     yield (
         f"Every bridge: {some.steps} steps of {some.batch_size} pictures, without the demo's head start; the rows are "
         f"changes of one recipe ({plan.recipe}). Judged: {plan.prompts} prompts of each category and seed, the same "

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lavi_bridge.tests.training.evaluation.models import write_blip, write_clip, write_detr, write_owl
+from lavi_bridge.tests.training.tiny import write_recipe
 from lavi_bridge.training.evaluation.generate import Settings, begin, manifest_of, png
 from lavi_bridge.training.evaluation.prompts import Prompt
 from lavi_bridge.training.evaluation.run import Run, file_of
 from lavi_bridge.training.files import write_bytes
+from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.trainer import Trainer
 
 PROMPTS = (
     Prompt("a red circle and a big blue square", "color"),
@@ -33,6 +36,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two seeds of PROMPTS: noise of 64 pixels."""
     folder = tmp_path_factory.mktemp("run")
     return write_run(folder, list(PROMPTS))
+
+
+@pytest.fixture(scope="session")
+def bridge(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the tiny models, one step old."""
+    folder = tmp_path_factory.mktemp("bridge")
+    recipe = write_recipe(folder / "recipe.toml", tiny, folder / "run")
+    return Trainer(read_recipe(recipe, ["steps=1"])).run()
 
 
 def write_run(folder: Path, prompts: list[Prompt], seeds: tuple[int, ...] = (1, 2), size: int = 64) -> Run:

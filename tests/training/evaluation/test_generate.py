@@ -7,24 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lavi_bridge.tests.training.tiny import write_recipe
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.evaluation.generate import QUALITY_SUFFIX, noise_of, seeds_of
 from lavi_bridge.training.pipeline import Pipeline
-from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.sampling import noise_for, sample
-from lavi_bridge.training.trainer import Trainer
 from lavi_bridge.training.vision_model import decode
 from PIL import Image
 
 TEXTS = ("a red circle", "../a blue/square", "a green cross")
-
-
-@pytest.fixture(scope="module")
-def bridge(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bridge")
-    recipe = write_recipe(folder / "recipe.toml", tiny, folder / "run")
-    return Trainer(read_recipe(recipe, ["steps=1"])).run()
 
 
 @pytest.fixture

@@ -107,6 +107,9 @@ def test_one_command_trains_judges_and_writes_the_page(
 ) -> None:
     work = tmp_path / "work"
     command = ["experiment", str(plan), "--work", str(work)]
+    assert main([*command, "--rows", "own"]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert "No bridge of this plan has been trained yet." in page.read_text() and not (work / "deaf-1").exists()
     assert main([*command, "--seeds", "1"]) == 0
     page = Path(capsys.readouterr().out.strip())
     assert page == work / "README.md" and "3 of 5 runs are in" in page.read_text()
