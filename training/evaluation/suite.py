@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import tomllib
 from argparse import Namespace
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from typing import Literal
 
 from ...lavi_core.config import from_dict
 from .. import models
+from ..files import write_text
 from .generate import generate
 from .metrics import METRICS
 from .own import write_own
 from .reported import PAPER
 from .samplers import SAMPLERS
 from .score import score
-from .table import table
+from .table import of_runs
 
 log = logging.getLogger(__name__)
 OWN = "own"
@@ -38,6 +40,11 @@ class Entry:
     def __post_init__(self) -> None:
         if not self.language_model and self.bridge != OWN:
             raise ValueError(f'bridge {self.name} names no language_model; only bridge = "{OWN}" can do without')
+
+    @property
+    def folder(self) -> str:
+        """Of its run; the paper's columns have slashes in their names."""
+        return re.sub(r"[/\\:]", "-", self.name.strip())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +72,8 @@ class Suite:
         PAPER[self.paper], SAMPLERS[self.sampler]
         for metric in self.metrics:
             METRICS[metric]
-        names = [entry.name for entry in self.bridge]
-        if not names or len(set(names)) < len(names) or any(Path(name).name != name for name in names):
+        names, folders = [entry.name for entry in self.bridge], {entry.folder for entry in self.bridge}
+        if not names or len(folders) < len(names) or folders & {"", ".", ".."}:
             raise ValueError(f"a suite's bridges have names of their own, which can be folders; got {', '.join(names)}")
 
 
@@ -85,8 +92,9 @@ def suite(args: argparse.Namespace) -> str:
     """Draw and score what ``args.work`` lacks, bridge by bridge, a run folder each; write table.md there and return
     its text. The same command goes on after a kill."""
     asked, work = read_suite(args.suite), Path(args.work)
-    runs = [work / entry.name for entry in asked.bridge]
-    for entry, run in zip(asked.bridge, runs, strict=True):
+    runs = {entry.name: work / entry.folder for entry in asked.bridge}
+    for entry in asked.bridge:
+        run = runs[entry.name]
         log.info(generate(_drawing(asked, entry, run, args.device)))
         log.info(
             score(
@@ -101,7 +109,9 @@ def suite(args: argparse.Namespace) -> str:
                 )
             )
         )
-    return table(Namespace(folders=runs, paper=asked.paper, output=work / "table.md"))
+    text = of_runs(runs, asked.paper)
+    write_text(work / "table.md", f"{text}\n")
+    return text
 
 
 def _drawing(asked: Suite, entry: Entry, run: Path, device: str | None) -> Namespace:

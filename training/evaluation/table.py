@@ -20,16 +20,19 @@ SUBSTITUTES = ("spatial", "3-in-1")  # measured with a detector that is not the 
 
 def table(args: argparse.Namespace) -> str:
     """The paper's rows, then all else that was measured, then how; written to ``args.output`` where it is given."""
-    runs: dict[str, Scores] = {}
     folders = [Path(folder) for folder in args.folders]
     short = [folder.resolve().name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    for name, folder in zip(names, folders, strict=True):
-        runs[name] = read_scores(Run.open(folder))
-    text = "\n\n".join([beside(runs, PAPER[args.paper]), *_others(runs), _how(runs)])
+    text = of_runs(dict(zip(names, folders, strict=True)), args.paper)
     if args.output:
         write_text(args.output, f"{text}\n")
     return text
+
+
+def of_runs(folders: Mapping[str, Path], paper: str) -> str:
+    """folders: of runs, by the name of their column. paper: which of its tables."""
+    runs: dict[str, Scores] = {name: read_scores(Run.open(folder)) for name, folder in folders.items()}
+    return "\n\n".join([beside(runs, PAPER[paper]), *_others(runs), _how(runs)])
 
 
 def beside(runs: Mapping[str, Scores], paper: Reported) -> str:

@@ -26,7 +26,7 @@ name = "SD"
 bridge = "own"
 vision_model = {sd}
 [[bridge]]
-name = "tiny"
+name = "w/o tiny"
 bridge = {bridge}
 language_model = {text}
 vision_model = {vision}
@@ -63,15 +63,15 @@ def test_one_command_to_the_table(suite: Path, tmp_path: Path, capsys: pytest.Ca
     head, *rows = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"
     )
-    assert head == ["", "SD", "tiny", *(f"{name} (reported)" for name in PAPER["ablation"].columns)]
+    assert head == ["", "SD", "w/o tiny", *(f"{name} (reported)" for name in PAPER["ablation"].columns)]
     found = {row[0]: row[1:3] for row in rows[:14]}
     assert all("(" in cell for cell in found["Short - CLIP Score"]) and found["Short - FID"] == ["-", "-"]
     assert found["Comp - Color"][0] != found["Comp - Color"][1] and "-" not in found["Comp - Color"]
-    scores = [json.loads((work / name / "scores.json").read_text()) for name in ("SD", "tiny")]
+    scores = [json.loads((work / name / "scores.json").read_text()) for name in ("SD", "w-o tiny")]
     assert [score["pictures"] for score in scores] == [6, 6] and set(scores[0]["metrics"]) == {"clip-score", "blip-vqa"}
 
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.png")}
-    (work / "tiny" / "samples" / "000004.png").unlink()
+    (work / "w-o tiny" / "samples" / "000004.png").unlink()
     assert main(command) == 0
     assert capsys.readouterr().out.strip() == text  # drawn again, from the same noise
     again = [path.name for path in work.rglob("*.png") if path.stat().st_mtime_ns != before[path]]
@@ -86,8 +86,8 @@ def test_one_command_to_the_table(suite: Path, tmp_path: Path, capsys: pytest.Ca
     [
         ('paper = "ablation"', 'paper = "appendix"', "unknown table of the paper 'appendix'"),
         ("size = 32", "sizes = 32", "unknown key sizes"),
-        ('name = "tiny"', 'name = "SD"', "names of their own"),
-        ('name = "tiny"', 'name = "a/b"', "names of their own, which can be folders"),
+        ('name = "w/o tiny"', 'name = "SD"', "names of their own"),
+        ('name = "w/o tiny"', 'name = ".."', "names of their own, which can be folders"),
         ("language_model", "vae_model", "unknown key bridge"),
         ('"blip-vqa"]', '"vqa"]', "unknown metric 'vqa'"),
         ('bridge = "own"', 'bridge = "other"', "bridge SD names no language_model"),
