@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 from . import models
 from .files import write_bytes
 from .grid import png
 from .pipeline import Pipeline
 from .vision_model import VAE_FACTOR, read_config
+
+log = logging.getLogger(__name__)
 
 
 def draw(args: argparse.Namespace) -> str:
@@ -20,6 +23,9 @@ def draw(args: argparse.Namespace) -> str:
     vae = models.vae_for(args.vision_model, args.vae)
     size = args.size or read_config(vision)[0]["sample_size"] * VAE_FACTOR
     pipeline = Pipeline.load(args.bridge, language, vision, vae, device=args.device)
+    for prompt, cut in zip(args.prompts, pipeline.tokens_cut(args.prompts), strict=True):
+        if cut:
+            log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", cut, prompt)
     with tqdm(total=args.steps, desc="sampling", disable=None) as bar:
         images = pipeline.draw(
             args.prompts,

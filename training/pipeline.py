@@ -44,12 +44,14 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
 
 @dataclass
 class Pipeline:
-    """condition: prompts -> Conditioning, on the vision model's device. precision: "bf16" computes under autocast."""
+    """condition: prompts -> Conditioning, on the vision model's device. precision: "bf16" computes under autocast.
+    bridge: what conditions, where it is a whole one and not a pair in training."""
 
     condition: Callable[[list[str]], Conditioning]
     vision: VisionModel
     vae: Any
     precision: Literal["bf16", "fp32"] = "fp32"
+    bridge: Bridge | None = None
 
     @classmethod
     def load(
@@ -82,7 +84,12 @@ class Pipeline:
                 return connected(prompts)
 
         decoder: Any = load_vae(vae)
-        return cls(condition, model, decoder.to(device), precision)
+        return cls(condition, model, decoder.to(device), precision, connected)
+
+    def tokens_cut(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens of each prompt are not heard, being over the bridge's length."""
+        assert self.bridge is not None
+        return [one.cut for one in self.bridge.encoder.tokenize(prompts, self.bridge.config.prompt).reports]
 
     def draw(
         self,

@@ -55,6 +55,7 @@ def add_evaluation_arguments(target: argparse.ArgumentParser) -> None:
     score.add_argument("--metrics", nargs="+", metavar="NAME", help="default: all that there are")
     score.add_argument("--reference", help="statistics of true pictures for FID, made by `evaluate stats`")
     score.add_argument("--require", action="store_true", help="exit with 2 where a metric is unavailable")
+    score.add_argument("--missing", action="store_true", help="measure only what has no value yet")
     score.set_defaults(step=_score)
 
     stats = commands.add_parser("stats", help="compute what FID compares with, from a folder of pictures")
@@ -80,7 +81,7 @@ def add_evaluation_arguments(target: argparse.ArgumentParser) -> None:
     table.set_defaults(step=_table)
 
     suite = commands.add_parser("suite", help="generate, score and table of many bridges, as one TOML file says")
-    suite.add_argument("suite", help="a suite .toml, such as training/recipes/paper/evaluation.toml")
+    suite.add_argument("suite", help="a suite .toml, such as training/recipes/evaluation/demo.toml")
     suite.add_argument("--work", required=True, help="folder of the runs and of table.md; what it holds is not redone")
     suite.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
     suite.set_defaults(step=_suite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ Writer = Callable[[str, int], str]  # (short prompt, seed) -> what the model wri
 def expand(args: argparse.Namespace) -> str:
     """Write the long prompts as .jsonl (prompt, category "long", short, words, fits, seed, lm); say how many fit.
 
-    Prompts that the file holds already, by the same model and seed, are kept; it is written after each new one.
+    Prompts that the file holds already are kept, but for those that did not fit and now have more tries; it is written
+    after each new one. Raises ValueError for a file with long prompts of other short ones, or by another model or seed.
     """
     from tqdm import tqdm
 
@@ -38,12 +39,15 @@ def expand(args: argparse.Namespace) -> str:
     shorts = read_prompts(args.prompts)
     name, write = load_writer(models.language(args.lm), pick_device(args.device))
     output = Path(args.output)
-    known = _known(output, name, args.seed)
+    known = _known(output, name, args.seed, [prompt.text for prompt in shorts])
     rows: list[dict[str, Any]] = []
     for i, prompt in enumerate(tqdm(shorts, desc="expanding", unit="prompt", disable=None)):
-        row = known.get(prompt.text) or lengthened(prompt, write, args.seed, args.tries) | {"lm": name}
+        row = known.get(prompt.text)
+        kept = row is not None and (row["fits"] or row["tries"] >= args.tries)
+        if row is None or not kept:
+            row = lengthened(prompt, write, args.seed, args.tries) | {"lm": name}
         rows.append(row)
-        if prompt.text not in known:
+        if not kept:
             known[prompt.text] = row
             rest = [known[later.text] for later in shorts[i + 1 :] if later.text in known]
             _write(output, [*rows, *rest])
@@ -73,6 +77,7 @@ def lengthened(prompt: Prompt, write: Writer, seed: int, tries: int) -> dict[str
         "words": len(text.split()),
         "fits": _off(text) == 0,
         "seed": seed,
+        "tries": tries,
     }
 
 
@@ -125,18 +130,22 @@ def _off(text: str) -> int:
     return max(LEAST - count, count - MOST, 0)
 
 
-def _known(path: Path, lm: str, seed: int) -> dict[str, dict[str, Any]]:
-    """short prompt -> row, of an earlier call with the same model and seed."""
+def _known(path: Path, lm: str, seed: int, shorts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """short prompt -> row, of an earlier call."""
     if not path.is_file():
         return {}
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
         try:
             row = json.loads(line)
-            if (row["lm"], row["seed"]) == (lm, seed):
-                found[row["short"]] = row
+            facts = row["short"], row["lm"], row["seed"], row["tries"], row["fits"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} line {number} is none of `evaluate expand`; give another file") from None
+        if facts[1:3] != (lm, seed):
+            raise ValueError(f"{path} is by {facts[1]}, seed {facts[2]}, now it is {lm}, {seed}: give another file")
+        if facts[0] not in shorts:
+            raise ValueError(f"{path} has a long prompt of {facts[0]!r}, which is not asked for: give another file")
+        found[facts[0]] = row
     return found
 
 

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from ..vision_model import VAE_FACTOR, decode, read_config
 from .prompts import Prompt, read_prompts
 from .run import MANIFEST, file_of, is_whole, read_manifest, sha256_of
 from .samplers import SAMPLERS
+
+log = logging.getLogger(__name__)
 
 # What the authors' test scripts put behind every prompt; whether their tables have it is not known.
 QUALITY_SUFFIX = ", best quality, extremely detailed, 4k resolution"
@@ -68,7 +71,10 @@ def generate(args: argparse.Namespace) -> str:
         vision=f"{pipeline.vision.model_id} {fingerprint.weights_print(pipeline.vision.network)[:16]}",
         vae=f"{vae.stem} {fingerprint.weights_print(pipeline.vae)[:16]}",
     )
-    rows = begin(run, manifest_of(prompts, seeds_of(args.seeds), settings, sha256_of(Path(args.bridge))))
+    cut = pipeline.tokens_cut([prompt.text + settings.suffix for prompt in prompts])
+    if lost := [prompt.text for prompt, tokens in zip(prompts, cut, strict=True) if tokens]:
+        log.warning("%d of %d prompts are longer than the bridge hears, and cut: %r", len(lost), len(cut), lost[0])
+    rows = begin(run, manifest_of(prompts, seeds_of(args.seeds), settings, sha256_of(Path(args.bridge)), cut))
     missing = [row for row in rows if not is_whole(file_of(run, row["id"]), size)]
     with tqdm(total=len(rows), initial=len(rows) - len(missing), desc="drawing", unit="picture", disable=None) as bar:
         for i in range(0, len(missing), args.batch_size):
@@ -93,9 +99,12 @@ def draw(pipeline: Pipeline, texts: Sequence[str], noises: Sequence[int], settin
         return decode(pipeline.vae, latents.float()).cpu().numpy()
 
 
-def manifest_of(prompts: Sequence[Prompt], seeds: Sequence[int], settings: Settings, bridge: str) -> list[dict]:
+def manifest_of(
+    prompts: Sequence[Prompt], seeds: Sequence[int], settings: Settings, bridge: str, cut: Sequence[int] = ()
+) -> list[dict]:
     """One row a picture, all prompts of a seed before the next seed. noise: what ComfyUI's KSampler takes as its seed
-    for this picture; of one prompt and seed it is the same whatever bridge is evaluated."""
+    for this picture; of one prompt and seed it is the same whatever bridge is evaluated. cut: tokens of each prompt
+    that the bridge does not hear; () = none."""
     return [
         {
             "id": len(prompts) * k + i,
@@ -104,6 +113,7 @@ def manifest_of(prompts: Sequence[Prompt], seeds: Sequence[int], settings: Setti
             "seed": seed,
             "noise": noise_of(seed, i),
             "meta": dict(prompt.meta),
+            "cut": cut[i] if cut else 0,
             "settings": asdict(settings),
             "bridge": bridge,
         }
@@ -120,8 +130,16 @@ def noise_of(seed: int, index: int) -> int:
 def begin(run: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write the manifest; one that is there must be the same, or its beginning (seeds were added)."""
     if (run / MANIFEST).is_file():
-        for old, new in zip(read_manifest(run), [*rows, {}], strict=False):
+        known = read_manifest(run)
+        if len(known) > len(rows):
+            raise ValueError(
+                f"{run} was begun with {len(known)} pictures, now there are {len(rows)}: take back what was left out "
+                "(prompts or seeds), or give another folder"
+            )
+        for old, new in zip(known, rows, strict=False):
             _same(run, old, json.loads(json.dumps(new)))
+    elif any((run / "samples").glob("*.png")):
+        raise ValueError(f"{run} holds pictures without a {MANIFEST} that says what they are: give another folder")
     write_text(run / MANIFEST, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
 

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 
 MANIFEST, SCORES, SCORES_BY_PICTURE = "manifest.jsonl", "scores.json", "scores.jsonl"
+MANIFEST_KEYS = ("id", "prompt", "category", "seed", "meta", "cut")
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A row of the manifest and its file."""
+    """A row of the manifest and its file. cut: tokens of the prompt that the bridge did not hear."""
 
     id: int
     prompt: str
     category: str
     seed: int
     meta: dict[str, Any]
+    cut: int
     path: Path
 
     def read(self) -> np.ndarray:
@@ -48,7 +50,7 @@ class Run:
         folder = Path(folder)
         rows = read_manifest(folder)
         pictures = tuple(
-            Picture(row["id"], row["prompt"], row["category"], row["seed"], row["meta"], file_of(folder, row["id"]))
+            Picture(*(row[key] for key in MANIFEST_KEYS), file_of(folder, row["id"]))  # type: ignore[arg-type]
             for row in rows
         )
         missing = [p.path for p in pictures if not is_whole(p.path, rows[0]["settings"]["size"])]

@@ -20,7 +20,8 @@ from .weights import Inapplicable, Unavailable, Weights
 def score(args: argparse.Namespace) -> str:
     """Write scores.json and scores.jsonl of the run; return them in short. Metrics of an earlier call are kept.
 
-    Raises ValueError, once all is written, where a metric is unavailable and ``args.require`` is set.
+    args.missing: leave out metrics that have a value. Raises ValueError, once all is written, where a metric is
+    unavailable and ``args.require`` is set.
     """
     names = list(dict.fromkeys(args.metrics or METRICS))
     rows = {name: METRICS[name] for name in names}
@@ -35,14 +36,19 @@ def score(args: argparse.Namespace) -> str:
     if means.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {means.batch_size}")
     metrics, by_picture = _earlier(run)
+    missing: dict[str, str] = {}
     for name, row in rows.items():
+        if args.missing and "value" in metrics.get(name, {}):
+            continue
         try:
             measured = row.measure(row.of(run.pictures), means)
         except Inapplicable as reason:
             metrics[name] = {"inapplicable": str(reason)}
             continue
-        except Unavailable as missing:
-            metrics[name] = {"unavailable": str(missing)}
+        except Unavailable as reason:
+            missing[name] = str(reason)
+            if "value" not in metrics.get(name, {}):
+                metrics[name] = {"unavailable": str(reason)}
             continue
         metrics[name] = summary(name, measured, run.pictures) | {"source": row.source}
         for picture in run.pictures:
@@ -53,10 +59,11 @@ def score(args: argparse.Namespace) -> str:
                     entry[key][name] = found[picture.id]
         _write(run, metrics, by_picture)  # one by one: what was measured outlives a kill
     _write(run, metrics, by_picture)
-    missing = [name for name in names if "unavailable" in metrics[name]]
     if missing and args.require:
-        raise ValueError("; ".join(f"{name} is unavailable: {metrics[name]['unavailable']}" for name in missing))
-    return "\n".join(line(name, metrics[name]) for name in names)
+        raise ValueError("; ".join(f"{name} is unavailable: {reason}" for name, reason in missing.items()))
+    kept = [f"{name}: an earlier value is kept, now unavailable: {r}" for name, r in missing.items()]
+    kept = [text for text in kept if "value" in metrics[text.partition(":")[0]]]
+    return "\n".join([*(line(name, metrics[name]) for name in names), *kept])
 
 
 def summary(name: str, measured: Measured, pictures: Sequence[Picture]) -> dict[str, Any]:
@@ -101,8 +108,12 @@ def read_scores(run: Run) -> dict[str, Any]:
     path = run.folder / SCORES
     if not path.is_file():
         raise ValueError(f"{run.folder} has no {SCORES}; make it with `evaluate score`")
-    scores = json.loads(path.read_text(encoding="utf-8"))
-    if scores["manifest"] != run.print:
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        same = scores["manifest"] == run.print
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not what `evaluate score` writes; delete it and give that again") from None
+    if not same:
         raise ValueError(f"{path} is of other pictures than {run.folder} holds now; give `evaluate score` again")
     return scores
 
@@ -139,6 +150,7 @@ def _write(run: Run, metrics: Mapping[str, Any], by_picture: Mapping[int, Mappin
         "manifest": run.print,
         "pictures": len(run.pictures),
         "prompts": len({(picture.prompt, picture.category) for picture in run.pictures}),
+        "prompts_cut": len({(picture.prompt, picture.category) for picture in run.pictures if picture.cut}),
         "seeds": run.seeds,
         "settings": run.settings,
         "bridge": run.bridge,

@@ -106,6 +106,7 @@ def suite(args: argparse.Namespace) -> str:
                     batch_size=asked.batch_size,
                     device=args.device,
                     require=False,
+                    missing=True,
                 )
             )
         )

@@ -69,11 +69,17 @@ def _others(runs: Mapping[str, Scores]) -> Iterator[str]:
         lines = []
         for category in [*categories, ""]:
             rows = [None if e is None else e["categories"].get(category) if category else e for e in entries.values()]
-            limits = [next((e["settings"][key].get(category) for e in known), None) for key in bounds]
+            limits = [_limit(known, key, category) for key in bounds]
             numbers = [NONE if limit is None else f"{limit:.4f}" for limit in limits]
             lines.append([category or "all", *(NONE if row is None else cell(row) for row in rows), *numbers])
         name = known[0]["name"]
         yield f"### {name}\n\n{markdown(['prompts', *entries, *bounds], lines)}"
+
+
+def _limit(entries: Sequence[Mapping[str, Any]], key: str, category: str) -> float | None:
+    """ceiling or chance of a category, of the first run that has it."""
+    known = (entry["settings"].get(key, {}).get(category) for entry in entries)
+    return next((value for value in known if value is not None), None)
 
 
 def _how(runs: Mapping[str, Scores]) -> str:
@@ -90,6 +96,7 @@ def _how(runs: Mapping[str, Scores]) -> str:
             f"**{name}**: {scores['pictures']} pictures of {scores['prompts']} prompts, "
             f"seeds {_seeds(scores['seeds'])}; {made['sampler']} {made['steps']} steps, "
             f"guidance {made['guidance']}, {made['size']} px, "
+            f"{scores['prompts_cut']} prompts longer than the bridge hears and cut, "
             f"{made['precision']}, suffix {made['suffix']!r}, negative {made['negative']!r}; bridge "
             f"{scores['bridge'][:12]}, language model {made['language']}, vision model {made['vision']}, VAE "
             f"{made['vae']}.",
@@ -99,7 +106,8 @@ def _how(runs: Mapping[str, Scores]) -> str:
             if "value" in entry:
                 told = {k: v for k, v in entry["settings"].items() if k not in ("ceiling", "chance")}
                 facts = "; ".join(f"{key} {value}" for key, value in told.items())
-                lines.append(f"- {entry['name']}, N = {entry['n']}: {facts}")
+                each = ", ".join(f"{name or 'none'} {row['n']}" for name, row in entry["categories"].items())
+                lines.append(f"- {entry['name']}, N = {entry['n']}{f' ({each})' if each else ''}: {facts}")
         for metric, entry in scores["metrics"].items():
             if "unavailable" in entry:
                 lines.append(f"- {metric}: unavailable: {entry['unavailable']}")

@@ -67,8 +67,9 @@ class Weights:
             raise ValueError(f"{path} is not readable as TOML ({error})") from None
         for role, table in tables.items():
             ROLES[role]
-            if not isinstance(table, dict) or not set(table) <= {"path", "sha256"} or "path" not in table:
-                raise ValueError(f"{path} [{role}] must hold path and sha256, not {table!r}")
+            known = isinstance(table, dict) and set(table) <= {"path", "sha256"} and "path" in table
+            if not known or not all(isinstance(value, str) for value in table.values()):
+                raise ValueError(f"{path} [{role}] must hold path and sha256, both texts, not {table!r}")
         paths = {role: path.parent / table["path"] for role, table in tables.items()}
         return cls(path, paths, {role: table.get("sha256", "") for role, table in tables.items()})
 
@@ -94,7 +95,7 @@ class Weights:
 
 def checksum(path: Path) -> str:
     """sha256 of a file; of a folder, that of the lines ``<sha256>  <path>`` of its files in the order of their paths:
-    ``find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum``."""
+    ``find -L . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum``."""
     if path.is_file():
         return sha256_of(path)
     files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda f: f.relative_to(path).as_posix())

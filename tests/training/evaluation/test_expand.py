@@ -54,9 +54,30 @@ def test_expand_is_seeded_and_keeps_what_it_has(lm: Path, tmp_path: Path, capsys
     assert main(command) == 0 and long.read_text() == first  # the seed
     long.write_text(first.replace(rows[0]["prompt"], "kept"))
     assert main(command) == 0 and json.loads(long.read_text().splitlines()[0])["prompt"] == "kept"
-    assert main([*command, "--seed", "1"]) == 0
-    assert json.loads(long.read_text().splitlines()[0])["prompt"] not in ("kept", rows[0]["prompt"])
+    kept = long.read_text()
+    assert main([*command, "--seed", "1"]) == 2
+    assert f"is by {rows[0]['lm']}, seed 0, now it is {rows[0]['lm']}, 1" in capsys.readouterr().err
+    short.write_text("a dog\n")
+    assert main(command) == 2
+    assert "has a long prompt of 'a cat', which is not asked for" in capsys.readouterr().err
+    assert long.read_text() == kept
+    short.write_text("a cat\na dog\na bird\n")
+    assert main(command) == 0
+    assert [json.loads(line)["short"] for line in long.read_text().splitlines()] == ["a cat", "a dog", "a bird"]
+    assert json.loads(long.read_text().splitlines()[0])["prompt"] == "kept"
     assert read_prompts([long])[0].category == "long" and read_prompts([long])[0].meta["short"] == "a cat"
+
+
+def test_what_did_not_fit_is_tried_more_often(lm: Path, tmp_path: Path) -> None:
+    short, long = tmp_path / "short.txt", tmp_path / "long.jsonl"
+    short.write_text("a cat\n")
+    command = ["evaluate", "expand", str(short), "--lm", str(lm), "-o", str(long), "--tries"]
+    assert main([*command, "1"]) == 0
+    row = json.loads(long.read_text())
+    long.write_text(json.dumps(row | {"fits": False, "prompt": "old"}) + "\n")
+    assert main([*command, "1"]) == 0 and json.loads(long.read_text())["prompt"] == "old"
+    assert main([*command, "2"]) == 0 and json.loads(long.read_text())["prompt"] != "old"
+    assert json.loads(long.read_text())["tries"] == 2
 
 
 def test_a_text_of_the_right_length_ends_the_tries() -> None:

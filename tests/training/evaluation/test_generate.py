@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.evaluation.generate import QUALITY_SUFFIX, noise_of, seeds_of
+from lavi_bridge.training.evaluation.run import Run
 from lavi_bridge.training.pipeline import Pipeline
 from lavi_bridge.training.sampling import noise_for, sample
 from lavi_bridge.training.vision_model import decode
@@ -83,9 +84,32 @@ def test_a_changed_setting_is_refused_and_more_seeds_are_not(
     assert generate(bridge, tiny, prompts, run, "--seeds", "42", "43") == 0
     assert len(files(run)) == 6
     assert generate(bridge, tiny, prompts, run, "--seeds", "42") == 2  # of those that are there it would forget some
+    assert "was begun with 6 pictures, now there are 3" in capsys.readouterr().err
     prompts.write_text(prompts.read_text().replace("green", "yellow"))
     assert generate(bridge, tiny, prompts, run, "--seeds", "42", "43") == 2
     assert "prompt 'a green cross', now it is 'a yellow cross'" in capsys.readouterr().err
+
+
+def test_pictures_of_who_knows_what_are_not_taken(
+    bridge: Path, tiny: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    assert generate(bridge, tiny, prompts, run) == 0
+    (run / "manifest.jsonl").unlink()
+    assert generate(bridge, tiny, prompts, run) == 2
+    assert "holds pictures without a manifest.jsonl" in capsys.readouterr().err
+
+
+def test_a_prompt_longer_than_the_bridge_hears_is_told(
+    bridge: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts, long = tmp_path / "p.txt", "a red circle and a blue square " * 3
+    prompts.write_text(f"a red circle\n{long}\n")
+    assert generate(bridge, tiny, prompts, tmp_path / "run") == 0
+    assert f"1 of 2 prompts are longer than the bridge hears, and cut: {long.strip()!r}" in caplog.text
+    rows = [json.loads(line) for line in (tmp_path / "run" / "manifest.jsonl").read_text().splitlines()]
+    assert [row["cut"] for row in rows] == [0, 3 * 7 + 2 - 16]  # words and two ends, of which it hears 16
+    assert [picture.cut for picture in Run.open(tmp_path / "run").pictures] == [0, 7]
 
 
 def test_euler_draws_what_sample_draws_for_the_manifests_noise(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from lavi_bridge.training.cli import main
 from lavi_bridge.training.evaluation.generate import png
 from lavi_bridge.training.evaluation.prompts import Prompt
 from lavi_bridge.training.evaluation.reported import PAPER, ROWS
+from lavi_bridge.training.evaluation.run import Run
 from lavi_bridge.training.shapebench import GROUND, VOCABULARIES, prompts, render
 
 
@@ -54,6 +57,7 @@ def test_score_and_table(folder: Path, models: dict[str, Path], tmp_path: Path, 
     assert rows["Comp - Color"][0] == "-"  # ShapeBench's colours are not T2I-CompBench's
     judged = _rows(text.partition("### shapes")[2])
     assert judged["ShapeBench color"][0].startswith("0.7500 (") and judged["ShapeBench color"][1:] != ["-", "-"]
+    assert "clip-score, N = 10 (ShapeBench color 8, long 2): " in text and "0 prompts longer than the bridge" in text
     assert "fid: unavailable: inception" in text and "10 pictures of 10 prompts, seeds 1; unipc 50 steps" in text
 
 
@@ -62,6 +66,61 @@ def _rows(text: str) -> dict[str, list[str]]:
     lines = text[text.index("|") :].partition("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {first: others for first, *others in cells}
+
+
+def test_a_value_outlives_its_weights(
+    folder: Path, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weights = write_weights(tmp_path / "w.toml", {"clip-b32": models["clip"]})
+    score = ["evaluate", "score", str(folder), "--metrics", "clip-score"]
+    assert main([*score, "--weights", str(weights)]) == 0
+    before = json.loads((folder / "scores.json").read_text())["metrics"]["clip-score"]
+    capsys.readouterr()
+    assert main(score) == 0
+    assert "clip-score: an earlier value is kept, now unavailable: clip-b32" in capsys.readouterr().out
+    assert json.loads((folder / "scores.json").read_text())["metrics"]["clip-score"] == before
+    assert main([*score, "--require"]) == 2
+    assert main([*score, "--require", "--missing"]) == 0  # it has its value, and nothing is asked of the weights
+    (folder / "scores.json").write_text("{}")
+    assert main(["evaluate", "table", str(folder)]) == 2
+    assert "is not what `evaluate score` writes" in capsys.readouterr().err
+
+
+def test_bounds_are_those_of_whichever_run_has_the_category(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs = []
+    for name in ("color", "single"):
+        ((text, scene),) = prompts(name, 1, 3, VOCABULARIES["small"])
+        run = write_run(tmp_path / name, [Prompt(text, f"ShapeBench {name}")], (1,), 128)
+        run.pictures[0].path.write_bytes(png(render(scene, 128)))
+        assert main(["evaluate", "score", str(run.folder), "--metrics", "shapes"]) == 0
+        runs.append(str(run.folder))
+    capsys.readouterr()
+    assert main(["evaluate", "table", *runs]) == 0
+    judged = _rows(capsys.readouterr().out.partition("### shapes")[2])
+    assert judged["ShapeBench color"][:2] == ["1.0000", "-"] and judged["ShapeBench single"][:2] == ["-", "1.0000"]
+    assert all(float(cell) for name in ("color", "single") for cell in judged[f"ShapeBench {name}"][2:3])
+
+
+def test_no_metric_asks_the_network(
+    run: Run, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    roles = {"clip-b32": models["clip"], "blip-vqa": models["blip"], "detector": models["detr"]}
+    weights = write_weights(tmp_path / "w.toml", roles)
+    shutil.copytree(run.folder, tmp_path / "run")
+    assert main(["evaluate", "score", str(tmp_path / "run"), "--weights", str(weights)]) == 0
+    found = json.loads((tmp_path / "run" / "scores.json").read_text())["metrics"]
+    assert {name for name, entry in found.items() if "value" in entry} >= {
+        "clip-score",
+        "blip-vqa",
+        "spatial",
+        "3-in-1",
+    }
 
 
 def test_require_fails_after_all_is_written(folder: Path, capsys: pytest.CaptureFixture) -> None:

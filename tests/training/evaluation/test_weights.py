@@ -7,14 +7,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lavi_bridge.training.evaluation.weights import Weights, checksum
+from lavi_bridge.training import models
+from lavi_bridge.training.evaluation.weights import ROLES, Weights, checksum
 
 
 def test_a_folders_checksum_is_what_the_documented_command_prints(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     for name in ("b/x.txt", "a.bin", "B.txt", "b.txt"):
         (tmp_path / name).write_text(name)
-    command = "find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"
+    (tmp_path / "z.bin").symlink_to("a.bin")  # as the hub's own cache has it
+    command = "find -L . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"
     printed = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert checksum(tmp_path) == printed.split()[0]
     assert checksum(tmp_path / "a.bin") == hashlib.sha256(b"a.bin").hexdigest()
@@ -50,3 +52,17 @@ def test_other_tables_are_refused(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "w.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
         Weights.read(tmp_path / "w.toml")
+
+
+def test_a_path_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_text('[aesthetic-v1]\npath = 5\nsha256 = ""\n')
+    with pytest.raises(ValueError, match="must hold path and sha256, both texts"):
+        Weights.read(tmp_path / "w.toml")
+
+
+def test_the_file_to_copy_names_every_role() -> None:
+    path = Path(models.__file__).parent / "recipes" / "evaluation" / "weights.toml"
+    found = Weights.read(path)
+    assert set(found.paths) == set(ROLES) and not any(found.sums.values())
+    command = "find -L . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"
+    assert command in path.read_text()
