@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.shapes import GROUPS, ROWS, Settings, bounds
+from ..evaluation.shapes import GROUPS, ROWS, bounds
 from ..evaluation.table import markdown
 from ..files import write_bytes, write_text
 from ..grid import png
@@ -39,7 +39,7 @@ def page(plan: Plan, work: Path, output: Path, command: str) -> str:
 
 def words(plan: Plan, results: Results, floor: Floor, command: str) -> str:
     """The page without its pictures, which it names."""
-    limits = bounds(settings(plan))
+    limits = bounds(plan.settings())
     parts = [f"# {plan.title}", *_head(plan, results, command)]
     parts += ["## What holds", *_claims(plan, results)]
     for axis in plan.axis:
@@ -48,10 +48,6 @@ def words(plan: Plan, results: Results, floor: Floor, command: str) -> str:
             parts += [f"![{axis.title}: pictures]({axis.name}.png)"]
     parts += ["## How it was made", *_how(plan, results)]
     return "\n\n".join(parts) + "\n"
-
-
-def settings(plan: Plan) -> Settings:
-    return Settings(prompts=plan.prompts, steps=plan.steps, guidance=plan.guidance)
 
 
 def collect(plan: Plan, work: Path) -> dict[str, list[Result]]:
@@ -66,10 +62,10 @@ def collect(plan: Plan, work: Path) -> dict[str, list[Result]]:
         raise ValueError(f"{work} holds no result of this plan; run it first")
     for results in found.values():
         for result in results:
-            if result.settings != vars(settings(plan)):
+            if result.settings != vars(plan.settings()):
                 raise ValueError(
                     f"{result.row}, seed {result.seed} was judged with {result.settings}, the plan has "
-                    f"{vars(settings(plan))}; delete its {NAME} to have it judged again"
+                    f"{vars(plan.settings())}; delete its {NAME} to have it judged again"
                 )
     return found
 
@@ -96,14 +92,13 @@ def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
 def _claims(plan: Plan, results: Results) -> Iterator[str]:
     labels = {row.name: row.label for row in plan.row}
     lines: list[list[str]] = []
-    said: dict[str, list[str]] = {word: [] for word in ("holds", "reversed", "not decided", "not run")}
+    said: dict[str, list[str]] = {word: [] for word in ("holds", "reversed", "not decided")}
     for claim in plan.claim:
         compared = f"{labels[claim.better]} - {labels[claim.worse]}; {', '.join(claim.on)}"
         try:
             found = _found(claim, results)
         except (KeyError, ValueError):
             lines.append([claim.text, compared, "-", "0", "not run"])
-            said["not run"].append(claim.text)
             continue
         count, word = len(found.seeds), verdict(found)
         said[word].append(claim.text)
@@ -143,7 +138,7 @@ def _tables(rows: Sequence[Row], results: Results, limits: Limits, floor: Floor)
     for name, place, far in (
         ("ceiling (true pictures)", 0, f"{floor.true:.2f}"),
         ("chance (true pictures of other prompts)", 1, ""),
-        ("noise", None, f"{floor.noise:.2f}"),
+        ("nothing drawn (blank ground)", None, f"{floor.blank:.2f}"),
     ):
         means = [""] * len(GROUPS)
         if place is not None:
@@ -203,8 +198,8 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
     yield (
         "Distance: both sides' pictures through the demo's VAE, latents averaged over a 4 x 4 grid (64 numbers), "
         "scaled by their spread over true pictures; the true ones are of other prompts of the same categories. Its "
-        "ceiling is that of true pictures of the judged prompts, noise that of pixels drawn at random. Chance is the "
-        "judge's score of true pictures that belong to other prompts of the category: there are two unseen pairs "
+        "ceiling is that of true pictures of the judged prompts, which are too few for nought. Chance is the judge's "
+        "score of true pictures that belong to other prompts of the category: there are two unseen pairs "
         "alone, so half of those are right."
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...lavi_core.config import from_dict
-from ..evaluation.shapes import GROUPS, ROWS
+from ..evaluation.shapes import GROUPS, ROWS, Settings
 from ..recipe import Recipe, read_recipe
 
 WORK = "{work}"  # in a plan's values: the folder that everything is written to
@@ -98,6 +98,10 @@ class Plan:
             raise ValueError(f"claims are on {', '.join(sorted(unknown))}; known: {', '.join(categories)}")
         if any(DISTANCE in claim.on and len(claim.on) > 1 for claim in self.claim):
             raise ValueError(f"a claim on {DISTANCE} is on nothing else: it is no share of pictures")
+
+    def settings(self) -> Settings:
+        """How its bridges are judged."""
+        return Settings(prompts=self.prompts, steps=self.steps, guidance=self.guidance)
 
     def seeds_of(self, row: Row) -> tuple[int, ...]:
         return self.seeds[:1] if row.bridge else self.seeds

@@ -20,7 +20,7 @@ from ...lavi_core.config import from_dict
 from ..evaluation.metrics.fid import Statistics, distance
 from ..evaluation.shapes import ROWS, Settings, bench
 from ..files import write_text
-from ..shapebench import render
+from ..shapebench import GROUND, render
 from ..vision_model import encode
 
 FLOOR = "floor.json"
@@ -39,8 +39,9 @@ def features(vae: Any, pictures: Sequence[np.ndarray] | np.ndarray) -> np.ndarra
     return np.concatenate(found).astype(np.float64)
 
 
-def of_true_pictures(vae: Any, settings: Settings, path: Path, seed: int = 10_000) -> Statistics:
-    """Of pictures of the prompts of another seed, kept at ``path``."""
+def of_true_pictures(vae: Any, settings: Settings, work: Path, seed: int = 10_000) -> Statistics:
+    """Of pictures of the prompts of another seed, kept in ``work``."""
+    path = work / f"true-{settings.prompts}.npz"
     if path.is_file():
         return Statistics.load(path)
     scenes = [scene for row in ROWS for scene in bench(row, replace(settings, seed=seed))[1]]
@@ -51,11 +52,11 @@ def of_true_pictures(vae: Any, settings: Settings, path: Path, seed: int = 10_00
 
 @dataclass(frozen=True)
 class Floor:
-    """What the distance comes to: true, of true pictures of the judged prompts (no picture's spread is nought);
-    noise, of pictures whose pixels are drawn at random."""
+    """What the distance comes to: true, of true pictures of the judged prompts, which are finitely many; blank, of
+    pictures of the ground with nothing on it."""
 
     true: float
-    noise: float
+    blank: float
 
     @classmethod
     def load(cls, work: Path) -> Floor:
@@ -65,13 +66,14 @@ class Floor:
             raise ValueError(f"{work / FLOOR} is not there or not whole ({error}); run the plan again") from None
 
 
-def measure_floor(vae: Any, settings: Settings, truth: Statistics, work: Path) -> None:
+def measure_floor(vae: Any, settings: Settings, work: Path) -> None:
     """Write ``work``/floor.json, where it is not there yet."""
     if (work / FLOOR).is_file():
         return
+    truth = of_true_pictures(vae, settings, work)
     true = np.stack([render(scene, 128) for row in ROWS for scene in bench(row, settings)[1]])
-    noise = np.random.default_rng(0).integers(0, 256, true.shape, dtype=np.uint8)
-    found = Floor(frechet(vae, true, truth), frechet(vae, noise, truth))
+    blank = np.full_like(true, GROUND)
+    found = Floor(frechet(vae, true, truth), frechet(vae, blank, truth))
     write_text(work / FLOOR, json.dumps(asdict(found)))
 
 

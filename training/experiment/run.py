@@ -18,7 +18,7 @@ from ...lavi_core.config import from_dict
 from .. import lock, models
 from ..demo.start import StartRecipe, build
 from ..evaluation.generate import png
-from ..evaluation.shapes import Settings, judged
+from ..evaluation.shapes import judged
 from ..files import write_bytes
 from ..pipeline import Pipeline
 from ..provenance import environment
@@ -26,6 +26,7 @@ from ..recipe import Recipe, read_recipe
 from ..shapebench.bench import summary
 from ..state import states
 from ..trainer import Trainer
+from ..vision_model import load_vae
 from .plan import SEED, WORK, Control, Plan, Row, VisionStage, read_plan, run_folder
 from .reference import frechet, measure_floor, of_true_pictures
 from .result import NAME, STRIP, Result
@@ -53,6 +54,8 @@ def experiment(args: argparse.Namespace) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     if not args.page_only:
         run(plan, path.parent, work, args.rows, args.seeds)
+    vae = read_recipe(path.parent / plan.recipe).vision.vae
+    measure_floor(load_vae(models.vae(vae)), plan.settings(), work)
     page(plan, work, output, f"lavi-bridge experiment {path.as_posix()} --work {work.as_posix()}")
     return output
 
@@ -130,12 +133,11 @@ def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
         models.vae(recipe.vision.vae),
         recipe.precision,
     )
-    settings = Settings(prompts=plan.prompts, steps=plan.steps, guidance=plan.guidance)
+    settings = plan.settings()
     found = list(judged(pipeline, settings))
     strip = pipeline.draw(PROMPTS, steps=plan.steps, guidance=plan.guidance)
     write_bytes(target / STRIP, png(np.concatenate(list(strip), axis=1)))
-    truth = of_true_pictures(pipeline.vae, settings, work / f"true-{plan.prompts}.npz")
-    measure_floor(pipeline.vae, settings, truth, work)
+    truth = of_true_pictures(pipeline.vae, settings, work)
     seconds, loss = _journal(target)
     Result(
         row=row.name,

@@ -126,7 +126,7 @@ def test_one_command_trains_judges_and_writes_the_page(
     assert f"| It draws better | Full - Own; distance | {change} | **" in text
     floor = Floor.load(work)
     assert 0 < floor.true < min(Result.load(path).distance for path in work.glob("*-1") if (path / NAME).is_file())
-    assert f"| {floor.true:.2f} |" in text and f"| {floor.noise:.2f} |" in text
+    assert f"| {floor.true:.2f} |" in text and f"| {floor.blank:.2f} |" in text
     full, other = (Result.load(work / name) for name in ("full-1", "full-2"))
     assert full.trained["language"] > 0 and full.trained["adapter"] > 0 and full.trained["vision"] > 0
     assert full.loss != other.loss and full.steps == 6
