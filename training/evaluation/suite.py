@@ -69,7 +69,8 @@ class Suite:
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        PAPER[self.paper], SAMPLERS[self.sampler]
+        PAPER[self.paper]
+        SAMPLERS[self.sampler]
         for metric in self.metrics:
             METRICS[metric]
         names, folders = [entry.name for entry in self.bridge], {entry.folder for entry in self.bridge}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,20 +42,19 @@ def write_pipeline(folder: Path, width: int = 24) -> Path:
     for name, weight in network.named_parameters():
         if "attn2" in name:  # random ones hardly hear the text
             weight.data *= 4
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-    )
-    scheduler = DDIMScheduler(
+    four: dict[str, Any] = {
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    vae = AutoencoderKL(**four, norm_num_groups=4)
+    scheduler: Any = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1,
         set_alpha_to_one=False,
     )  # fmt: skip
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=words, unet=network, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,  # pyright: ignore
-    ).save_pretrained(folder)  # fmt: skip
+    none: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = StableDiffusionPipeline(vae, CLIPTextModel(text), words, network, scheduler=scheduler, **none)
+    pipeline.save_pretrained(folder)
     return folder
 
 
@@ -77,8 +77,8 @@ def test_its_pictures_are_those_of_diffusers_pipeline(tmp_path: Path, capsys: py
     drawn = [np.asarray(Image.open(run / "samples" / f"{i:06d}.png")).astype(int) for i in range(2)]
     for row, ours in zip(rows, drawn, strict=True):
         noise = noise_for(row["noise"], (1, 4, 4, 4))
-        theirs = pipeline(row["prompt"], height=32, width=32, num_inference_steps=5, guidance_scale=7.5, latents=noise,
-                          output_type="np").images[0]  # fmt: skip
+        how = {"height": 32, "width": 32, "num_inference_steps": 5, "guidance_scale": 7.5, "output_type": "np"}
+        theirs: Any = pipeline(row["prompt"], latents=noise, **how).images[0]
         assert abs(ours - theirs * 255).max() <= 1.5
     assert abs(drawn[0] - drawn[1]).max() > 20
 
