@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lavi_bridge.tests.training.evaluation.conftest import write_run
 from lavi_bridge.tests.training.evaluation.models import write_weights
 from lavi_bridge.training.cli import main
 from lavi_bridge.training.evaluation.metrics import METRICS, Means
 from lavi_bridge.training.evaluation.metrics.fid import Statistics, distance, totals
-from lavi_bridge.training.evaluation.run import Run
-from lavi_bridge.training.evaluation.weights import Weights
+from lavi_bridge.training.evaluation.prompts import Prompt
+from lavi_bridge.training.evaluation.run import Run, sha256_of
+from lavi_bridge.training.evaluation.weights import Inapplicable, Weights
+from PIL import Image
 
 
 def features(seed: int, n: int, width: int = 5) -> np.ndarray:
@@ -63,6 +67,27 @@ def test_statistics_come_back_from_their_file(tmp_path: Path) -> None:
     assert np.array_equal(read.covariance, written.covariance) and np.array_equal(read.mean, written.mean)
 
 
+def test_the_settings_say_what_extracted_what(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inception.pth").write_bytes(b"weights")
+    sha = sha256_of(tmp_path / "inception.pth")
+    Statistics.of(features(1, 50, 3), sha, 64).save(tmp_path / "s.npz")
+    module = importlib.import_module("lavi_bridge.training.evaluation.metrics.fid")
+    monkeypatch.setattr(module, "inception", lambda path, device: lambda images: np.stack(images).mean((1, 2)))
+    weights = Weights.read(write_weights(tmp_path / "weights.toml", {"inception": tmp_path / "inception.pth"}))
+    found = METRICS["fid"].measure(
+        run.pictures, Means(weights=weights, device=torch.device("cpu"), reference=tmp_path / "s.npz")
+    )
+    settings = found.settings
+    assert (settings["inception"], settings["format"], settings["features"]) == (sha[:12], "PNG", 3)
+    assert "to 299" in settings["resized_by"] and settings["reference_size"] == 64 and settings["full_rank"]
+
+
+def test_one_picture_has_none(tmp_path: Path) -> None:
+    drawn = write_run(tmp_path / "run", [Prompt("a red circle", "color")], (1,))
+    with pytest.raises(Inapplicable, match="at least 2 pictures, the run has 1: draw more"):
+        METRICS["fid"].measure(drawn.pictures, Means(weights=Weights(), device=torch.device("cpu")))
+
+
 def test_through_torch_fidelity(run: Run, tmp_path: Path) -> None:
     """Random Inception weights; stats and score by the commands, the distance by torch-fidelity's own functions."""
     library = pytest.importorskip("torch_fidelity")
@@ -81,12 +106,15 @@ def test_through_torch_fidelity(run: Run, tmp_path: Path) -> None:
     model = library.FeatureExtractorInceptionV3(
         "x", ["2048"], feature_extractor_weights_path=str(tmp_path / "inception.pth")
     )
-    pixels = torch.stack([torch.from_numpy(picture.read().copy()).permute(2, 0, 1) for picture in run.pictures])
-    ours = fid_features_to_statistics(model(pixels)[0].double())
-    reference = Statistics.load(tmp_path / "s.npz")
-    theirs = {"mu": reference.mean, "sigma": reference.covariance}
+
+    def of(images) -> dict[str, np.ndarray]:
+        pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+        return fid_features_to_statistics(model(pixels)[0].double())
+
+    opened = [Image.open(picture.path).convert("RGB") for picture in run.pictures]
+    ours, theirs = of(opened), of([image.resize((32, 32), Image.Resampling.BICUBIC) for image in opened])
     expected = fid_statistics_to_metric(ours, theirs, False)["frechet_inception_distance"]
-    assert found.totals[""] == pytest.approx(expected, rel=1e-3)
+    assert found.totals[""] == pytest.approx(expected, rel=1e-5)
 
 
 def blank(library):

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import shutil
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lavi_bridge.tests.training.evaluation.models import write_weights
+from lavi_bridge.tests.training.evaluation.conftest import write_run
+from lavi_bridge.tests.training.evaluation.models import fake_detector, write_weights
 from lavi_bridge.training.evaluation.metrics import METRICS, Means
 from lavi_bridge.training.evaluation.metrics.aesthetic import load_head
-from lavi_bridge.training.evaluation.metrics.spatial import Box, score
+from lavi_bridge.training.evaluation.metrics.blip_vqa import question
+from lavi_bridge.training.evaluation.metrics.clip import Clip
+from lavi_bridge.training.evaluation.metrics.detector import Box, Detector
+from lavi_bridge.training.evaluation.metrics.spatial import Scene, around, score
+from lavi_bridge.training.evaluation.phrases import Rules
+from lavi_bridge.training.evaluation.prompts import Prompt
 from lavi_bridge.training.evaluation.run import Run
 from lavi_bridge.training.evaluation.weights import Unavailable, Weights
 
@@ -37,9 +47,6 @@ def test_clip_score_is_the_cosine_of_clips_own_forward(run: Run, models: dict[st
 
 
 def test_a_prompt_longer_than_clip_hears_is_counted(models: dict[str, Path], tmp_path: Path) -> None:
-    from lavi_bridge.tests.training.evaluation.conftest import write_run
-    from lavi_bridge.training.evaluation.prompts import Prompt
-
     long = write_run(tmp_path / "run", [Prompt("a red circle " * 8), Prompt("a red circle")])
     found = METRICS["clip-score"].measure(long.pictures, means(tmp_path, clip_b32=models["clip"]))
     assert found.settings["prompts_cut"] == 1 and found.settings["tokens"] == 12
@@ -145,6 +152,19 @@ def test_blip_vqa_is_the_product_of_what_generate_would_answer(
     assert found.suffix == "phrases by rules"  # the name says that spaCy's are others
 
 
+def test_blip_vqa_asks_for_eight_phrases_and_gives_one_for_none(models: dict[str, Path], tmp_path: Path) -> None:
+    phrases = [f"a {word} circle" for word in ("red", "blue", "big", "wooden", "soft", "tall", "old", "new", "wet")]
+    drawn = write_run(tmp_path / "run", [Prompt(" and ".join(phrases), "color"), Prompt("Running", "color")], (1,))
+    found = METRICS["blip-vqa"].measure(drawn.pictures, means(tmp_path, blip_vqa=models["blip"]))
+    assert list(found.details[0]) == phrases[:8]
+    assert found.values[0] == pytest.approx(np.prod(list(found.details[0].values())))
+    assert found.values[1] == 1 and found.settings["prompts_without_phrase"] == 1
+
+
+def test_a_question_is_cleaned_as_blip_cleans_it() -> None:
+    assert question('A "T.V." (old) #1*: ~5; red, isn\'t it!') == "a tv old 1 5 red, isn't it?"
+
+
 def boxes_by_hand(logits: torch.Tensor, boxes: torch.Tensor, label: int, height: int, width: int) -> Box | None:
     """DETR's output of one picture, as its paper reads it: softmax, the last class is none; centre, size -> corners."""
     chances = logits.softmax(-1)[:, :-1]
@@ -159,7 +179,6 @@ def boxes_by_hand(logits: torch.Tensor, boxes: torch.Tensor, label: int, height:
 
 
 def test_the_detector_finds_the_boxes_of_detrs_own_output(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
-    from lavi_bridge.training.evaluation.metrics.detector import Detector
     from transformers import AutoImageProcessor, DetrForObjectDetection
 
     detector = Detector.load(means(tmp_path, detector=models["detr"]).weights, torch.device("cpu"))
@@ -179,10 +198,31 @@ def test_the_detector_finds_the_boxes_of_detrs_own_output(run: Run, models: dict
                 seen += 1
         assert zebra is None
     assert seen > 0
+    assert [detector.knows(noun) for noun in ("Squares", "woman", "zebra")] == [True, True, False]
+
+
+def test_people_are_looked_for_as_persons() -> None:
+    box = Box(0, 0, 1, 1, 0.9)
+    found = fake_detector({"person": box}).find(
+        [np.zeros((4, 4, 3), np.uint8)], [("man", "Woman", "girl", "boy", "cat")]
+    )
+    assert found == [[box, box, box, box, None]]
+
+
+def test_a_detector_that_wants_a_missing_package_is_unavailable(models: dict[str, Path], tmp_path: Path) -> None:
+    """As facebook/detr-resnet-50 is published: its backbone is timm's."""
+    if importlib.util.find_spec("timm") is not None:
+        pytest.skip("timm is installed")
+    folder = Path(shutil.copytree(models["detr"], tmp_path / "detr"))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"use_timm_backbone": True, "backbone": "resnet50", "backbone_config": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = means(tmp_path, detector=folder).weights
+    with pytest.raises(Unavailable, match=r"requires the timm library.*: install that package .* or name a detector"):
+        Detector.load(weights, torch.device("cpu"))
 
 
 def test_an_open_detector_is_asked_in_words(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
-    from lavi_bridge.training.evaluation.metrics.detector import Detector
     from transformers import AutoProcessor, OwlViTForObjectDetection
 
     detector = Detector.load(means(tmp_path, detector=models["owl"]).weights, torch.device("cpu"))
@@ -202,10 +242,23 @@ def test_an_open_detector_is_asked_in_words(run: Run, models: dict[str, Path], t
         x, y, w, h = (outputs.pred_boxes[0][mine.argmax()] * 64).tolist()
         assert box == pytest.approx((x - w / 2, y - h / 2, x + w / 2, y + h / 2, float(mine.max())), abs=1e-3)
     assert cat is not None or dog is not None
+    assert detector.knows("zebra")
+
+
+def test_an_open_detector_finds_a_pair_of_people(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
+    detector = Detector.load(means(tmp_path, detector=models["owl"]).weights, torch.device("cpu"))
+    image = run.pictures[0].read()
+    [[man, woman]] = detector.find([image], [("man", "woman")])
+    [[person]] = detector.find([image], [("person",)])
+    assert man == woman == person and person is not None
+    [[boy, cat, girl]] = detector.find([image], [("boy", "cat", "girl")])
+    assert [[boy, cat]] == detector.find([image], [("person", "cat")]) and girl == boy
 
 
 LEFT, RIGHT = Box(0, 20, 20, 40, 0.8), Box(50, 22, 70, 42, 0.6)
 ON_TOP = Box(10, 20, 30, 40, 0.6)  # a third of LEFT and it together
+ABOVE, UNDER = Box(20, 0, 40, 20, 0.8), Box(22, 50, 42, 70, 0.6)
+SURE_LEFT, SURE_RIGHT = LEFT._replace(confidence=0.9), RIGHT._replace(confidence=0.9)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +267,14 @@ ON_TOP = Box(10, 20, 30, 40, 0.6)  # a third of LEFT and it together
         (LEFT, RIGHT, "on the left of", 0.25 * 1.4 + 0.5),
         (LEFT, RIGHT, "on the right of", 0.0),  # 0.35 alone is below a half
         (RIGHT, LEFT, "on the right of", 0.85),
+        (SURE_LEFT, SURE_RIGHT, "on the right of", 0.0),  # nor are 0.45 enough
         (LEFT, RIGHT, "on the top of", 0.0),  # across, not along
+        (ABOVE, UNDER, "on the top of", 0.85),
+        (ABOVE, UNDER, "above", 0.85),
+        (ABOVE, UNDER, "on the bottom of", 0.0),
+        (UNDER, ABOVE, "on the bottom of", 0.85),
+        (UNDER, ABOVE, "below", 0.85),
+        (UNDER, ABOVE, "above", 0.0),
         (LEFT, ON_TOP, "on the left of", 0.25 * 1.4 + 0.5 * 0.1 * 3),  # overlap 1/3
         (LEFT, RIGHT, "next to", 0.85),
         (LEFT, None, "next to", 0.0),
@@ -237,21 +297,69 @@ def test_the_spatial_score_carries_the_detectors_name(run: Run, models: dict[str
     assert found.suffix == "detector tiny-detr" and len(found.values) == 2
 
 
-def test_three_in_one_is_the_mean_of_its_parts(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
-    given = means(tmp_path, detector=models["detr"], blip_vqa=models["blip"], clip_b32=models["clip"])
-    metric = METRICS["3-in-1"]
-    pictures = metric.of(run.pictures)
-    found = metric.measure(pictures, given)
-    blip = METRICS["blip-vqa"].measure(pictures, given).values
-    for picture in pictures:
-        parts = found.details[picture.id]
-        assert parts["blip-vqa"] == blip[picture.id]
-        if picture.meta:  # of the spatial list
-            assert found.values[picture.id] == pytest.approx((parts["blip-vqa"] + parts["spatial"]) / 2)
-        else:
-            assert found.values[picture.id] == pytest.approx(sum(parts.values()) / 3)
-    plain = METRICS["clip-score"].measure(pictures, given).values
-    assert all(found.details[i]["clip"] != plain[i] for i in found.values)  # CLIP hears no adjectives
+def load_fake(monkeypatch: pytest.MonkeyPatch, boxes: Mapping[str, Box]) -> None:
+    monkeypatch.setattr(Detector, "load", lambda weights, device: fake_detector(boxes))
+
+
+def test_the_first_noun_is_the_one_that_stands_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_fake(monkeypatch, {"cat": LEFT, "dog": RIGHT})
+    prompts = ("a cat on the left of a dog", "a dog on the left of a cat", "a dog next to a desk")
+    drawn = write_run(tmp_path / "run", [Prompt(text, "spatial") for text in prompts], (1,))
+    found = METRICS["spatial"].measure(drawn.pictures, means(tmp_path))
+    assert found.values == pytest.approx({0: 0.25 * 1.4 + 0.5, 1: 0.0, 2: 0.0})
+    assert found.settings["nouns_unknown"] == "1 (desk)"
+
+
+def test_of_many_unknown_nouns_ten_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_fake(monkeypatch, {"dog": RIGHT})
+    drawn = write_run(tmp_path / "run", [Prompt(f"a {letter} next to a dog") for letter in "lkjihgfedcba"], (1,))
+    found = METRICS["spatial"].measure(drawn.pictures, means(tmp_path))
+    assert found.settings["nouns_unknown"] == "11 (b, c, d, e, f, g, h, i, j, k)"  # "a" is an article
+
+
+@pytest.mark.parametrize(
+    ("text", "scene"),
+    [
+        ("the red cat is on the left of the soft pillow", Scene("cat", "pillow", "on the left of")),
+        ("a man in a hat is next to a dog and a tree", Scene("hat", "dog", "next to")),
+        ("a hat is on top of a rack", Scene("hat", "rack", None)),  # T2I-CompBench finds the things, but not how
+        ("a cat above a dog", None),
+        ("a cat is next to a dog near a tree", None),  # four things
+        ("near a dog", None),
+    ],
+)
+def test_a_complex_prompt_is_read_around_its_place(text: str, scene: Scene | None) -> None:
+    assert around(Rules(), text) == scene
+
+
+def test_three_in_one_is_the_mean_of_its_parts(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_fake(monkeypatch, {"cat": LEFT, "dog": RIGHT})
+    prompts = [
+        Prompt("a big red cat is next to a dog", "complex"),
+        Prompt("a red cat is next to a dog", "complex", {"complex": "spatial"}),
+        Prompt("a green cat is next to a dog and a circle and a square", "complex", {"complex": "action"}),
+        Prompt("a wooden circle and a cat", "complex", {"complex": "spatialaction"}),
+    ]
+    heard = ["a cat is next to a dog", "a cat is next to a dog", "a cat is next to a dog and a circle and a square",
+             "a circle and a cat"]  # fmt: skip
+    stood = [0.85, 0.85, 0.85, 0.0]
+    names = [("spatial", "clip", "blip-vqa"), ("spatial", "blip-vqa"), ("clip", "blip-vqa"),
+             ("spatial", "clip", "blip-vqa")]  # fmt: skip
+    drawn = write_run(tmp_path / "run", prompts, (1,))
+    given = means(tmp_path, blip_vqa=models["blip"], clip_b32=models["clip"])
+    found = METRICS["3-in-1"].measure(drawn.pictures, given)
+    clip, asked = Clip.load(given.weights, "clip-b32", given.device), METRICS["blip-vqa"].measure(drawn.pictures, given)
+    for picture, text, spatial, chosen in zip(drawn.pictures, heard, stood, names, strict=True):
+        cosine = float((clip.images([picture.read()]) * clip.texts([text])).sum())
+        parts = {"blip-vqa": asked.values[picture.id], "spatial": spatial, "clip": cosine}
+        assert found.details[picture.id] == pytest.approx(parts, abs=1e-5)
+        assert found.values[picture.id] == pytest.approx(np.mean([parts[name] for name in chosen]), abs=1e-5)
+    assert found.settings["lists"] == "spatial 1, action 1, spatialaction 1, none 1"
+    assert found.settings["clip"]["prompts_cut"] == 1
+    assert found.settings["spatial"]["prompts_without_scene"] == 1
+    assert found.suffix == "detector fake, phrases by rules"
 
 
 def test_what_is_missing_is_said_with_its_place(run: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from .metric import Means, Measured
 
 SIZE = 480  # of the pictures that T2I-CompBench shows to BLIP; the positions are interpolated
 MOST_PHRASES = 8
+UNHEARD = re.compile(r'[.!"()*#:;~]')  # BLIP's pre_question strips these (T2I-CompBench, BLIPvqa_eval/data/utils.py)
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,28 @@ class Blip:
         return [ids[0] for ids in found]
 
 
+def question(phrase: str) -> str:
+    return UNHEARD.sub("", f"{phrase}?".lower())
+
+
 def blip_vqa(pictures: Sequence[Picture], means: Means) -> Measured:
-    """The product over the prompt's noun phrases (at most 8) of P(yes) to "<phrase>?"."""
+    """The product over the prompt's noun phrases (at most 8) of P(yes) to "<phrase>?"; 1 where it has none, as in
+    T2I-CompBench."""
     blip, split = Blip.load(means.weights, means.device), splitter(means.weights)
     values, details = {}, {}
     for batch, images in batches(pictures, means.batch_size, "BLIP-VQA"):
         seen = blip.see(images)
         for i, picture in enumerate(batch):
             phrases = split.phrases(picture.prompt)[:MOST_PHRASES]
-            if not phrases:
-                raise ValueError(f"no noun phrase in the prompt {picture.prompt!r} by {split.name}; reword it")
-            found = {phrase: blip.yes(seen[i : i + 1], f"{phrase}?") for phrase in phrases}
+            found = {phrase: blip.yes(seen[i : i + 1], question(phrase)) for phrase in phrases}
             values[picture.id] = math.prod(found[phrase] for phrase in phrases)
             details[picture.id] = found
-    settings = {"model": blip.name, "phrases": split.name, "size": SIZE, "resized_by": resized_by(blip)}
+    settings = {
+        "model": blip.name,
+        "phrases": split.name,
+        "prompts_without_phrase": len({picture.prompt for picture in pictures if not details[picture.id]}),
+        "size": SIZE,
+        "resized_by": resized_by(blip),
+    }
     suffix = "" if split.name != "rules" else "phrases by rules"
     return Measured(values=values, settings=settings, suffix=suffix, details=details)

@@ -70,15 +70,18 @@ def clip_score(pictures: Sequence[Picture], means: Means) -> Measured:
     CLIP scores (0.31 to 0.32) and T2I-CompBench's non-spatial score."""
     clip = Clip.load(means.weights, "clip-b32", means.device)
     values = cosines(clip, pictures, [picture.prompt for picture in pictures], means.batch_size)
-    cut = sum(clip.is_cut(text) for text in {picture.prompt for picture in pictures})
-    settings = {
+    return Measured(values=values, settings=settings_of(clip, [picture.prompt for picture in pictures]))
+
+
+def settings_of(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
+    """Of cosines with ``texts``."""
+    return {
         "model": clip.name,
         "scale": 1,
         "tokens": clip.length,
-        "prompts_cut": cut,
+        "prompts_cut": sum(map(clip.is_cut, set(texts))),
         "resized_by": resized_by(clip),
     }
-    return Measured(values=values, settings=settings)
 
 
 def cosines(clip: Clip, pictures: Sequence[Picture], texts: Sequence[str], batch_size: int) -> dict[int, float]:

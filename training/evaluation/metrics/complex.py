@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ..phrases import splitter
 from ..run import Picture
 from .blip_vqa import blip_vqa
-from .clip import Clip, cosines
+from .clip import Clip, cosines, settings_of
 from .metric import Means, Measured
-from .spatial import spatial
+from .spatial import around, placement
 
 # Which list of T2I-CompBench a prompt is of -> which parts are averaged.
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -17,6 +18,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "action": ("clip", "blip-vqa"),
     "": ("spatial", "clip", "blip-vqa"),
 }
+LISTS = ("spatial", "action", "spatialaction")  # the files of T2I-CompBench beside the one of all complex prompts
 
 
 def three_in_one(pictures: Sequence[Picture], means: Means) -> Measured:
@@ -24,7 +26,7 @@ def three_in_one(pictures: Sequence[Picture], means: Means) -> Measured:
     is of T2I-CompBench's spatial or action list alone (meta "complex")."""
     split = splitter(means.weights)
     clip = Clip.load(means.weights, "clip-b32", means.device)
-    asked, stood = blip_vqa(pictures, means), spatial(pictures, means)
+    asked, stood = blip_vqa(pictures, means), placement(pictures, means, around)
     texts = [split.without_adjectives(picture.prompt) for picture in pictures]
     parts = {
         "blip-vqa": asked.values,
@@ -32,10 +34,27 @@ def three_in_one(pictures: Sequence[Picture], means: Means) -> Measured:
         "clip": cosines(clip, pictures, texts, means.batch_size),
     }
     details = {p.id: {name: values[p.id] for name, values in parts.items()} for p in pictures}
-    values = {p.id: combine(details[p.id], str(p.meta.get("complex", ""))) for p in pictures}
-    settings = {"blip-vqa": dict(asked.settings), "spatial": dict(stood.settings), "clip": clip.name}
+    values = {p.id: combine(details[p.id], list_of(p)) for p in pictures}
+    settings = {
+        "lists": lists(pictures),
+        "blip-vqa": dict(asked.settings),
+        "spatial": dict(stood.settings),
+        "clip": settings_of(clip, texts),
+    }
     suffix = ", ".join(part for part in (stood.suffix, asked.suffix) if part)
     return Measured(values=values, settings=settings, suffix=suffix, details=details)
+
+
+def list_of(picture: Picture) -> str:
+    return str(picture.meta.get("complex", ""))
+
+
+def lists(pictures: Sequence[Picture]) -> str:
+    """How many prompts are of which list: complex_val.txt alone says it of none, and the mean is then of other parts
+    than T2I-CompBench's."""
+    kinds = Counter(kind for _, kind in {(p.prompt, list_of(p)) for p in pictures})
+    named = [f"{kind} {kinds.pop(kind, 0)}" for kind in LISTS]
+    return ", ".join([*named, f"none {kinds.total()}"])
 
 
 def combine(parts: Mapping[str, float], kind: str) -> float:

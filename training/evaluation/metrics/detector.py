@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ....lavi_core.registry import Registry
-from ..weights import Weights
+from ..weights import Unavailable, Weights
 from .clip import name_of, resized_by
 
 LEAST = 0.05  # of confidence
@@ -32,30 +32,44 @@ class Detector:
     model: Any
     processor: Any
     name: str
-    look: Callable[[Detector, Sequence[np.ndarray], Sequence[Sequence[str]]], list[list[Box | None]]]
+    kind: Kind
 
     @classmethod
     def load(cls, weights: Weights, device: torch.device) -> Detector:
-        """Raises ValueError for a model of a kind that is not in ``KINDS``."""
+        """Raises ValueError for a model of a kind that is not in ``KINDS``, Unavailable where it wants a package that
+        is not installed."""
         import transformers
 
         folder = weights.get("detector")
         local: dict[str, Any] = {"local_files_only": True}
-        kind = transformers.AutoConfig.from_pretrained(folder, **local).model_type
-        row = KINDS[kind]
-        model = getattr(transformers, row.model).from_pretrained(folder, use_safetensors=True, **local)
-        processor = getattr(transformers, row.processor).from_pretrained(folder, **local)
-        return cls(model.float().eval().to(device), processor, name_of(folder), row.look)
+        kind = KINDS[transformers.AutoConfig.from_pretrained(folder, **local).model_type]
+        try:
+            model = getattr(transformers, kind.model).from_pretrained(folder, use_safetensors=True, **local)
+            processor = getattr(transformers, kind.processor).from_pretrained(folder, **local)
+        except ImportError as error:
+            reason = str(error).strip().partition(". ")[0]
+            raise Unavailable(
+                f"the detector {folder} cannot be loaded ({reason}): install that package (timm for the published "
+                "facebook/detr-resnet-50), or name a detector without it"
+            ) from None
+        return cls(model.float().eval().to(device), processor, name_of(folder), kind)
 
     def find(self, images: Sequence[np.ndarray], nouns: Sequence[Sequence[str]]) -> list[list[Box | None]]:
-        """The surest box of each of nouns[i] in images[i], or None."""
-        asked = [["person" if noun.lower() in PEOPLE else noun.lower() for noun in one] for one in nouns]
+        """The surest box of each of nouns[i] in images[i], or None. Two nouns that are looked for under one name get
+        the same box, as in T2I-CompBench."""
         with torch.no_grad():
-            return self.look(self, images, asked)
+            return self.kind.look(self, images, [[_asked(noun) for noun in one] for one in nouns])
+
+    def knows(self, noun: str) -> bool:
+        return self.kind.knows(self, _asked(noun))
 
     @property
     def resized_by(self) -> str:
         return resized_by(self)
+
+
+def _asked(noun: str) -> str:
+    return "person" if noun.lower() in PEOPLE else noun.lower()
 
 
 def _by_label(
@@ -65,9 +79,8 @@ def _by_label(
     inputs = detector.processor(images=list(images), return_tensors="pt").to(detector.model.device)
     outputs = detector.model(**inputs)
     results = detector.processor.post_process_object_detection(outputs, LEAST, _sizes(images))
-    labels: Mapping[int, str] = detector.model.config.id2label
     return [
-        [_surest(result, lambda i, noun=noun: labels[i].lower() in (noun, _singular(noun))) for noun in one]
+        [_surest(result, lambda i, noun=noun: _is_label(detector, i, noun)) for noun in one]
         for result, one in zip(results, nouns, strict=True)
     ]
 
@@ -75,16 +88,27 @@ def _by_label(
 def _by_text(
     detector: Detector, images: Sequence[np.ndarray], nouns: Sequence[Sequence[str]]
 ) -> list[list[Box | None]]:
-    """Labels in words: each noun is asked for as "a photo of a <noun>"."""
+    """Labels in words: each noun is asked for as "a photo of a <noun>", once: of two equal texts one gets no box."""
     found = []
     for image, one in zip(images, nouns, strict=True):
-        texts = [[f"a photo of a {noun}" for noun in one]]
+        asked = list(dict.fromkeys(one))
+        texts = [[f"a photo of a {noun}" for noun in asked]]
         inputs = detector.processor(text=texts, images=[image], return_tensors="pt").to(detector.model.device)
         outputs = detector.model(**inputs)
         process = detector.processor.post_process_grounded_object_detection
         result = process(outputs, threshold=LEAST, target_sizes=_sizes([image]))[0]
-        found.append([_surest(result, lambda i, k=k: i == k) for k in range(len(one))])
+        surest = {noun: _surest(result, lambda i, k=k: i == k) for k, noun in enumerate(asked)}
+        found.append([surest[noun] for noun in one])
     return found
+
+
+def _is_label(detector: Detector, i: int, noun: str) -> bool:
+    labels: Mapping[int, str] = detector.model.config.id2label
+    return labels[i].lower() in (noun, _singular(noun))
+
+
+def _has_label(detector: Detector, noun: str) -> bool:
+    return any(_is_label(detector, i, noun) for i in detector.model.config.id2label)
 
 
 def _sizes(images: Sequence[np.ndarray]) -> list[tuple[int, int]]:
@@ -108,15 +132,16 @@ def _singular(noun: str) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """model, processor: transformers' classes."""
+    """model, processor: transformers' classes. knows: whether the detector can find what is called so."""
 
     model: str
     processor: str
     look: Callable[[Detector, Sequence[np.ndarray], Sequence[Sequence[str]]], list[list[Box | None]]]
+    knows: Callable[[Detector, str], bool]
 
 
-CLOSED = Kind("AutoModelForObjectDetection", "AutoImageProcessor", _by_label)
-OPEN = Kind("AutoModelForZeroShotObjectDetection", "AutoProcessor", _by_text)
+CLOSED = Kind("AutoModelForObjectDetection", "AutoImageProcessor", _by_label, _has_label)
+OPEN = Kind("AutoModelForZeroShotObjectDetection", "AutoProcessor", _by_text, lambda detector, noun: True)
 KINDS: Registry[Kind] = Registry(
     "kind of detector",
     {

@@ -15,7 +15,7 @@ import torch
 from ...files import write_bytes
 from ...pipeline import pick_device
 from ..run import Picture, batches, read_image, sha256_of
-from ..weights import Unavailable, Weights
+from ..weights import Inapplicable, Unavailable, Weights
 from .metric import Means, Measured
 
 Extractor = Callable[[Sequence[np.ndarray]], np.ndarray]  # pictures uint8 [H W 3] -> features float64 [B F]
@@ -70,7 +70,10 @@ def distance(a: Statistics, b: Statistics) -> float:
 
 
 def fid(pictures: Sequence[Picture], means: Means) -> Measured:
-    """Of each category of at least 2 pictures and of all, against ``means.reference``."""
+    """Of each category of at least 2 pictures and of all, against ``means.reference``. Raises Inapplicable for one
+    picture, which has no covariance."""
+    if len(pictures) < 2:
+        raise Inapplicable(f"a FID needs at least 2 pictures, the run has {len(pictures)}: draw more prompts or seeds")
     path = means.weights.get("inception")
     if means.reference is None:
         raise Unavailable("statistics of true pictures are missing: make them with `evaluate stats`, give --reference")
@@ -86,6 +89,9 @@ def fid(pictures: Sequence[Picture], means: Means) -> Measured:
         "reference": means.reference.name,
         "reference_n": reference.n,
         "reference_size": reference.size or "as they were",
+        "inception": extractor[:12],
+        "format": "PNG",
+        "resized_by": "torch-fidelity: bilinear as in TensorFlow 1, to 299",
         "features": features.shape[1],
         "full_rank": len(pictures) > features.shape[1],
     }
