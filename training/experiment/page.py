@@ -77,7 +77,7 @@ def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
         "LaVi-Bridge's paper (arXiv 2403.07860) claims that a better language model gives better alignment of text "
         "and picture, that a better vision model gives better pictures, and that adapter and LoRA are both needed. "
         "Here the same comparisons are made with models of a few million parameters on ShapeBench, whose judge is a "
-        "program."
+        "program. Training is short, the same for all: what is learnt slowly counts as not heard."
     )
     yield f"Written by `{command}`; {runs} of {wanted} runs are in."
     if runs < wanted:

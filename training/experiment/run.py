@@ -56,7 +56,7 @@ def experiment(args: argparse.Namespace) -> Path:
         run(plan, path.parent, work, args.rows, args.seeds)
     vae = read_recipe(path.parent / plan.recipe).vision.vae
     measure_floor(load_vae(models.vae(vae)), plan.settings(), work)
-    page(plan, work, output, f"lavi-bridge experiment {path.as_posix()} --work {work.as_posix()}")
+    page(plan, work, output, f"lavi-bridge experiment {path.as_posix()} --work FOLDER")
     return output
 
 

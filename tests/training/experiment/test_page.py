@@ -12,7 +12,7 @@ from lavi_bridge.training.experiment.reference import Floor
 
 FOLDER = Path(experiment.__file__).parent
 PLAN = FOLDER.parent / "recipes" / "experiment" / "plan.toml"
-COMMAND = "lavi-bridge experiment training/recipes/experiment/plan.toml --work runs/experiment"
+COMMAND = "lavi-bridge experiment training/recipes/experiment/plan.toml --work FOLDER"
 
 
 def test_the_page_is_what_the_results_say() -> None:
