@@ -22,7 +22,7 @@ def draw(args: argparse.Namespace) -> str:
     language, vision = models.language(args.language_model), models.vision(args.vision_model)
     vae = models.vae_for(args.vision_model, args.vae)
     size = args.size or read_config(vision)[0]["sample_size"] * VAE_FACTOR
-    pipeline = Pipeline.load(args.bridge, language, vision, vae, device=args.device)
+    pipeline = Pipeline.load(models.bridge(args.bridge), language, vision, vae, device=args.device)
     for prompt, cut in zip(args.prompts, pipeline.tokens_cut(args.prompts), strict=True):
         if cut:
             log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", cut, prompt)

@@ -18,7 +18,7 @@ def add_evaluation_arguments(target: argparse.ArgumentParser) -> None:
     prompts.set_defaults(step=_prompts)
 
     draw = commands.add_parser("generate", help="draw the pictures of a run; the same command goes on after a kill")
-    draw.add_argument("bridge", help="a bridge .safetensors")
+    draw.add_argument("bridge", help="a bridge .safetensors, or demo:minilm and the like")
     draw.add_argument("--prompts", required=True, nargs="+", help=".txt, .tsv (prompt, category) or GenEval's .jsonl")
     draw.add_argument("--category", default="", help="of prompts whose file tells none, as in short or long")
     draw.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")

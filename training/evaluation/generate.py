@@ -58,7 +58,8 @@ def generate(args: argparse.Namespace) -> str:
     vision = models.vision(args.vision_model)
     size = size_for(vision, args.size)
     language, vae = models.language(args.language_model), models.vae_for(args.vision_model, args.vae)
-    pipeline = Pipeline.load(args.bridge, language, vision, vae, args.precision, args.device)
+    bridge = models.bridge(str(args.bridge))
+    pipeline = Pipeline.load(bridge, language, vision, vae, args.precision, args.device)
     settings = Settings(
         sampler=args.sampler,
         steps=args.steps,
@@ -74,7 +75,7 @@ def generate(args: argparse.Namespace) -> str:
     cut = pipeline.tokens_cut([prompt.text + settings.suffix for prompt in prompts])
     if lost := [prompt.text for prompt, tokens in zip(prompts, cut, strict=True) if tokens]:
         log.warning("%d of %d prompts are longer than the bridge hears, and cut: %r", len(lost), len(cut), lost[0])
-    rows = begin(run, manifest_of(prompts, seeds_of(args.seeds), settings, sha256_of(Path(args.bridge)), cut))
+    rows = begin(run, manifest_of(prompts, seeds_of(args.seeds), settings, sha256_of(bridge), cut))
     missing = [row for row in rows if not is_whole(file_of(run, row["id"]), size)]
     with tqdm(total=len(rows), initial=len(rows) - len(missing), desc="drawing", unit="picture", disable=None) as bar:
         for i in range(0, len(missing), args.batch_size):

@@ -22,6 +22,8 @@ def write_own(vision: Path, output: Path, changes: tuple[str, ...] = ()) -> Path
     of the paper's ablations. Prompts are read as the authors read them for this kind of vision model, and ``changes``
     (KEY=VALUE). Raises ValueError for a pipeline without such an encoder, or one that the network needs more than.
     """
+    if not vision.is_dir():
+        raise ValueError(f"there is no folder {vision}; give that of a whole pipeline")
     folder = vision / "text_encoder"
     if not folder.is_dir():
         raise ValueError(f"{vision} has no text_encoder/, so there is no encoder of its own; give a whole pipeline")

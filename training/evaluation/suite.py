@@ -93,6 +93,8 @@ def suite(args: argparse.Namespace) -> str:
     """Draw and score what ``args.work`` lacks, bridge by bridge, a run folder each; write table.md there and return
     its text. The same command goes on after a kill."""
     asked, work = read_suite(args.suite), Path(args.work)
+    if lacking := missing(asked):
+        raise ValueError(f"{args.suite} needs what is not there: {', '.join(lacking)}; put it there, or name another")
     runs = {entry.name: work / entry.folder for entry in asked.bridge}
     for entry in asked.bridge:
         run = runs[entry.name]
@@ -114,6 +116,15 @@ def suite(args: argparse.Namespace) -> str:
     text = of_runs(runs, asked.paper)
     write_text(work / "table.md", f"{text}\n")
     return text
+
+
+def missing(asked: Suite) -> list[str]:
+    """The paths of a suite where nothing is, each once."""
+    found = [*asked.prompts, asked.weights, asked.reference]
+    for entry in asked.bridge:
+        found += [entry.bridge if entry.bridge != OWN else None, entry.vision_model, entry.language_model, entry.vae]
+    paths = [path for path in found if path and not path.startswith("demo:")]
+    return [path for path in dict.fromkeys(paths) if not Path(path).exists()]
 
 
 def _drawing(asked: Suite, entry: Entry, run: Path, device: str | None) -> Namespace:

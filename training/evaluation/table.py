@@ -30,9 +30,11 @@ def table(args: argparse.Namespace) -> str:
 
 
 def of_runs(folders: Mapping[str, Path], paper: str) -> str:
-    """folders: of runs, by the name of their column. paper: which of its tables."""
+    """folders: of runs, by the name of their column. paper: which of its tables, left out where the runs have none of
+    its rows."""
     runs: dict[str, Scores] = {name: read_scores(Run.open(folder)) for name, folder in folders.items()}
-    return "\n\n".join([beside(runs, PAPER[paper]), *_others(runs), _how(runs)])
+    theirs = any(_category(scores, *row) for scores in runs.values() for row in OF_THE_PAPER)
+    return "\n\n".join([*([beside(runs, PAPER[paper])] if theirs else []), *_others(runs), _how(runs)])
 
 
 def beside(runs: Mapping[str, Scores], paper: Reported) -> str:

@@ -40,10 +40,10 @@ def nearer(better: Sequence[Result], worse: Sequence[Result]) -> Figure:
 
 
 def paired(better: Sequence[Result], worse: Sequence[Result]) -> list[tuple[Result, Result]]:
-    """Of seeds that both have, or of a row that has one (it has no training) with each of the other's."""
-    first, second = ({result.seed: result for result in side} for side in (better, worse))
-    if len(first) == 1 or len(second) == 1:
+    """Of seeds that both have, or of a row that no training gives seeds with each of the other's."""
+    if not better[0].steps or not worse[0].steps:
         return [(a, b) for a in better for b in worse]
+    first, second = ({result.seed: result for result in side} for side in (better, worse))
     pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
     if not pairs:
         raise ValueError(f"{better[0].row} and {worse[0].row} have no seed in common to be compared by")

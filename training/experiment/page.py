@@ -76,8 +76,9 @@ def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
     yield (
         "LaVi-Bridge's paper (arXiv 2403.07860) claims that a better language model gives better alignment of text "
         "and picture, that a better vision model gives better pictures, and that adapter and LoRA are both needed. "
-        "Here the same comparisons are made with models of a few million parameters on ShapeBench, whose judge is a "
-        "program. Training is short, the same for all: what is learnt slowly counts as not heard."
+        "Here the same comparisons are made with vision models of a few million parameters on ShapeBench, whose judge "
+        "is a program. Training is short, the same for all: a row that is still at chance has not been learnt yet, "
+        "which is not to say that it cannot be."
     )
     yield f"Written by `{command}`; {runs} of {wanted} runs are in."
     if runs < wanted:
@@ -98,21 +99,25 @@ def _claims(plan: Plan, results: Results) -> Iterator[str]:
         try:
             found = _found(claim, results)
         except (KeyError, ValueError):
-            lines.append([claim.text, compared, "-", "0", "not run"])
+            lines.append([claim.text, claim.whose, compared, "-", "0", "not run"])
             continue
         count, word = len(found.seeds), verdict(found)
-        said[word].append(claim.text)
+        whose = "paper: " if claim.whose == "paper" else ""
+        said[word].append(f"{whose}{claim.text} ({found.mean:+.3f}{' in distance' if DISTANCE in claim.on else ''})")
         weak = "" if count >= ENOUGH else f", of {count} seed{'s' * (count > 1)}"
         each = ", ".join(f"{value:+.3f}" for value in found.seeds)
         change = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-        lines.append([claim.text, compared, change, each, f"**{word}**{weak}"])
-    yield "\n".join(f"- **{word}**: {'; '.join(claims)}." for word, claims in said.items() if claims)
-    yield markdown(["claim", "compared", "difference", "seeds", "at this scale"], lines)
+        lines.append([claim.text, claim.whose, compared, change, each, f"**{word}**{weak}"])
+    for word, claims in said.items():
+        if claims:
+            yield f"**{word.capitalize()}**"
+            yield "\n".join(f"- {claim}" for claim in claims)
+    yield markdown(["claim", "whose", "compared", "difference", "seeds", "at this scale"], lines)
     yield (
-        "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts; "
-        "on distance, how much nearer the pictures are to true ones, with the lowest and highest of the seeds. "
-        '"holds" and "reversed": the interval and every single seed lie on one side of zero. '
-        "There is no correction for the number of claims."
+        "Differences of the share of right pictures, prompt by prompt, with the 95 % bootstrap interval over prompts "
+        "(not over trainings: that is what the seeds are for); on distance, how much nearer the pictures are to true "
+        'ones, with the lowest and highest of the seeds. "holds" and "reversed": the interval and every single seed '
+        "lie on one side of zero. There is no correction for the number of claims."
     )
 
 
@@ -146,7 +151,8 @@ def _tables(rows: Sequence[Row], results: Results, limits: Limits, floor: Floor)
         lines.append([name, *means, far, ""])
     yield markdown(head, lines)
     yield (
-        "Share of right pictures with its 95 % interval over prompts, all seeds together; each seed's is in the fold. "
+        "Share of right pictures (colour, shape, texture, number and relation all as named) with its 95 % interval "
+        "over prompts, all seeds together; each seed's is in the fold. Seen words are the seven ordinary categories. "
         "Distance: Fréchet, of the pictures of all prompts to true ones, mean and range of the seeds (lower is better; "
         "no FID, see the end)."
     )
@@ -180,6 +186,8 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
         "pictures, their noise and what is drawn at random in adapter and LoRA, and in the random control all weights; "
         "each vision model was trained once."
     )
+    if plan.note:
+        yield plan.note
     lines = []
     for row in plan.row:
         for result in results.get(row.name, ())[:1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...lavi_core.config import from_dict
 from ..evaluation.shapes import GROUPS, ROWS, Settings
@@ -58,9 +59,10 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """``better`` - ``worse``, two rows, on prompts of these ``ROWS`` or ``GROUPS`` of ``evaluation.shapes``; or, on
-    DISTANCE alone, how much nearer ``better`` is to true pictures."""
+    DISTANCE alone, how much nearer ``better`` is to true pictures. whose: the paper's claim, or one of this plan's."""
 
     text: str
+    whose: Literal["paper", "ours"] = "ours"
     better: str
     worse: str
     on: tuple[str, ...]
@@ -68,7 +70,8 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """prompts: judged, of each category and seed. steps, guidance: of sampling."""
+    """prompts: judged, of each category and seed. steps, guidance: of sampling. note: what the page says besides of how
+    it was made."""
 
     title: str
     recipe: str
@@ -81,6 +84,7 @@ class Plan:
     claim: tuple[Claim, ...] = ()
     vision: tuple[VisionStage, ...] = ()
     control: tuple[Control, ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         rows, axes = [row.name for row in self.row], {axis.name for axis in self.axis}

@@ -96,6 +96,8 @@ def test_an_encoder_that_is_not_all_is_refused(tmp_path: Path, capsys: pytest.Ca
     folder = write_pipeline(tmp_path / "sd", 32)
     assert main(["evaluate", "own", str(folder), "-o", str(tmp_path / "own.safetensors")]) == 2
     assert "gives width 24, the vision model hears 32" in capsys.readouterr().err
+    assert main(["evaluate", "own", str(tmp_path / "nowhere"), "-o", str(tmp_path / "own.safetensors")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
     shutil.rmtree(folder / "text_encoder")
     assert main(["evaluate", "own", str(folder), "-o", str(tmp_path / "own.safetensors")]) == 2
     assert "has no text_encoder/" in capsys.readouterr().err

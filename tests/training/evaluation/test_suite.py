@@ -76,6 +76,11 @@ def test_one_command_to_the_table(suite: Path, tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.strip() == text  # drawn again, from the same noise
     again = [path.name for path in work.rglob("*.png") if path.stat().st_mtime_ns != before[path]]
     assert again == ["000004.png"]
+    suite.write_text(suite.read_text().replace("color_val.txt", "shape_val.txt").replace("w.toml", "v.toml"))
+    assert main(command) == 2  # all at once, before the first picture
+    said = capsys.readouterr().err
+    assert all(f"{tmp_path / name}, " in said or f"{tmp_path / name}; " in said for name in ("shape_val.txt", "v.toml"))
+    suite.write_text(suite.read_text().replace("shape_val.txt", "color_val.txt").replace("v.toml", "w.toml"))
     suite.write_text(suite.read_text().replace("steps = 2", "steps = 3"))
     assert main(command) == 2
     assert "was begun with settings.steps 2, now it is 3" in capsys.readouterr().err

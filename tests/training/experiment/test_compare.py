@@ -7,7 +7,7 @@ from lavi_bridge.training.experiment.compare import Figure, difference, nearer, 
 from lavi_bridge.training.experiment.result import Result
 
 
-def result(row: str, seed: int, distance: float = 0.0, **correct: tuple[int, ...]) -> Result:
+def result(row: str, seed: int, distance: float = 0.0, steps: int = 1, **correct: tuple[int, ...]) -> Result:
     return Result(
         row=row,
         seed=seed,
@@ -16,7 +16,7 @@ def result(row: str, seed: int, distance: float = 0.0, **correct: tuple[int, ...
         aspects={},
         distance=distance,
         trained={},
-        steps=1,
+        steps=steps,
         batch_size=1,
         seconds=0.0,
         loss=None,
@@ -44,7 +44,8 @@ def test_seeds_are_paired() -> None:
     a = [result("a", 1, x=(1, 1)), result("a", 2, x=(0, 1)), result("a", 3, x=(1, 1))]
     b = [result("b", 2, x=(0, 0)), result("b", 1, x=(0, 1))]
     assert difference(a, b, ["x"]).seeds == (1 / 2, 1 / 2)
-    assert difference(a, [result("own", 1, x=(1, 0))], ["x"]).seeds == (1 / 2, 0.0, 1 / 2)
+    assert difference(a, [result("own", 1, steps=0, x=(1, 0))], ["x"]).seeds == (1 / 2, 0.0, 1 / 2)
+    assert difference(a, b[:1], ["x"]).seeds == (1 / 2,)  # of a row whose other seeds are still to come
     with pytest.raises(ValueError, match="no seed in common"):
         difference(a[:2], [result("c", 3, x=(1, 1)), result("c", 4, x=(1, 1))], ["x"])
 

@@ -55,6 +55,7 @@ bridge = "{{work}}/small/bridge.safetensors"
 set = ["vision.model={{work}}/small/vision"]
 [[claim]]
 text = "It matters"
+whose = "paper"
 better = "full"
 worse = "random"
 on = ["seen words", "unseen pairs"]
@@ -119,11 +120,11 @@ def test_one_command_trains_judges_and_writes_the_page(
     assert (work / "full-1" / "result.json").stat().st_mtime_ns == first  # not done again
     text = page.read_text()
     assert "5 of 5 runs are in" in text and "Not complete" not in text and "Which ear?" in text
-    assert "| It matters | Full - Random; seen words, unseen pairs | " in text
+    assert "| It matters | paper | Full - Random; seen words, unseen pairs | " in text
     far = [Result.load(work / "own-1").distance - Result.load(work / f"full-{seed}").distance for seed in (1, 2)]
     low, high = min(far), max(far)
     change = f"{np.mean(far):+.3f} ({low:+.3f} to {high:+.3f}) | {far[0]:+.3f}, {far[1]:+.3f}"
-    assert f"| It draws better | Full - Own; distance | {change} | **" in text
+    assert f"| It draws better | ours | Full - Own; distance | {change} | **" in text
     floor = Floor.load(work)
     assert 0 < floor.true < min(Result.load(path).distance for path in work.glob("*-1") if (path / NAME).is_file())
     assert f"| {floor.true:.2f} |" in text and f"| {floor.blank:.2f} |" in text

@@ -49,5 +49,5 @@ class Metric:
         """The pictures it is meant for. Raises Inapplicable where there is none."""
         found = [p for p in pictures if not self.categories or p.category in self.categories]
         if not found:
-            raise Inapplicable(f"no prompt of the run is of {' or '.join(self.categories)}")
+            raise Inapplicable(f"no prompt of the run is of T2I-CompBench's {' or '.join(self.categories)}")
         return found
