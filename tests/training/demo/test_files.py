@@ -17,6 +17,8 @@ from lavi_bridge.training.demo.assemble import assemble
 from lavi_bridge.training.demo.autoencoder import AutoencoderRecipe
 from lavi_bridge.training.demo.install import install
 from lavi_bridge.training.demo.start import StartRecipe
+from lavi_bridge.training.evaluation.suite import read_suite
+from lavi_bridge.training.evaluation.weights import Weights
 from lavi_bridge.training.experiment.plan import Plan
 from lavi_bridge.training.files import write_safetensors, write_text
 from lavi_bridge.training.recipe import read_recipe
@@ -31,7 +33,9 @@ PARTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.s
 def test_every_recipe_is_read(path: Path) -> None:
     kinds = {"start": StartRecipe, "autoencoder": AutoencoderRecipe, "plan": Plan}
     kind = kinds.get(path.stem.split("-")[-1])
-    if kind:
+    if path.parent.name == "evaluation":
+        assert Weights.read(path) if path.stem == "weights" else read_suite(path)
+    elif kind:
         assert from_dict(kind, tomllib.loads(path.read_text()))
     else:
         assert read_recipe(path).steps > 0
