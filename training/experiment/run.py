@@ -119,7 +119,7 @@ def jobs(plan: Plan, rows: Sequence[Row], seeds: Sequence[int], folder: Path, wo
                 target = run_folder(work, row, seed)
                 do, done = partial(one, plan, row, seed, folder, work), (target / NAME).is_file
                 found.append(Job(name=target.name, do=do, done=done, needs=needs))
-    return [job for job in made if any(job in one.needs for one in found)] + found
+    return [job for job in made if any(job in one.needs for one in found if not one.done())] + found
 
 
 def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:

@@ -182,6 +182,11 @@ def test_a_run_waits_for_what_it_needs_alone(plan: Path, tmp_path: Path) -> None
     assert needs["random-2"] == ["small", "deaf-2"] and needs["own-1"] == ["small"] and needs["full-1"] == []
     alone = jobs(read, [row for row in read.row if row.name == "full"], (2,), plan.parent, tmp_path / "work")
     assert [job.name for job in alone] == ["full-2"]
+    for name in ("random-1", "own-1", "random-2"):  # results alone, as of another machine
+        (tmp_path / "work" / name).mkdir(parents=True)
+        (tmp_path / "work" / name / NAME).write_text("{}")
+    left = jobs(read, read.row, read.seeds, plan.parent, tmp_path / "work")
+    assert [job.name for job in left if not job.done()] == ["full-1", "full-2"]
 
 
 @pytest.mark.parametrize(
