@@ -5,14 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
-from .attention import WatchAttention
+from .attention_heatmaps import AttentionPictures
+from .attention_maps import WatchAttention
 from .bridge import BridgeTextEncode, LoadBridge
-from .fitting import LoadBridgeWithModel
+from .context_tokens import BridgeTokens
 from .from_clip import LanguageModelFromCLIP
-from .hearing import BridgeTokens
-from .heat import AttentionPictures
 from .hook import BridgeAsHook
 from .language import LoadLanguageModel
+from .load_with_model import LoadBridgeWithModel
 from .lora import ApplyLanguageLoRA
 from .vision import ApplyBridge, LoadVisionModel
 

@@ -9,11 +9,11 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from . import folders, installed, lora
+from . import folders, lora, model_search
 from .clip import TOKENS, connect_clip
 from .language import LanguageModel
-from .memory import Memory
-from .prompting import LONG_PROMPTS, PromptOptions, describe, read
+from .prompt_cache import Memory
+from .prompt_syntax import LONG_PROMPTS, PromptOptions, describe, read
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
 
 LOADER = "LaViBridgeLoadLanguageModel"
@@ -53,7 +53,7 @@ class ConnectedBridge:
 
         stamp = folders.stamp("bridge", name, folders.BRIDGES)
         checkpoint = BridgeCheckpoint.load(folders.resolve("bridge", name, folders.BRIDGES))
-        installed.refuse_other(checkpoint.config.language, language_model.encoder.config, allow_other_model)
+        model_search.refuse_other(checkpoint.config.language, language_model.encoder.config, allow_other_model)
         if language_lora:
             lora.refuse_second(language_model.patcher, checkpoint.language_lora, name)
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
@@ -144,7 +144,7 @@ class LoadBridge(io.ComfyNode):
         chosen = picked(cls.hidden.dynprompt, cls.hidden.unique_id) if language_model is None else None
         if chosen is not None:
             wanted = read_config(folders.resolve("bridge", bridge, folders.BRIDGES)).language
-            installed.refuse_choice(wanted, chosen, allow_other_model)
+            model_search.refuse_choice(wanted, chosen, allow_other_model)
         return ["language_model"]
 
     @classmethod

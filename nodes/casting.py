@@ -17,7 +17,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
-from .packed import PackedPatcher, casts_blocks
+from .quantized_patcher import PackedPatcher, casts_blocks
 
 CASTING = {
     nn.Linear: comfy.ops.manual_cast.Linear,

@@ -13,9 +13,9 @@ from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
 from .casting import managed, settle
-from .hearing import HEARD, hearing
+from .context_tokens import HEARD, hearing
 from .language import LanguageModel
-from .prompting import Piece, PromptOptions, read
+from .prompt_syntax import Piece, PromptOptions, read
 
 TOKENS = "lavi_bridge"  # the key under which the pieces of a prompt travel in the host's token dictionary
 
@@ -112,7 +112,7 @@ class BridgeShell(nn.Module):
         return heard.context, heard.pooled
 
     def _weighed(self, context: Tensor, blank: Any, weights: Tensor, masked: bool) -> Tensor:
-        from ..lavi_core.language.weights import aligned, weigh
+        from ..lavi_core.language.prompt_weights import aligned, weigh
 
         empty, _ = self._adapt(blank)
         heard = blank.mask[0] if masked else torch.ones_like(blank.mask[0])
@@ -124,9 +124,9 @@ class BridgeShell(nn.Module):
 
 def token_weights(piece: Piece) -> Tensor:
     """The weight of each token whose state is given on. -> [K] float32"""
-    from ..lavi_core.language import weights
+    from ..lavi_core.language import prompt_weights
 
-    return weights.token_weights(piece.tokens, piece.prompt.text, piece.prompt.weights)
+    return prompt_weights.token_weights(piece.tokens, piece.prompt.text, piece.prompt.weights)
 
 
 def _blank(encoder: Any, piece: Piece) -> Any:

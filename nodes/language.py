@@ -13,8 +13,8 @@ from comfy_api.latest import io
 
 from . import folders
 from .casting import managed, settle
+from .progress import cancellable, watched
 from .schema import LanguageModelWire, advanced, schema
-from .watching import cancellable, watched
 
 AUTO = "auto"
 DTYPES = {AUTO: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

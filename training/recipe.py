@@ -18,7 +18,8 @@ Training = Literal["frozen", "lora", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageSection:
-    """model: a local folder or .gguf file, or a name that ``training/models.py`` knows. train: "lora" is the paper's;
+    """model: a local folder or .gguf file, or a name that
+    ``training/models/named.py`` knows. train: "lora" is the paper's;
     "full" trains every weight (a vision model's own small encoder); "frozen" is the "w/o LoRA" ablation: what the model
     says is then kept on disk, beside the latents, up to ``states_gb`` (0 = not at all).
     """
@@ -108,7 +109,7 @@ class DataSection:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSection:
-    """kind: a row of ``training/optimizers.py``: "adamw" (fused), "adamw8bit", "paged_adamw8bit" (both bitsandbytes),
+    """kind: a row of ``loop/optimizers.py``: "adamw" (fused), "adamw8bit", "paged_adamw8bit" (both bitsandbytes),
     "schedule_free". schedule: "constant", "cosine" (to zero) or "linear" (to zero), all after ``warmup`` optimiser
     steps of linear increase; "schedule_free" takes "constant" alone.
 
@@ -129,7 +130,7 @@ class OptimizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSection:
-    """weighting: a row of ``training/weighting.py``: "none" (the paper's), "min_snr" (arXiv 2303.09556, with ``gamma``)
+    """weighting: a row of ``loop/loss_weighting.py``: "none" (the paper's), "min_snr" (arXiv 2303.09556, with ``gamma``)
     or "debiased" (arXiv 2310.08442). offset_noise: this much of one number a picture and channel is added to the noise,
     so that overall brightness is learnt (0.05 to 0.1; 0 = none).
     """
@@ -152,7 +153,7 @@ class ValidationSection:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignSection:
-    """A head start without pictures, see ``training/align.py``. steps: 0 = none, as in the paper. teacher: the vision
+    """A head start without pictures, see ``loop/alignment.py``. steps: 0 = none, as in the paper. teacher: the vision
     model's own text encoder. boost: times the learning rates of adapter and language model. padding: what padding
     tokens are to say: "padding" = what the teacher's do; "ends" = in turn the states of the caption's first and last
     word, for a decoder-only model, which has read the whole caption only there.
@@ -280,3 +281,14 @@ def toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def override_prompt(recipe: PromptRecipe, overrides: Sequence[str]) -> PromptRecipe:
+    """``recipe`` with each KEY=VALUE put in, values as in TOML. Raises ValueError for what does not fit."""
+    values = asdict(recipe)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"--prompt takes KEY=VALUE, got {override!r}")
+        values[key.strip()] = toml_value(value.strip())
+    return from_dict(PromptRecipe, values, "prompt")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import BridgeCheckpoint
-from ..importers.order import LANGUAGE_ORDERS, VISION_ORDERS, in_order
+from ..importers.module_order import LANGUAGE_ORDERS, VISION_ORDERS, in_order
 from ..language import TextEncoder
 from ..lora import Delta, LoRA, check
 from ..vision import VISION_TARGETS

@@ -22,7 +22,7 @@ from ..lora import Delta, LoRA, shapes
 from ..prompt import PromptRecipe
 from ..registry import Registry
 from ..vision import VISION_TARGETS
-from .order import LANGUAGE_ORDERS, VISION_ORDERS, in_order
+from .module_order import LANGUAGE_ORDERS, VISION_ORDERS, in_order
 from .pickles import read_pickle
 
 # What the authors' scripts do, by the diffusers class of their vision model.

@@ -18,10 +18,10 @@ from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
 from ..quantized.storage import STORAGES
 from .family import LanguageFamily
-from .filling import Progress
+from .hidden_states import read_states
 from .loading import find_source, load_trunk
-from .states import read_states
 from .tokens import TokenBatch, tokenize
+from .weight_loading import Progress
 
 _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers")
 

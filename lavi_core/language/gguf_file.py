@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..quantized.formats import FORMATS
 from .folder import first_line
-from .stored import Stored
+from .tensor_files import Stored
 
 # What transformers leaves at its default though llama.cpp knows it: a T5 with gates, the only kind that is read, is of
 # version 1.1 (llama.cpp's src/models/t5.cpp: GELU where there are gates).

@@ -16,11 +16,11 @@ from ..fingerprint import files_print, parts_print
 from ..quantized.storage import STORAGES, Storage, requantize
 from .families import family_of
 from .family import LanguageFamily
-from .filling import Empty, Progress, Slots, fill
 from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
 from .gguf_file import gguf_tensors, is_gguf, read_gguf
 from .single_file import check_scales, is_single_file, read_single_file
-from .stored import Stored, names, safetensors
+from .tensor_files import Stored, names, safetensors
+from .weight_loading import Empty, Progress, Slots, fill
 
 
 class Source(NamedTuple):

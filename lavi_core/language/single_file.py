@@ -13,7 +13,7 @@ from typing import Any
 
 from ..registry import Registry
 from .folder import load_tokenizer, read_config
-from .stored import Stored
+from .tensor_files import Stored
 
 # Ends of names beside a weight that is to be multiplied by them.
 SCALES = ("scale_weight", "weight_scale", "comfy_quant", "scaled_fp8", "weight_scale_2", "absmax", "qweight")

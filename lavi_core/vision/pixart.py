@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .added import micro_conditions
+from .added_conditions import micro_conditions
 from .keys import TRANSFORMER
 from .target import VisionTarget
 

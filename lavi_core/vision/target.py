@@ -11,7 +11,7 @@ from torch import nn
 
 from ..conditioning import Conditioning
 from ..lora import is_site
-from .added import Added, Size, nothing
+from .added_conditions import Added, Size, nothing
 from .keys import KeyFormat
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .added import pooled_and_sizes
+from .added_conditions import pooled_and_sizes
 from .keys import KOHYA
 from .target import VisionTarget
 

@@ -1,6 +1,6 @@
 """Vision models in ComfyUI: diffusers folders as stock models, and whether a bridge fits the model it is given."""
 
-from .fit import refuse_misfit
+from .compatibility import refuse_misfit
 from .folder import is_vision_model
 from .latents import latent_format
 from .loading import load

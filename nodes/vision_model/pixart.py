@@ -16,9 +16,9 @@ from comfy.ldm.pixart.pixartms import PixArtMS, get_2d_sincos_pos_embed_torch
 from torch import Tensor
 
 from .folder import demand
+from .host_model import Twin
 from .latents import latent_format
 from .scheduler import sampling
-from .twin import Twin
 
 # What the host's PixArtMS has no knob for: the only value of each key.
 DEMANDS: dict[str, Any] = {

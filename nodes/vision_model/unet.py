@@ -16,9 +16,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep, UNetModel
 from torch import Tensor
 
 from .folder import demand
+from .host_model import Twin
 from .latents import latent_format
 from .scheduler import sampling
-from .twin import Twin
 
 # What the host's UNetModel has no knob for: the only value, and diffusers' own default, of each key.
 DEMANDS: dict[str, Any] = {

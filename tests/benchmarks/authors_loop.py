@@ -19,9 +19,10 @@ from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.conditioning import Conditioning, HiddenStates
 from lavi_bridge.lavi_core.config import AdapterConfig
 from lavi_bridge.lavi_core.language import TextEncoder
-from lavi_bridge.training import models
+from lavi_bridge.training.models import named
+from lavi_bridge.training.models.vae import load_vae
+from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import Recipe
-from lavi_bridge.training.vision_model import load_vae, load_vision_model
 from stages import Stages
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,9 +96,9 @@ def train(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
     from tqdm.auto import tqdm
 
     accelerator = Accelerator()
-    encoder = TextEncoder.load(models.language(recipe.language.model), dtype=torch.float32)
-    vision = load_vision_model(models.vision(recipe.vision.model), recipe.vision.target)
-    vae = load_vae(models.vae(recipe.vision.vae))
+    encoder = TextEncoder.load(named.language(recipe.language.model), dtype=torch.float32)
+    vision = load_vision_model(named.vision(recipe.vision.model), recipe.vision.target)
+    vae = load_vae(named.vae(recipe.vision.vae))
     width, out = encoder.config.hidden_size, vision.context_width
     shape = {"in_width": width, "inner_width": adapters.inner_width(width, out), "out_width": out}
     adapter = adapters.build(AdapterConfig(kind="mlp", **shape))

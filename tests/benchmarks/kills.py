@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 from lavi_bridge.tests.training.forks import Server  # noqa: E402
 from lavi_bridge.tests.training.tiny import write_recipe, write_tiny  # noqa: E402
-from lavi_bridge.training.state import states  # noqa: E402
+from lavi_bridge.training.loop.checkpoint import states  # noqa: E402
 
 STEPS = 24
 CHANGES = ["save_every=1", "keep=2", "keep_every=10", "ema=0.9", "precision=fp32", "data.count=8"]

@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from lavi_bridge.training.loop.trainer import Trainer  # noqa: E402
 from lavi_bridge.training.recipe import Recipe  # noqa: E402
-from lavi_bridge.training.trainer import Trainer  # noqa: E402
 from train_speed import PAIRS, machine, prepare  # noqa: E402
 
 PICTURES = 256

@@ -28,7 +28,7 @@ import torch  # noqa: E402
 import true_sizes  # noqa: E402
 from lavi_bridge.lavi_core import adapters  # noqa: E402
 from lavi_bridge.lavi_core.config import AdapterConfig  # noqa: E402
-from lavi_bridge.lavi_core.importers.order import LANGUAGE_ORDERS, VISION_ORDERS, in_order  # noqa: E402
+from lavi_bridge.lavi_core.importers.module_order import LANGUAGE_ORDERS, VISION_ORDERS, in_order  # noqa: E402
 from lavi_bridge.lavi_core.language import TextEncoder  # noqa: E402
 from lavi_bridge.lavi_core.lora import shapes  # noqa: E402
 from lavi_bridge.lavi_core.vision import target_of  # noqa: E402
@@ -155,7 +155,7 @@ def _once(folder: Path, make: Any) -> Path:
 def command(*parts: Any) -> str:
     """Run ``lavi-bridge`` in a process of its own; seconds and peak memory, or why it did not end well."""
     begun = time.monotonic()
-    words = [sys.executable, "-m", "lavi_bridge.training.cli", *map(str, parts)]
+    words = [sys.executable, "-m", "lavi_bridge.training.commands", *map(str, parts)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = process.stderr.read()

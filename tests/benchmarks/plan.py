@@ -28,7 +28,7 @@ from lavi_bridge.lavi_core import adapters  # noqa: E402
 from lavi_bridge.lavi_core.conditioning import HiddenStates  # noqa: E402
 from lavi_bridge.lavi_core.config import AdapterConfig  # noqa: E402
 from lavi_bridge.lavi_core.vision import VISION_TARGETS  # noqa: E402
-from lavi_bridge.training.pair import prepare  # noqa: E402
+from lavi_bridge.training.models.trainable import prepare  # noqa: E402
 from lavi_bridge.training.recipe import LanguageSection, VisionSection  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402

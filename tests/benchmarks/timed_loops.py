@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import conftest  # noqa: F401  (registers the checkout as lavi_bridge)
 import torch
-from lavi_bridge.training.pipeline import pick_device
+from lavi_bridge.training.models.device import pick_device
 from lavi_bridge.training.recipe import Recipe
 from stages import Stages
 
@@ -88,7 +88,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def ours(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
-    from lavi_bridge.training import trainer
+    from lavi_bridge.training.loop import trainer
 
     class Prefetch(trainer.Prefetch):
         def __next__(self) -> Any:

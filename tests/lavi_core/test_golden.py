@@ -14,10 +14,10 @@ import torch
 from lavi_bridge.lavi_core import lora
 from lavi_bridge.lavi_core.bridge import Bridge
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
-from lavi_bridge.lavi_core.importers.order import LANGUAGE_ORDERS
+from lavi_bridge.lavi_core.importers.module_order import LANGUAGE_ORDERS
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.vision import VISION_TARGETS
-from lavi_bridge.training.cli import main
+from lavi_bridge.training.commands import main
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

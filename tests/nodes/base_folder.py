@@ -18,10 +18,10 @@ from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
-from lavi_bridge.training.cli import main
-from lavi_bridge.training.importing import read_vision
-from lavi_bridge.training.sampling import noise_for, sample
-from lavi_bridge.training.vision_model import load_vision_model
+from lavi_bridge.training.commands import main
+from lavi_bridge.training.models.diffusers_folder import read_vision
+from lavi_bridge.training.models.sampling import noise_for, sample
+from lavi_bridge.training.models.vision_model import load_vision_model
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from lavi_bridge.tests.nodes.host import ROOT, Place, Server
-from lavi_bridge.training import models
-from lavi_bridge.training.demo.install import install
-from lavi_bridge.training.demo.show import load
-from lavi_bridge.training.sampling import noise_for, sample
+from lavi_bridge.training.commands.demo import load
+from lavi_bridge.training.commands.install_demo import install
+from lavi_bridge.training.models import named
+from lavi_bridge.training.models.sampling import noise_for, sample
 from lavi_bridge.training.shapebench import PromptSpec, judge
 
 PROMPTS = {
@@ -27,7 +27,7 @@ PROMPTS = {
 @pytest.fixture(scope="module")
 def language() -> Path:
     try:
-        return models.language("demo:minilm")
+        return named.language("demo:minilm")
     except ValueError as error:
         pytest.skip(f"NO LANGUAGE MODEL FOR THE DEMO: {error}")
 
@@ -78,7 +78,7 @@ def test_the_host_and_the_standalone_sampler_draw_the_same(server, workflow, lan
 
 
 def test_install_demo_refuses_what_is_no_comfyui(tmp_path):
-    command = [sys.executable, "-m", "lavi_bridge.training.cli", "install-demo", str(tmp_path)]
+    command = [sys.executable, "-m", "lavi_bridge.training.commands", "install-demo", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and "no ComfyUI folder" in result.stderr
     assert not list(tmp_path.iterdir())

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import conftest  # noqa: F401  (registers the checkout as lavi_bridge)
 import torch
-from lavi_bridge.training import align, parallel, pictures, trainer  # noqa: F401
-from lavi_bridge.training.files import write_safetensors
+from lavi_bridge.lavi_core.files import write_safetensors
+from lavi_bridge.training.loop import alignment, parallel, samples, trainer  # noqa: F401
 from lavi_bridge.training.recipe import read_recipe
 from torch.distributed.tensor import DTensor
 

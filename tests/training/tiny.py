@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import torch
+from lavi_bridge.lavi_core.files import write_safetensors
 from lavi_bridge.training.demo.autoencoder import taesd_state
 from lavi_bridge.training.demo.start import tokenizer
-from lavi_bridge.training.files import write_safetensors
 from lavi_bridge.training.shapebench import VOCABULARIES
 
 

@@ -1,15 +1,15 @@
 """Captioned pictures for training: where they come from, their latents, and the order they are seen in."""
 
 from ...lavi_core.registry import Registry
-from .drawn import ShapeBenchSource
-from .framing import UnreadableImage
-from .latents import LatentCache
-from .listed import FolderSource, JsonlSource, TsvSource
+from .bucketing import UnreadableImage
+from .image_files import FolderSource, JsonlSource, TsvSource
+from .latent_cache import LatentCache
 from .order import Order
 from .prefetch import Prefetch
+from .shapebench import ShapeBenchSource
 from .sources import Captions, IndexedSource, Source
-from .states import StateCache
-from .tars import WebDatasetSource
+from .text_states import StateCache
+from .webdataset import WebDatasetSource
 
 SOURCES: Registry[type[Source]] = Registry(
     "data kind",

@@ -14,8 +14,8 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..files import write_safetensors
-from ..models import WEIGHTS
+from ...lavi_core.files import write_safetensors
+from ..models.named import WEIGHTS
 
 log = logging.getLogger(__name__)
 BRIDGES = {"own": "vision", "minilm": "minilm", "smollm2": "smollm2", "control": "control"}

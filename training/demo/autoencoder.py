@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...lavi_core.config import from_dict
-from ..files import write_safetensors
+from ...lavi_core.files import write_safetensors
 from ..shapebench.render import render
 from ..shapebench.scene import CATEGORIES, sample_scene
 from ..shapebench.vocabulary import VOCABULARIES

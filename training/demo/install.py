@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .. import models
+from ..models import named
 
 NAMES = {
     "lavi_bridges/lavi_demo_bridge.safetensors": "minilm.safetensors",
@@ -23,8 +23,8 @@ def install(comfyui: str | Path) -> list[Path]:
     if not target.is_dir():
         raise ValueError(f"{comfyui} is no ComfyUI folder: it has no models/ in it")
     written = []
-    pairs = {target / name: models.WEIGHTS / source for name, source in NAMES.items()}
-    pairs[target / LANGUAGE] = models.language("demo:minilm")
+    pairs = {target / name: named.WEIGHTS / source for name, source in NAMES.items()}
+    pairs[target / LANGUAGE] = named.language("demo:minilm")
     for place, source in pairs.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from .. import models
-from ..evaluation.shapes import ROWS, Settings, bounds, evaluate, table
-from ..files import write_bytes
-from ..grid import png
-from ..pipeline import Pipeline
+from ...lavi_core.files import write_bytes
+from ..evaluation.shapebench import ROWS, Settings, bounds, evaluate, table
+from ..models import named
+from ..models.picture_grid import png
+from ..models.pipeline import Pipeline
 
 BRIDGES = {"own": "own encoder", "control": "own encoder, trained on", "minilm": "MiniLM", "smollm2": "SmolLM2"}
 PROMPTS = (
@@ -40,7 +40,7 @@ def show(args: argparse.Namespace) -> str:
     if unknown:
         raise ValueError(f"unknown demo bridge {unknown[0]!r}; known: {', '.join(BRIDGES)}")
     names = list(dict.fromkeys(["own", *args.bridges]))
-    languages = {name: models.language("demo:own" if name == "control" else f"demo:{name}") for name in names}
+    languages = {name: named.language("demo:own" if name == "control" else f"demo:{name}") for name in names}
     settings = Settings(prompts=args.prompts)
     results, pictures, captions = {}, [], []
     with tqdm(total=len(names) * len(ROWS) * args.prompts, desc="demo", unit="picture", disable=None) as bar:
@@ -60,5 +60,5 @@ def show(args: argparse.Namespace) -> str:
 def load(name: str, language: Path, precision: Literal["bf16", "fp32"] = "fp32") -> Pipeline:
     """The pipeline of one bundled bridge."""
     return Pipeline.load(
-        models.bridge(f"demo:{name}"), language, models.vision("demo:vision"), models.vae("demo:vae"), precision
+        named.bridge(f"demo:{name}"), language, named.vision("demo:vision"), named.vae("demo:vae"), precision
     )

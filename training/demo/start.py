@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from ...lavi_core.config import from_dict
+from ...lavi_core.files import write_text
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.prompt import PromptRecipe
-from ..files import write_text
 from ..shapebench import CATEGORIES, VOCABULARIES, Scene, Vocabulary, caption, sample_scene, words
 
 log = logging.getLogger(__name__)

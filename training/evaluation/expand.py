@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from ...lavi_core import fingerprint
-from .. import models
-from ..files import write_text
-from ..pipeline import pick_device
+from ...lavi_core.files import write_text
+from ..models import named
+from ..models.device import pick_device
 from .prompts import Prompt, read_prompts
 
 LEAST, MOST = 20, 70  # words of a long prompt, as the paper's are recalled to be
@@ -37,7 +37,7 @@ def expand(args: argparse.Namespace) -> str:
     if args.tries < 1:
         raise ValueError(f"--tries must be at least 1, got {args.tries}")
     shorts = read_prompts(args.prompts)
-    name, write = load_writer(models.language(args.lm), pick_device(args.device))
+    name, write = load_writer(named.language(args.lm), pick_device(args.device))
     output = Path(args.output)
     known = _known(output, name, args.seed, [prompt.text for prompt in shorts])
     rows: list[dict[str, Any]] = []

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from ...lavi_core import fingerprint
-from .. import models
-from ..files import write_bytes, write_text
-from ..pipeline import Pipeline
-from ..sampling import noise_for
-from ..vision_model import VAE_FACTOR, decode, read_config
+from ...lavi_core.files import write_bytes, write_text
+from ..models import named
+from ..models.diffusers_folder import read_config
+from ..models.pipeline import Pipeline
+from ..models.sampling import noise_for
+from ..models.vae import VAE_FACTOR, decode
 from .prompts import Prompt, read_prompts
-from .run import MANIFEST, file_of, is_whole, read_manifest, sha256_of
+from .run_folder import MANIFEST, file_of, is_whole, read_manifest, sha256_of
 from .samplers import SAMPLERS
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,10 @@ def generate(args: argparse.Namespace) -> str:
         raise ValueError(f"--steps {args.steps} and --batch-size {args.batch_size} must be at least 1")
     SAMPLERS[args.sampler]
     run, prompts = Path(args.output), read_prompts(args.prompts, args.category)
-    vision = models.vision(args.vision_model)
+    vision = named.vision(args.vision_model)
     size = size_for(vision, args.size)
-    language, vae = models.language(args.language_model), models.vae_for(args.vision_model, args.vae)
-    bridge = models.bridge(str(args.bridge))
+    language, vae = named.language(args.language_model), named.vae_for(args.vision_model, args.vae)
+    bridge = named.bridge(str(args.bridge))
     pipeline = Pipeline.load(bridge, language, vision, vae, args.precision, args.device)
     settings = Settings(
         sampler=args.sampler,

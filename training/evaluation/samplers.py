@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...lavi_core.conditioning import Conditioning
 from ...lavi_core.registry import Registry
-from ..objective import NUM_TIMESTEPS, Objective
-from ..sampling import predict_guided, sample, sides_of
-from ..vision_model import VisionModel
+from ..models.objective import NUM_TIMESTEPS, Objective
+from ..models.sampling import predict_guided, sample, sides_of
+from ..models.vision_model import VisionModel
 
 
 class Sampler(Protocol):

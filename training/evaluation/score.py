@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
-from ..pipeline import pick_device
-from ..provenance import environment
-from .intervals import interval
+from ...lavi_core.files import write_text
+from ..loop.environment import environment
+from ..models.device import pick_device
+from .bootstrap import interval
+from .metric_weights import Inapplicable, Unavailable, Weights
 from .metrics import METRICS, Means, Measured
-from .run import SCORES, SCORES_BY_PICTURE, Picture, Run
-from .weights import Inapplicable, Unavailable, Weights
+from .run_folder import SCORES, SCORES_BY_PICTURE, Picture, Run
 
 
 def score(args: argparse.Namespace) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from ...lavi_core.config import from_dict
-from .. import models
-from ..files import write_text
+from ...lavi_core.files import write_text
+from ..models import named
 from .generate import generate
 from .metrics import METRICS
-from .own import write_own
-from .reported import PAPER
+from .own_encoder import write_own
+from .paper_figures import PAPER
 from .samplers import SAMPLERS
 from .score import score
 from .table import of_runs
@@ -128,9 +128,9 @@ def missing(asked: Suite) -> list[str]:
 
 
 def _drawing(asked: Suite, entry: Entry, run: Path, device: str | None) -> Namespace:
-    bridge, language = models.bridge(entry.bridge), entry.language_model
+    bridge, language = named.bridge(entry.bridge), entry.language_model
     if entry.bridge == OWN:
-        vision = models.vision(entry.vision_model)
+        vision = named.vision(entry.vision_model)
         bridge = run / "own.safetensors"
         if not bridge.is_file():  # written again it has other bytes: safetensors' header has no order
             write_own(vision, bridge)

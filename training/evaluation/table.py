@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
-from .reported import PAPER, ROWS, Reported
-from .run import Run
+from ...lavi_core.files import write_text
+from .paper_figures import PAPER, ROWS, Reported
+from .run_folder import Run
 from .score import cell, read_scores
 
 Scores = Mapping[str, Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.intervals import interval
+from ..evaluation.bootstrap import interval
 from .result import Result
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.shapes import GROUPS, ROWS, bounds
+from ...lavi_core.files import write_bytes, write_text
+from ..evaluation.shapebench import GROUPS, ROWS, bounds
 from ..evaluation.table import markdown
-from ..files import write_bytes, write_text
-from ..grid import png
+from ..models.picture_grid import png
 from .compare import Figure, difference, nearer, share, verdict
-from .plan import DISTANCE, Claim, Plan, Row, run_folder
-from .reference import Floor
+from .frechet import Floor
+from .plan import DISTANCE, PROMPTS, Claim, Plan, Row, run_folder
 from .result import NAME, STRIP, Result
-from .run import PROMPTS
 
 ENOUGH = 3  # seeds, below which a verdict says how few there are
 

@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Literal
 
 from ...lavi_core.config import from_dict
-from ..evaluation.shapes import GROUPS, ROWS, Settings
+from ..evaluation.shapebench import GROUPS, ROWS, Settings
 from ..recipe import Recipe, read_recipe
 
 WORK = "{work}"  # in a plan's values: the folder that everything is written to
 SEED = "{seed}"  # in a row's values: the seed of the run
 DISTANCE = "distance"  # what a claim may be on besides prompts, see ``reference.py``
+
+# What each bridge draws for the page.
+PROMPTS = (
+    "a red circle",
+    "a striped blue square",
+    "a yellow cross",
+    "a red circle and a blue square",
+    "a green cross above a red triangle",
+    "three blue squares",
+    "a crimson disc",
+    "an emerald box",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

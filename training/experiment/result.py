@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...lavi_core.config import from_dict
-from ..files import write_text
+from ...lavi_core.files import write_text
 
 NAME = "result.json"
 STRIP = "pictures.png"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
@@ -15,49 +14,23 @@ from pathlib import Path
 import numpy as np
 
 from ...lavi_core.config import from_dict
-from .. import lock, models
+from ...lavi_core.files import write_bytes
 from ..demo.start import StartRecipe, build
 from ..evaluation.generate import png
-from ..evaluation.shapes import judged
-from ..files import write_bytes
-from ..pipeline import Pipeline
-from ..provenance import environment
+from ..evaluation.shapebench import judged
+from ..loop import lock
+from ..loop.checkpoint import states
+from ..loop.environment import environment
+from ..loop.trainer import Trainer
+from ..models import named
+from ..models.pipeline import Pipeline
 from ..recipe import Recipe, read_recipe
 from ..shapebench.bench import summary
-from ..state import states
-from ..trainer import Trainer
-from ..vision_model import load_vae
-from .plan import SEED, WORK, Control, Plan, Row, VisionStage, read_plan, run_folder
-from .reference import frechet, measure_floor, of_true_pictures
+from .frechet import frechet, of_true_pictures
+from .plan import PROMPTS, SEED, WORK, Control, Plan, Row, VisionStage, run_folder
 from .result import NAME, STRIP, Result
 
 log = logging.getLogger(__name__)
-
-PROMPTS = (
-    "a red circle",
-    "a striped blue square",
-    "a yellow cross",
-    "a red circle and a blue square",
-    "a green cross above a red triangle",
-    "three blue squares",
-    "a crimson disc",
-    "an emerald box",
-)
-
-
-def experiment(args: argparse.Namespace) -> Path:
-    """``lavi-bridge experiment``: run what is missing, write the page; returns its path."""
-    from .page import page
-
-    path, work = Path(args.plan), Path(args.work)
-    plan, output = read_plan(path), Path(args.output or work / "README.md")
-    work.mkdir(parents=True, exist_ok=True)
-    if not args.page_only:
-        run(plan, path.parent, work, args.rows, args.seeds)
-    vae = read_recipe(path.parent / plan.recipe).vision.vae
-    measure_floor(load_vae(models.vae(vae)), plan.settings(), work)
-    page(plan, work, output, f"lavi-bridge experiment {path.as_posix()} --work FOLDER")
-    return output
 
 
 def run(plan: Plan, folder: Path, work: Path, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> None:
@@ -125,12 +98,12 @@ def jobs(plan: Plan, rows: Sequence[Row], seeds: Sequence[int], folder: Path, wo
 def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
     """Train one row with one seed, judge it and write its result."""
     recipe, target = plan.recipe_of(row, seed, folder, work), run_folder(work, row, seed)
-    bridge, trained = _train(recipe) if not row.bridge else (models.bridge(row.bridge.replace(WORK, str(work))), {})
+    bridge, trained = _train(recipe) if not row.bridge else (named.bridge(row.bridge.replace(WORK, str(work))), {})
     pipeline = Pipeline.load(
         bridge,
-        models.language(recipe.language.model),
-        models.vision(recipe.vision.model),
-        models.vae(recipe.vision.vae),
+        named.language(recipe.language.model),
+        named.vision(recipe.vision.model),
+        named.vae(recipe.vision.vae),
         recipe.precision,
     )
     settings = plan.settings()
@@ -187,7 +160,7 @@ def make_control(control: Control, seed: int, work: Path) -> None:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     target = work / f"{control.name}-{seed}"
-    source, part = models.language(control.like), work / f".{target.name}.part"
+    source, part = named.language(control.like), work / f".{target.name}.part"
     torch.manual_seed(seed)
     AutoModel.from_config(AutoConfig.from_pretrained(source)).save_pretrained(part)
     AutoTokenizer.from_pretrained(source).save_pretrained(part)

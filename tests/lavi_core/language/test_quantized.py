@@ -10,8 +10,8 @@ import torch
 from lavi_bridge.lavi_core import lora
 from lavi_bridge.lavi_core.language import TextEncoder, loading
 from lavi_bridge.lavi_core.language import gguf_file as file
-from lavi_bridge.lavi_core.language.filling import Slots
 from lavi_bridge.lavi_core.language.gguf_file import gguf_config
+from lavi_bridge.lavi_core.language.weight_loading import Slots
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.lavi_core.quantized.formats import FORMATS

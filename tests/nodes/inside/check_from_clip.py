@@ -11,8 +11,7 @@ import comfy.sd
 import torch
 from comfy import sdxl_clip
 from comfy.supported_models_base import ClipTarget
-from host_side import PROMPTS, check, node_classes, partly, refused, same_bits, weights
-from host_twins import (
+from host_networks import (
     CASES,
     SIZES,
     WIDTH,
@@ -27,6 +26,7 @@ from host_twins import (
     of,
     usual,
 )
+from host_side import PROMPTS, check, node_classes, partly, refused, same_bits, weights
 
 import nodes as stock
 

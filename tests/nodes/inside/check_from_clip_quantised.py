@@ -10,8 +10,8 @@ from typing import Any
 
 import comfy.utils
 import torch
+from host_networks import CASES, apart, bridge, connected, contexts, file_of, host_clip, of, usual
 from host_side import check, refused
-from host_twins import CASES, apart, bridge, connected, contexts, file_of, host_clip, of, usual
 
 
 def packed(kind: str, dtype: torch.dtype, largest: float) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -15,11 +15,11 @@ from host_side import HOST, check, connected, context, language_model, refused
 
 import nodes as stock
 
-prompting_ = importlib.import_module("hyphen-pack.nodes.prompting")
-memory_ = importlib.import_module("hyphen-pack.nodes.memory")
+prompting_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
+memory_ = importlib.import_module("hyphen-pack.nodes.prompt_cache")
 core = importlib.import_module("hyphen-pack.lavi_core.prompt")
 tokens_ = importlib.import_module("hyphen-pack.lavi_core.language.tokens")
-weights_ = importlib.import_module("hyphen-pack.lavi_core.language.weights")
+weights_ = importlib.import_module("hyphen-pack.lavi_core.language.prompt_weights")
 
 LONG = "a red circle left of a blue square and two elephants in the forest with a candy"
 WEIGHED = "a (red:1.4) circle left of a blue square"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from lavi_bridge.training.data import SOURCES, LatentCache, Order, UnreadableImage
 from lavi_bridge.training.data import sources as sources_module
+from lavi_bridge.training.models.vae import load_vae
 from lavi_bridge.training.recipe import DataSection
-from lavi_bridge.training.vision_model import load_vae
 from PIL import Image
 from safetensors import safe_open
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from lavi_bridge.lavi_core.files import write_safetensors
 from lavi_bridge.training.demo.autoencoder import AutoencoderRecipe, taesd_state, train
-from lavi_bridge.training.files import write_safetensors
-from lavi_bridge.training.vision_model import decode, encode, load_vae
+from lavi_bridge.training.models.vae import decode, encode, load_vae
 
 RECIPE = AutoencoderRecipe(
     output="",

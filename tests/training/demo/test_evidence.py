@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from lavi_bridge.training import models
-from lavi_bridge.training.demo.show import load
-from lavi_bridge.training.evaluation.shapes import ROWS, Settings, evaluate
-from lavi_bridge.training.pipeline import Pipeline
+from lavi_bridge.training.commands.demo import load
+from lavi_bridge.training.evaluation.shapebench import ROWS, Settings, evaluate
+from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.models import named
+from lavi_bridge.training.models.pipeline import Pipeline
 from lavi_bridge.training.recipe import read_recipe
-from lavi_bridge.training.trainer import Trainer
 from scipy.stats import binom
 
-RECIPE = Path(models.__file__).parent / "recipes" / "experiment" / "bridge.toml"
+RECIPE = Path(named.__file__).parent / "recipes" / "experiment" / "bridge.toml"
 # Of 200 prompts each, `lavi-bridge demo --prompts 200 --precision bf16`: the README's table.
 MEASURED = {"single": 1.0, "color": 0.995, "shape": 0.945, "texture": 0.935}
 PROMPTS = 16
@@ -23,7 +23,7 @@ PROMPTS = 16
 @pytest.fixture(scope="module")
 def language() -> Path:
     try:
-        return models.language("demo:minilm")
+        return named.language("demo:minilm")
     except ValueError as error:
         if os.environ.get("CI"):  # where the evidence has to be seen
             raise
@@ -59,8 +59,8 @@ def miniature(output: Path, cache: Path, steps: int) -> Pipeline:
     }
     recipe = read_recipe(RECIPE, [f"{key}={value}" for key, value in changes.items()])
     bridge = Trainer(recipe).run()
-    language, vision = models.language(recipe.language.model), models.vision(recipe.vision.model)
-    return Pipeline.load(bridge, language, vision, models.vae(recipe.vision.vae), "bf16")
+    language, vision = named.language(recipe.language.model), named.vision(recipe.vision.model)
+    return Pipeline.load(bridge, language, vision, named.vae(recipe.vision.vae), "bf16")
 
 
 def test_a_miniature_learns_to_speak(language: Path, tmp_path: Path) -> None:

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 from lavi_bridge.lavi_core.config import from_dict
-from lavi_bridge.training import models
-from lavi_bridge.training.demo import fetch as fetching
+from lavi_bridge.lavi_core.files import write_safetensors, write_text
+from lavi_bridge.training.commands.install_demo import install
 from lavi_bridge.training.demo.assemble import assemble
 from lavi_bridge.training.demo.autoencoder import AutoencoderRecipe
-from lavi_bridge.training.demo.install import install
 from lavi_bridge.training.demo.start import StartRecipe
+from lavi_bridge.training.evaluation.metric_weights import Weights
 from lavi_bridge.training.evaluation.suite import read_suite
-from lavi_bridge.training.evaluation.weights import Weights
 from lavi_bridge.training.experiment.plan import Plan
-from lavi_bridge.training.files import write_safetensors, write_text
+from lavi_bridge.training.models import fetch as fetching
+from lavi_bridge.training.models import named
 from lavi_bridge.training.recipe import read_recipe
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-RECIPES = Path(models.__file__).parent / "recipes"
+RECIPES = Path(named.__file__).parent / "recipes"
 PARTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
 
 
@@ -115,8 +115,8 @@ def test_installing_never_writes_through_a_link(tmp_path: Path, monkeypatch: pyt
     write_text(weights / "vision" / "unet" / "config.json", "our unet")
     write_text(weights / "vision" / "scheduler" / "scheduler_config.json", "our scheduler")
     write_text(tmp_path / "language" / "config.json", "our language")
-    monkeypatch.setattr(models, "WEIGHTS", weights)
-    monkeypatch.setattr(models, "language", lambda name: tmp_path / "language")
+    monkeypatch.setattr(named, "WEIGHTS", weights)
+    monkeypatch.setattr(named, "language", lambda name: tmp_path / "language")
     for name in ("vae", "unet/config.json", "scheduler_config.json"):
         write_text(other / name, "theirs")
     vae, vision = target / "vae" / "lavi_demo_vae.safetensors", target / "diffusers" / "lavi_demo_vision"

@@ -10,8 +10,8 @@ import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.training.demo.start import StartRecipe, TextEncoderSection, build, reading_task
+from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.shapebench import VOCABULARIES, Object, Scene
-from lavi_bridge.training.vision_model import load_vision_model
 
 SMALL = VOCABULARIES["small"]
 MANY = VOCABULARIES["small, many words"]

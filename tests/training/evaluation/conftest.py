@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lavi_bridge.lavi_core.files import write_bytes
 from lavi_bridge.tests.training.evaluation.models import write_blip, write_clip, write_detr, write_owl
 from lavi_bridge.tests.training.tiny import write_recipe
 from lavi_bridge.training.evaluation.generate import Settings, begin, manifest_of, png
 from lavi_bridge.training.evaluation.prompts import Prompt
-from lavi_bridge.training.evaluation.run import Run, file_of
-from lavi_bridge.training.files import write_bytes
+from lavi_bridge.training.evaluation.run_folder import Run, file_of
+from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
-from lavi_bridge.training.trainer import Trainer
 
 PROMPTS = (
     Prompt("a red circle and a big blue square", "color"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lavi_bridge.training.evaluation.metric_weights import checksum
 from lavi_bridge.training.evaluation.metrics.detector import Box, Detector, Kind
-from lavi_bridge.training.evaluation.weights import checksum
 
 TEXT = """a an the and of is on in to left right above below next red green blue yellow circle square cat dog
 person photo yes no ? . , wooden big running"""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lavi_bridge.tests.training.evaluation.models import words
-from lavi_bridge.training.cli import main
+from lavi_bridge.training.commands import main
 from lavi_bridge.training.evaluation.expand import lengthened
 from lavi_bridge.training.evaluation.prompts import Prompt, read_prompts
 

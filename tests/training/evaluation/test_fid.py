@@ -10,12 +10,12 @@ import pytest
 import torch
 from lavi_bridge.tests.training.evaluation.conftest import write_run
 from lavi_bridge.tests.training.evaluation.models import write_weights
-from lavi_bridge.training.cli import main
+from lavi_bridge.training.commands import main
+from lavi_bridge.training.evaluation.metric_weights import Inapplicable, Weights
 from lavi_bridge.training.evaluation.metrics import METRICS, Means
 from lavi_bridge.training.evaluation.metrics.fid import Statistics, distance, totals
 from lavi_bridge.training.evaluation.prompts import Prompt
-from lavi_bridge.training.evaluation.run import Run, sha256_of
-from lavi_bridge.training.evaluation.weights import Inapplicable, Weights
+from lavi_bridge.training.evaluation.run_folder import Run, sha256_of
 from PIL import Image
 
 

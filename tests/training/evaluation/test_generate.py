@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lavi_bridge.training.cli import main
+from lavi_bridge.training.commands import main
 from lavi_bridge.training.evaluation.generate import QUALITY_SUFFIX, noise_of, seeds_of
-from lavi_bridge.training.evaluation.run import Run
-from lavi_bridge.training.pipeline import Pipeline
-from lavi_bridge.training.sampling import noise_for, sample
-from lavi_bridge.training.vision_model import decode
+from lavi_bridge.training.evaluation.run_folder import Run
+from lavi_bridge.training.models.pipeline import Pipeline
+from lavi_bridge.training.models.sampling import noise_for, sample
+from lavi_bridge.training.models.vae import decode
 from PIL import Image
 
 TEXTS = ("a red circle", "../a blue/square", "a green cross")

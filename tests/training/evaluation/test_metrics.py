@@ -14,16 +14,16 @@ import pytest
 import torch
 from lavi_bridge.tests.training.evaluation.conftest import write_run
 from lavi_bridge.tests.training.evaluation.models import fake_detector, write_weights
+from lavi_bridge.training.evaluation.metric_weights import Unavailable, Weights
 from lavi_bridge.training.evaluation.metrics import METRICS, Means
 from lavi_bridge.training.evaluation.metrics.aesthetic import load_head
 from lavi_bridge.training.evaluation.metrics.blip_vqa import question
 from lavi_bridge.training.evaluation.metrics.clip import Clip
 from lavi_bridge.training.evaluation.metrics.detector import Box, Detector
 from lavi_bridge.training.evaluation.metrics.spatial import Scene, around, score
-from lavi_bridge.training.evaluation.phrases import Rules
+from lavi_bridge.training.evaluation.noun_phrases import Rules
 from lavi_bridge.training.evaluation.prompts import Prompt
-from lavi_bridge.training.evaluation.run import Run
-from lavi_bridge.training.evaluation.weights import Unavailable, Weights
+from lavi_bridge.training.evaluation.run_folder import Run
 
 
 def means(folder: Path, **roles: Path) -> Means:

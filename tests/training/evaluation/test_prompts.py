@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from lavi_bridge.training.evaluation.captions import spec_of, table_of
 from lavi_bridge.training.evaluation.metrics.spatial import relation_of
-from lavi_bridge.training.evaluation.phrases import Rules
+from lavi_bridge.training.evaluation.noun_phrases import Rules
 from lavi_bridge.training.evaluation.prompts import Prompt, read_prompts
+from lavi_bridge.training.evaluation.shapebench_captions import spec_of, table_of
 from lavi_bridge.training.shapebench import CATEGORIES, SPLITS, VOCABULARIES, PromptSpec, prompts
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.training.evaluation.samplers import SAMPLERS, unipc_scheduler
-from lavi_bridge.training.objective import Objective
-from lavi_bridge.training.vision_model import VisionModel
+from lavi_bridge.training.models.objective import Objective
+from lavi_bridge.training.models.vision_model import VisionModel
 from torch import Tensor, nn
 
 MEAN, SPREAD = 0.7, 0.4  # of the pictures: independent normal pixels

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from lavi_bridge.tests.training.evaluation.models import write_weights
-from lavi_bridge.tests.training.evaluation.test_own import write_pipeline
-from lavi_bridge.training import models as recipes
-from lavi_bridge.training.cli import main
-from lavi_bridge.training.evaluation.reported import PAPER
+from lavi_bridge.tests.training.evaluation.test_own_encoder import write_pipeline
+from lavi_bridge.training.commands import main
+from lavi_bridge.training.evaluation.paper_figures import PAPER
 from lavi_bridge.training.evaluation.suite import read_suite
+from lavi_bridge.training.models import named as recipes
 
 SUITE = """
 prompts = [{prompts}]

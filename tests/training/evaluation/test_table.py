@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from lavi_bridge.tests.training.evaluation.conftest import write_run
 from lavi_bridge.tests.training.evaluation.models import write_weights
-from lavi_bridge.training.cli import main
+from lavi_bridge.training.commands import main
 from lavi_bridge.training.evaluation.generate import png
+from lavi_bridge.training.evaluation.paper_figures import PAPER, ROWS
 from lavi_bridge.training.evaluation.prompts import Prompt
-from lavi_bridge.training.evaluation.reported import PAPER, ROWS
-from lavi_bridge.training.evaluation.run import Run
+from lavi_bridge.training.evaluation.run_folder import Run
 from lavi_bridge.training.shapebench import GROUND, VOCABULARIES, prompts, render
 
 

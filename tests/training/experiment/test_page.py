@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lavi_bridge.training import experiment
+from lavi_bridge.training.experiment.frechet import Floor
 from lavi_bridge.training.experiment.page import collect, words
 from lavi_bridge.training.experiment.plan import read_plan
-from lavi_bridge.training.experiment.reference import Floor
 
 FOLDER = Path(experiment.__file__).parent
 PLAN = FOLDER.parent / "recipes" / "experiment" / "plan.toml"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from lavi_bridge.tests.training.tiny import write_recipe
-from lavi_bridge.training import lock
-from lavi_bridge.training.cli import main
+from lavi_bridge.training.commands import main
+from lavi_bridge.training.experiment.frechet import Floor
 from lavi_bridge.training.experiment.plan import read_plan
-from lavi_bridge.training.experiment.reference import Floor
 from lavi_bridge.training.experiment.result import NAME, Result
 from lavi_bridge.training.experiment.run import PROMPTS, jobs
+from lavi_bridge.training.loop import lock
 from PIL import Image
 from safetensors.torch import load_file
 

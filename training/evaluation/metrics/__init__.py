@@ -7,7 +7,7 @@ from .clip import clip_score
 from .complex import three_in_one
 from .fid import fid
 from .metric import Means, Measured, Metric
-from .shapes import shapes
+from .shapebench import shapes
 from .spatial import spatial
 
 METRICS: Registry[Metric] = Registry(

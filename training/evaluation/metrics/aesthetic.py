@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..run import Picture, batches
+from ..run_folder import Picture, batches
 from .clip import Clip, resized_by
 from .metric import Means, Measured
 
@@ -64,7 +64,7 @@ def load_head(path: Path, width: int) -> nn.Module:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        from ...files import read_safetensors
+        from ....lavi_core.files import read_safetensors
 
         return read_safetensors(path)
     try:

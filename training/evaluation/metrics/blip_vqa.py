@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..phrases import splitter
-from ..run import Picture, batches
-from ..weights import Weights
+from ..metric_weights import Weights
+from ..noun_phrases import splitter
+from ..run_folder import Picture, batches
 from .clip import name_of, resized_by
 from .metric import Means, Measured
 

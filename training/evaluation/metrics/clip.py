@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..run import Picture, batches
-from ..weights import Weights
+from ..metric_weights import Weights
+from ..run_folder import Picture, batches
 from .metric import Means, Measured
 
 LENGTH = 77  # tokens that CLIP hears, its two marks included

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ..phrases import splitter
-from ..run import Picture
+from ..noun_phrases import splitter
+from ..run_folder import Picture
 from .blip_vqa import blip_vqa
 from .clip import Clip, cosines, settings_of
 from .metric import Means, Measured

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ....lavi_core.registry import Registry
-from ..weights import Unavailable, Weights
+from ..metric_weights import Unavailable, Weights
 from .clip import name_of, resized_by
 
 LEAST = 0.05  # of confidence

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...files import write_bytes
-from ...pipeline import pick_device
-from ..run import Picture, batches, read_image, sha256_of
-from ..weights import Inapplicable, Unavailable, Weights
+from ....lavi_core.files import write_bytes
+from ...models.device import pick_device
+from ..metric_weights import Inapplicable, Unavailable, Weights
+from ..run_folder import Picture, batches, read_image, sha256_of
 from .metric import Means, Measured
 
 Extractor = Callable[[Sequence[np.ndarray]], np.ndarray]  # pictures uint8 [H W 3] -> features float64 [B F]

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..run import Picture
-from ..weights import Inapplicable, Weights
+from ..metric_weights import Inapplicable, Weights
+from ..run_folder import Picture
 
 
 @dataclass(frozen=True, kw_only=True)

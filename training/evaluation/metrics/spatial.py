@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..phrases import Splitter, splitter
-from ..run import Picture, batches
+from ..noun_phrases import Splitter, splitter
+from ..run_folder import Picture, batches
 from .detector import Box, Detector
 from .metric import Means, Measured
 

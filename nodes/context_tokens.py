@@ -1,0 +1,131 @@
+"""What the vision model hears of a prompt, token by token, and Bridge Tokens, which lists it."""
+
+from __future__ import annotations
+
+import re
+import string
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from .prompt_syntax import Piece
+from .schema import schema
+
+HEARD = "lavi_bridge"  # the key under which a Hearing travels in a conditioning
+
+SCRIPTS = "\u3040-\u30ff\u3400-\u9fff"  # Japanese and Chinese, which put no spaces between words
+WORD = re.compile(f"[{SCRIPTS}]|[^\\s{SCRIPTS}]+")
+
+
+class HeardToken(NamedTuple):
+    """One vector of a context. kind: prompt, template, special or padding. span: in the piece's text, where known."""
+
+    text: str
+    kind: str
+    weight: float
+    piece: int
+    span: tuple[int, int] | None
+
+
+class Hearing(NamedTuple):
+    """What each vector of a context is, the texts of its pieces, and what of each was cut off."""
+
+    tokens: tuple[HeardToken, ...]
+    texts: tuple[str, ...]
+    cut: tuple[str, ...]
+
+    def words(self) -> list[tuple[str, list[int]]]:
+        """The words of the prompt, in its order, and the vectors of each."""
+        found: dict[tuple[int, int], tuple[str, list[int]]] = {}
+        for i, token in enumerate(self.tokens):
+            if token.kind != "prompt":
+                continue
+            word, start = token.text, -i  # where the tokenizer does not tell, each token is a word
+            if token.span is not None:
+                text = self.texts[token.piece]
+                lead = next((at for at in range(*token.span) if not text[at].isspace()), token.span[0])
+                match = next((m for m in WORD.finditer(text) if m.start() <= lead < m.end()), None)
+                word, start = (match[0], match.start()) if match else ("", 0)
+            if any(letter.isalnum() for letter in word):
+                found.setdefault((token.piece, start), (word.strip(string.punctuation), []))[1].append(i)
+        return list(found.values())
+
+
+def hearing(encoder: Any, pieces: list[Piece], masks: list[Tensor], weights: list[Tensor]) -> Hearing:
+    """masks: of each piece, [K] bool, True = the vision model hears it. weights: [K] of each piece."""
+    from ..lavi_core.language.prompt_weights import kept_positions, spans
+
+    special = set(encoder.tokenizer.all_special_ids)
+    tokens: list[HeardToken] = []
+    for number, (piece, mask, weighted) in enumerate(zip(pieces, masks, weights, strict=True)):
+        positions, found = kept_positions(piece.tokens), spans(piece.tokens)
+        tells = any(piece.tokens.reports[0].spans)
+        for position, span, heard, weight in zip(positions, found, mask.tolist(), weighted.tolist(), strict=True):
+            if not heard:
+                continue
+            token_id = int(piece.tokens.ids[0, position])
+            text = piece.prompt.text[slice(*span)] if span else encoder.tokenizer.convert_ids_to_tokens(token_id)
+            if not piece.tokens.mask[0, position]:
+                kind = "padding"
+            elif token_id in special:
+                kind = "special"
+            else:
+                kind = "prompt" if span or not tells else "template"
+            tokens.append(HeardToken(str(text), kind, weight, number, span))
+    cut = (piece.tokens.reports[0].cut_text for piece in pieces)
+    return Hearing(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
+
+
+def heard_in(conditioning: Any) -> tuple[Tensor, Hearing]:
+    """The first context of a conditioning, [1 T C], and what its vectors are. Raises ValueError where nobody knows."""
+    for context, more in conditioning:
+        if HEARD in more:
+            return context, more[HEARD]
+    raise ValueError(
+        "this conditioning does not say which token each of its vectors is: connect that of Bridge Text Encode, or of "
+        "CLIP Text Encode on a bridge's CLIP"
+    )
+
+
+def table(context: Tensor, heard: Hearing) -> str:
+    """A line a token: position, text, kind, weight, norm. A run of padding is one line."""
+    norms = context[0].float().norm(dim=-1).tolist()
+    lines = [f"{'':>7}  {'token':<22} {'kind':<8} {'weight':>6} {'norm':>8}"]
+    for padding, run in groupby(range(len(heard.tokens)), lambda i: heard.tokens[i].kind == "padding"):
+        rows = list(run)
+        if padding:
+            at, mean = f"{rows[0]}-{rows[-1]}", sum(norms[i] for i in rows) / len(rows)
+            lines.append(f"{at:>7}  {f'{len(rows)} x padding':<22} {'padding':<8} {1:>6.2f} {mean:>8.2f} (mean)")
+            continue
+        for i in rows:
+            token = heard.tokens[i]
+            shown = repr(token.text)[1:-1]
+            lines.append(f"{i:>7}  {shown:<22} {token.kind:<8} {token.weight:>6.2f} {norms[i]:>8.2f}")
+    if len(norms) > len(heard.tokens):
+        lines.append(f"and {len(norms) - len(heard.tokens)} vectors of another conditioning")
+    lines += [f"CUT OFF  {text!r}" for text in heard.cut if text]
+    return "\n".join(lines)
+
+
+class BridgeTokens(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LaViBridgeTokens",
+            display_name="Bridge Tokens (LaVi-Bridge)",
+            description="Lists the tokens of a prompt with their weights and how strongly each speaks to the vision "
+            "model: the norm of its context vector. What was cut off stands at the end.",
+            search_aliases=["tokenizer", "token count", "prompt length", "inspect prompt"],
+            inputs=[io.Conditioning.Input("conditioning", tooltip="From Bridge Text Encode.")],
+            outputs=[
+                io.String.Output(display_name="tokens", tooltip="The list, as a table in plain text."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, conditioning: Any) -> io.NodeOutput:
+        text = table(*heard_in(conditioning))
+        return io.NodeOutput(text, ui=ui.PreviewText(text))

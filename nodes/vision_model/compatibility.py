@@ -1,0 +1,52 @@
+"""Whether a bridge fits the vision model it is applied to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_base
+from comfy.model_patcher import ModelPatcher
+
+from .host_models import TWINS
+
+# How many sizes the host's classes embed beside a pooled vector (width, height, crop, target; the refiner: a score).
+SIZES = {comfy.model_base.SDXL: 6, comfy.model_base.SDXLRefiner: 5}
+
+
+def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
+    """Raise ValueError, naming both sides, unless ``model`` is a network of the kind, context width and pooled width
+    that the bridge ``name`` of this BridgeConfig was trained with."""
+    from ...lavi_core.vision import VISION_TARGETS
+
+    trained, pooled = config.vision, config.adapter.pooled_width
+    twin = TWINS[VISION_TARGETS[trained.target].diffusers_class]
+    network = model.model.diffusion_model
+    offered, asked = f"in width {trained.context_width}", ""
+    if not isinstance(network, twin.network):
+        asked = f"is built as {type(network).__name__}, not as {twin.network.__name__}"
+    elif (width := context_width(model, twin.entrance)) != trained.context_width:
+        asked = f"listens in width {width}"
+    elif (wanted := pooled_width(model)) != pooled:
+        offered = f"with {_pooled(pooled)}"
+        asked = f"takes {_pooled(wanted)}"
+    if asked:
+        raise ValueError(
+            f"the bridge {name} speaks to {trained.model_id} {offered}, this model ({type(model.model).__name__}) "
+            f"{asked}: load {trained.model_id} or a model of its kind"
+        )
+
+
+def context_width(model: ModelPatcher, entrance: str) -> int | None:
+    """The width of the context that this model attends to; None = it has no cross-attention."""
+    weights = model.model.state_dict().items()
+    return next((weight.shape[1] for name, weight in weights if name.endswith(entrance)), None)
+
+
+def pooled_width(model: ModelPatcher) -> int | None:
+    """The width of the pooled vector that this model asks for; None = it takes none."""
+    sizes = next((count for kind, count in SIZES.items() if isinstance(model.model, kind)), None)
+    return None if sizes is None else model.model.adm_channels - sizes * model.model.embedder.dim
+
+
+def _pooled(width: int | None) -> str:
+    return "no pooled vector" if width is None else f"a pooled vector of width {width}"

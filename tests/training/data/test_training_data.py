@@ -1,0 +1,66 @@
+"""A run on tars, in buckets, mirrored and with pictures held out."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lavi_bridge.training.loop import trainer as trainer_module
+from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.recipe import read_recipe
+from PIL import Image
+
+CAPTIONS = ["a red circle", "two green squares", "a blue triangle left of a circle", "a square", "three circles"]
+
+
+def write_tars(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        with tarfile.open(folder / f"{k}.tar", "w") as archive:
+            for i in range(8):
+                picture = io.BytesIO()
+                shape = (40, 40, 3) if i % 3 else (30, 90, 3)
+                caption = f"{CAPTIONS[i % 3]}, {CAPTIONS[(i + k) % 5]}"
+                Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(picture, "PNG")
+                for name, data in ((f"{k}{i}.png", picture.getvalue()), (f"{k}{i}.txt", caption.encode())):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(data)
+                    archive.addfile(entry, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("language", ["lora", "frozen"])
+def test_a_run_on_tars_resumes_to_the_bit(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    write_tars(tmp_path)
+    changes = ["data.kind=webdataset", f"data.path=pipe:cat {tmp_path}/{{0..1}}.tar", "data.resolution=32"]
+    changes += ["data.buckets=true", "data.bucket_step=16", "data.bucket_ratio=3", "data.flip=true"]
+    changes += ["data.validation=3", f"language.train={language}", "steps=8", "prompt.vision_mask=true"]
+    whole = Trainer(read_recipe(recipe, [*changes, f"output={json.dumps(str(tmp_path / 'whole'))}"]))
+    whole.run()
+    sizes, names = set(), set()
+    for step in range(60):
+        batch = whole.latents.order(4, 0, whole.latents.split(3, 0)[0]).batch(step)
+        sizes.add(tuple(whole.latents.batch(*batch)[0].shape[-2:]))
+        names |= {whole.latents.name(i) for i in batch[0]}
+    assert sizes == {(2, 6), (4, 4)} and len(names) == 13
+
+    killed, step_of = Trainer(read_recipe(recipe, changes)), Trainer.train_step
+
+    def die(self, *arguments):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        return step_of(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer_module.Trainer, "train_step", die)
+        killed.run()
+    resumed = Trainer(read_recipe(recipe, changes), resume=True)
+    assert 0 < resumed.step < 6
+    resumed.run()
+    assert all(torch.equal(p, resumed.trained[key]) for key, p in whole.trained.items())

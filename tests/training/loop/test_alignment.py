@@ -1,0 +1,85 @@
+"""The head start: words are brought together, and the bridge comes to say what the vision model's own encoder says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.training.demo.start import tokenizer
+from lavi_bridge.training.loop.alignment import _places, _same_words, align
+from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.shapebench import VOCABULARIES
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny vision model's own encoder: as wide as its context."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("teacher")
+    words = tokenizer(VOCABULARIES["small"], 24)
+    sizes: Any = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 24,
+    }
+    torch.manual_seed(5)
+    config = BertConfig(vocab_size=len(words), hidden_size=24, **sizes)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def test_words_of_a_paraphrase_find_their_plain_words() -> None:
+    said, plain = "a crimson four-sided shape left of a ball", "a red square left of a circle"
+    same = [plain.split()[place] for place in _same_words(said.split(), plain.split())]
+    assert same == ["a", "red", "red", "square", "left", "of", "a", "circle"]
+    assert _same_words([], []) == []
+
+
+def test_every_kind_of_token_finds_its_place(recipe: Path, tiny: Path, teacher: Path) -> None:
+    student, own = TextEncoder.load(tiny / "text_encoder"), TextEncoder.load(teacher)
+    found = _places("a red ball", "a red circle", student, own, read_recipe(recipe)).tolist()
+    assert found == [0, 1, 2, 3, 4, *range(5, 16)]  # [CLS], three words, [SEP], padding
+    assert _places("", "", student, own, read_recipe(recipe)).tolist() == list(range(16))
+
+
+def test_aligning_lowers_the_error_and_is_repeatable(recipe: Path, teacher: Path, tmp_path: Path) -> None:
+    def run(name: str, steps: int) -> float:
+        overrides = [f"output={json.dumps(str(tmp_path / name))}", f"align.steps={steps}", "align.boost=3.0"]
+        overrides += [f"align.teacher={json.dumps(str(teacher))}", "align.batch_size=16", "language.dropout=0.0"]
+        trainer = Trainer(read_recipe(recipe, overrides))
+        trainer.pair.train()
+        return align(trainer.recipe, trainer.pair, trainer.source, torch.device("cpu"))
+
+    short, long = run("a", 5), run("b", 150)
+    assert long < 0.5 * short
+    assert run("c", 5) == short
+
+
+@pytest.mark.parametrize(
+    "change", ['template="say {prompt}"', 'padding_side="left"', 'padding="longest"', "cut_template=true"]
+)
+def test_a_prompt_whose_tokens_lie_elsewhere_is_refused(recipe: Path, teacher: Path, change: str) -> None:
+    overrides = ["align.steps=1", f"align.teacher={json.dumps(str(teacher))}", f"prompt.{change}"]
+    with pytest.raises(ValueError, match=f"alignment needs prompt.{change.partition('=')[0]}"):
+        Trainer(read_recipe(recipe, overrides)).run()
+
+
+def test_a_tokenizer_without_offsets_is_refused(recipe: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(read_recipe(recipe, ["align.steps=1", f"align.teacher={json.dumps(str(teacher))}"]))
+    monkeypatch.setattr(type(trainer.pair.encoder.tokenizer), "is_fast", False)
+    with pytest.raises(ValueError, match="which letters a token covers"):
+        trainer.run()
+
+
+def test_a_teacher_of_another_width_is_refused(recipe: Path, tiny: Path) -> None:
+    overrides = ["align.steps=1", f"align.teacher={json.dumps(str(tiny / 'text_encoder'))}"]
+    with pytest.raises(ValueError, match="gives width 32, the vision model takes 24"):
+        Trainer(read_recipe(recipe, overrides)).run()

@@ -1,0 +1,110 @@
+"""A trainer that is killed at any moment and resumed ends as the one that was never killed, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.recipe import read_recipe
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+
+
+def start(recipe: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "lavi_bridge.training", str(recipe), *arguments]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def journal(output: Path) -> list[tuple[int, float, float]]:
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["norm"]) for line in lines if "loss" in line]
+
+
+def kill_at(process: subprocess.Popen, output: Path, step: int) -> None:
+    """SIGKILL as soon as the run has a state of at least ``step`` steps."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        states = [int(p.name.split("-")[1]) for p in (output / "state").glob("step-*")]
+        if any(found >= step for found in states) or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def _tensors(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+def test_bf16_with_alignment_accumulation_and_pictures_resumes_to_the_bit(
+    recipe: Path, tiny: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    teacher = tmp_path / "teacher"
+    BertModel(BertConfig.from_pretrained(tiny / "text_encoder", hidden_size=24)).save_pretrained(teacher)
+    AutoTokenizer.from_pretrained(tiny / "text_encoder").save_pretrained(teacher)
+    changes = ["precision=bf16", "accumulation=2", "align.steps=3", "align.batch_size=4", "steps=8", "save_every=1"]
+    changes += [f"align.teacher={json.dumps(str(teacher))}"]
+    changes += ["sample.every=2", "sample.bench=1", "sample.steps=2", "data.mix.single=1"]
+    whole = Trainer(read_recipe(recipe, [*changes, f"output={json.dumps(str(tmp_path / 'whole'))}"])).run()
+    kill_at(start(recipe, *(text for change in changes for text in ("--set", change))), tmp_path / "run", 1)
+    assert not (tmp_path / "run" / "state" / "step-0000008").exists(), "the run ended before it could be killed"
+    resumed = Trainer(read_recipe(recipe, changes), resume=True).run()
+    assert journal(resumed.parent) == journal(whole.parent)
+    assert _tensors(resumed) == _tensors(whole)
+
+
+def test_a_run_killed_before_its_first_step_aligns_once_and_one_before_its_first_state_starts_afresh(
+    recipe: Path, tmp_path: Path
+) -> None:
+    whole = Trainer(read_recipe(recipe, [f"output={json.dumps(str(tmp_path / 'whole'))}"])).run()
+    killed = Trainer(read_recipe(recipe))  # has written recipe.json
+    assert not (tmp_path / "run" / "state").exists()
+    killed = Trainer(read_recipe(recipe), resume=True)
+    killed.save_state()
+    assert (tmp_path / "run" / "state" / "step-0000000").is_dir()
+    resumed = Trainer(read_recipe(recipe), resume=True)
+    assert resumed.resumed and resumed.step == 0 and not killed.resumed
+    assert _tensors(resumed.run()) == _tensors(whole)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(recipe: Path) -> None:
+    Trainer(read_recipe(recipe, ["steps=2"])).run()
+    with pytest.raises(ValueError, match="--resume"):
+        Trainer(read_recipe(recipe))
+
+
+def test_resuming_nothing_is_refused(recipe: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to resume"):
+        Trainer(read_recipe(recipe), resume=True)
+
+
+def test_resuming_another_run_is_refused(recipe: Path, tmp_path: Path) -> None:
+    Trainer(read_recipe(recipe, ["steps=2"])).run()
+    for change, message in (("vision.rank=3", "vision.rank is 2 there and 3 here"), ("seed=1", "seed is 0 there")):
+        with pytest.raises(ValueError, match=f"does not fit this recipe: {message}"):
+            Trainer(read_recipe(recipe, [change]), resume=True)
+    assert Trainer(read_recipe(recipe, ["steps=3", "keep=1"]), resume=True).step == 2
+    assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 2
+    facts = tmp_path / "run" / "state" / "step-0000002" / "state.json"
+    facts.write_text(json.dumps({"step": 2}))  # as states were written before
+    assert Trainer(read_recipe(recipe, ["seed=1"]), resume=True).step == 2
+    with pytest.raises(ValueError, match="does not fit this recipe"):
+        Trainer(read_recipe(recipe, ["vision.rank=3"]), resume=True)
+
+
+def test_a_cut_state_is_named(recipe: Path, tmp_path: Path) -> None:
+    Trainer(read_recipe(recipe, ["steps=2"])).run()
+    weights = tmp_path / "run" / "state" / "step-0000002" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"step-0000002/weights\.safetensors is cut short"):
+        Trainer(read_recipe(recipe), resume=True)

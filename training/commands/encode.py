@@ -1,0 +1,28 @@
+"""``lavi-bridge encode``: the conditioning that a bridge makes of a file of prompts."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "write what a bridge says for a file of prompts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bridge", help="a bridge .safetensors")
+    parser.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
+    parser.add_argument(
+        "--prompts", required=True, help="text file, a prompt a line; an empty line is the empty prompt"
+    )
+    parser.add_argument("-o", "--output", required=True, help="the .safetensors to write")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the language model")
+    parser.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+    parser.add_argument(
+        "--stream", action="store_true", help="read the language model's weights layer by layer, never hold them (CPU)"
+    )
+
+
+def run(args: argparse.Namespace) -> str:
+    from ..models.bridges.encoding import encode
+
+    return encode(args)

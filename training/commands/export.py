@@ -1,0 +1,23 @@
+"""``lavi-bridge export``: parts of a bridge in the files that other programs read."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "write parts of a bridge for peft, a LoRA loader or the authors' scripts"
+FORMAT_HELP = "peft: folder of the language LoRA; lora: file of the vision LoRA; released: the authors' own folder"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bridge", help="a bridge .safetensors")
+    parser.add_argument("--format", required=True, choices=("peft", "lora", "released"), help=FORMAT_HELP)
+    parser.add_argument("-o", "--output", required=True, help="the folder or .safetensors to write")
+    parser.add_argument("--language-model", help="its Hugging Face folder (released: needed; peft: to check against)")
+    parser.add_argument("--vision-model", help="its diffusers folder (released: needed)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+
+
+def run(args: argparse.Namespace) -> str:
+    from ..models.bridges.exporting import export
+
+    return export(args)

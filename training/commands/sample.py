@@ -1,0 +1,57 @@
+"""``lavi-bridge sample``: pictures for prompts, without ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+HELP = "draw pictures with a bridge, without ComfyUI"
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bridge", help="a bridge .safetensors")
+    parser.add_argument("prompts", nargs="+")
+    parser.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
+    parser.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")
+    parser.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
+    parser.add_argument("-o", "--output", default="sample.png")
+    parser.add_argument("--negative", default="")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, help="default: 7.5, as in the paper; 3 for the demo's vision model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, help="side of the picture in pixels (default: the vision model's own)")
+    parser.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+
+
+def run(args: argparse.Namespace) -> str:
+    """Write one captioned grid of all prompts and return its path."""
+    from tqdm import tqdm
+
+    from ...lavi_core.files import write_bytes
+    from ..models import named
+    from ..models.diffusers_folder import read_config
+    from ..models.picture_grid import png
+    from ..models.pipeline import Pipeline
+    from ..models.vae import VAE_FACTOR
+
+    demo = args.vision_model == "demo:vision"
+    language, vision = named.language(args.language_model), named.vision(args.vision_model)
+    vae = named.vae_for(args.vision_model, args.vae)
+    size = args.size or read_config(vision)[0]["sample_size"] * VAE_FACTOR
+    pipeline = Pipeline.load(named.bridge(args.bridge), language, vision, vae, device=args.device)
+    for prompt, cut in zip(args.prompts, pipeline.tokens_cut(args.prompts), strict=True):
+        if cut:
+            log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", cut, prompt)
+    with tqdm(total=args.steps, desc="sampling", disable=None) as bar:
+        images = pipeline.draw(
+            args.prompts,
+            negative=args.negative,
+            seed=args.seed,
+            steps=args.steps,
+            guidance=(3.0 if demo else 7.5) if args.guidance is None else args.guidance,
+            size=size,
+            progress=bar.update,
+        )
+    write_bytes(args.output, png(images, args.prompts))
+    return args.output

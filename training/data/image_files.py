@@ -1,0 +1,124 @@
+"""Pictures that lie in files of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..recipe import DataSection
+from .bucketing import Framing
+from .sources import IndexedSource
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+COLUMNS = ("text", "caption")
+
+
+class _Files(IndexedSource):
+    """Image files with one caption each."""
+
+    def __init__(self, section: DataSection, pairs: list[tuple[Path, str]], where: Path):
+        if not pairs:
+            raise ValueError(f"no captioned images in {where}")
+        self.section, self.pairs, self.framing = section, pairs, Framing(section)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return str(self.pairs[index][0])
+
+    def caption(self, index: int, epoch: int) -> str:
+        return self.pairs[index][1]
+
+    def image(self, index: int) -> np.ndarray:
+        return self.framing.read(self.pairs[index][0], self.name(index))
+
+    def print_of(self, indices: range) -> str:
+        digest = hashlib.sha256(str(self.framing.sizes).encode())
+        for path, _ in self.pairs[indices.start : indices.stop]:
+            stat = path.stat() if path.is_file() else None
+            digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        return digest.hexdigest()
+
+
+class TsvSource(_Files):
+    """The authors' format: ``image path<TAB>caption`` a line, relative paths from the file's folder. A caption keeps
+    its own tabs; an empty line is skipped, one without a tab is an error.
+    """
+
+    def __init__(self, section: DataSection):
+        table = Path(section.path)
+        if not table.is_file():
+            raise ValueError(f"there is no table of captions at {table}")
+        pairs = []
+        with table.open(encoding="utf-8-sig") as lines:  # str.splitlines would also split at U+2028 and the like
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                path, tab, caption = line.rstrip("\n").partition("\t")
+                if not tab:
+                    raise ValueError(f"{table} line {number} has no tab between image path and caption: {line[:80]!r}")
+                pairs.append((table.parent / path, caption.strip()))
+        super().__init__(section, pairs, table)
+
+
+class FolderSource(_Files):
+    """Every image below a folder that has a .txt of the same name beside it. An image without one is an error."""
+
+    def __init__(self, section: DataSection):
+        folder = Path(section.path)
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder of images at {folder}")
+        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        bare = [p for p in images if not p.with_suffix(".txt").is_file()]
+        if bare:
+            raise ValueError(f"{len(bare)} of {len(images)} images have no .txt beside them, the first is {bare[0]}")
+        texts = [(p, p.with_suffix(".txt").read_text(encoding="utf-8-sig").strip()) for p in images]
+        super().__init__(section, texts, folder)
+
+
+class JsonlSource(_Files):
+    """A Hugging Face image folder: a line of ``metadata.jsonl`` is an object with ``file_name``, relative to the
+    file, and a caption. data.path is the folder or the file. A line without either is an error.
+    """
+
+    def __init__(self, section: DataSection):
+        table = Path(section.path)
+        if table.is_dir():
+            table /= "metadata.jsonl"
+        if not table.is_file():
+            raise ValueError(f"there is no metadata.jsonl at {table}")
+        pairs = []
+        with table.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    pairs.append(_pair(line, section.caption_column, f"{table} line {number}", table.parent))
+        super().__init__(section, pairs, table)
+
+
+def _pair(line: str, column: str, where: str, folder: Path) -> tuple[Path, str]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON ({error}): {line[:80]!r}") from None
+    name = record.get("file_name") if isinstance(record, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(f"{where} has no file_name, which names the image: {line[:80]!r}")
+    caption = pick_caption(record, column)
+    if caption is None:
+        raise ValueError(f"{where} has no caption in {columns(column)}; set data.caption_column: it has {list(record)}")
+    return folder / name, caption
+
+
+def pick_caption(record: Mapping[str, object], column: str) -> str | None:
+    """The caption in a line of metadata or a .json; None where it has none."""
+    found = next((record[key] for key in ([column] if column else COLUMNS) if key in record), None)
+    return found.strip() if isinstance(found, str) else None
+
+
+def columns(column: str) -> str:
+    return repr(column) if column else " or ".join(map(repr, COLUMNS))

@@ -1,0 +1,71 @@
+"""The data of a dry run: a few pictures are opened, many captions are counted in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from ...lavi_core.language import TextEncoder
+from ..data import IndexedSource, Source, UnreadableImage
+from ..recipe import Recipe
+from .report import Report
+
+OPENED = 8  # pictures
+READ = 4096  # captions, of a source that has each by its index; of a tar the first OPENED
+
+
+def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
+    """How many there are, if that is known; the first few are opened."""
+    reasons, opened = [], 0
+    if isinstance(source, IndexedSource):
+        count = len(source)
+        loads = [partial(source.image, i) for i in range(min(OPENED, count))]
+    else:
+        count, loads = None, [example.load for _, example in zip(range(OPENED), _examples(source), strict=False)]
+    for load in loads:
+        opened += 1
+        try:
+            load()
+        except UnreadableImage as error:
+            reasons.append(str(error))
+    if reasons and len(reasons) == opened:
+        raise ValueError(
+            f"none of the first {opened} pictures can be read, such as {reasons[0]}; mend the data's paths"
+        )
+    if reasons:
+        report.notes.append(f"{len(reasons)} of the first {opened} pictures cannot be read, such as {reasons[0]}")
+    if count is not None and recipe.data.validation >= count:
+        raise ValueError(f"data.validation holds out {recipe.data.validation} of {count} pictures, none is left")
+    known = f"{count:,} pictures" if count is not None else f"{len(source.shards())} tars of pictures"
+    seen = "" if count is None else f", each seen {recipe.steps * recipe.batch_size / count:.3g} times"
+    report.add("data", f"{recipe.data.kind}: {known} of {recipe.data.resolution} pixels{seen}; {opened} opened")
+    return count
+
+
+def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncoder) -> int:
+    """The tokens of the longest caption, with what the recipe puts around it, up to max_length."""
+    from tqdm import tqdm
+
+    if isinstance(source, IndexedSource):
+        step = max(1, len(source) // READ)
+        captions = [source.caption(i, 0) for i in range(0, len(source), step)]
+    else:
+        found = (example.caption for _, example in zip(range(OPENED), _examples(source), strict=False))
+        captions = [caption for caption in found if caption]
+    reports = []
+    for start in tqdm(range(0, len(captions), 256), desc="captions", leave=False, disable=None):
+        reports += encoder.tokenize(captions[start : start + 256], recipe.prompt).reports
+    longest = max(found.used + found.cut for found in reports)
+    cut = [caption for caption, found in zip(captions, reports, strict=True) if found.cut]
+    limit = recipe.prompt.max_length
+    report.add("captions", f"{len(captions):,} read, the longest {longest} tokens of prompt.max_length {limit}")
+    if cut:
+        report.notes.append(
+            f"{len(cut)} of {len(captions)} captions are cut to {limit} tokens, such as {cut[0][:80]!r}"
+        )
+    return limit if recipe.prompt.padding == "max_length" else min(longest, limit)
+
+
+def _examples(source: Source) -> Iterable[Any]:
+    return (example for shard in source.shards() for example in shard.read())

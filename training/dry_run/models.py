@@ -1,0 +1,133 @@
+"""The models of a recipe, built without their weights: sizes, widths and what is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...lavi_core.config import LanguageConfig
+from ...lavi_core.language import TextEncoder
+from ...lavi_core.language.folder import weight_files
+from ...lavi_core.vision import VISION_TARGETS, latent_scale
+from ..models import named
+from ..models.diffusers_folder import check_weights, network_folder, read_config
+from ..models.objective import Objective
+from ..models.pair import GROUPS, Pair
+from ..models.vae import VAE_FACTOR, load_vae
+from ..models.vision_model import VisionModel
+from ..recipe import Recipe
+from . import memory
+from .report import Report, in_bytes
+
+
+def language(report: Report, recipe: Recipe) -> TextEncoder:
+    path = named.language(recipe.language.model)
+    encoder = TextEncoder.skeleton(path)
+    if path.is_dir() and not weight_files(path):
+        report.problems.append(f"{path} has no model.safetensors; fetch it, or save the model again as safetensors")
+    encoder.tokenize([""], recipe.prompt)  # a max_length that the model has no positions for is refused here
+    _cast(encoder.model, _dtype(recipe, recipe.language.train))
+    found: LanguageConfig = encoder.config
+    size = f"{found.num_layers} layers, width {found.hidden_size}, {_millions(encoder.model)}"
+    report.add("language model", f"{found.model_id} ({found.family}): {size}, {recipe.language.train}")
+    return encoder
+
+
+def vision(report: Report, recipe: Recipe) -> VisionModel:
+    import diffusers
+
+    folder = named.vision(recipe.vision.model)
+    config, row = read_config(folder)
+    if recipe.vision.target is not None and not VISION_TARGETS[recipe.vision.target].is_of(config):
+        raise ValueError(f"{folder} is of the vision target {row.name}, the recipe says {recipe.vision.target!r}")
+    report.got(check_weights, network_folder(folder))
+    with torch.device("meta"):
+        network: Any = getattr(diffusers, row.diffusers_class).from_config(config)
+    _cast(network.requires_grad_(False), _dtype(recipe, recipe.vision.train))
+    vision = VisionModel(
+        network=network,
+        objective=Objective.load(folder / "scheduler"),
+        scale=latent_scale(network_folder(folder), row),
+        model_id=config.get("model_id", folder.name),
+        target=row.name,
+    )
+    takes = f"context width {vision.context_width}, {vision.objective.kind}, latents times {vision.scale:g}"
+    report.add("vision model", f"{vision.model_id} ({row.name}): {_millions(network)}, {takes}, {recipe.vision.train}")
+    return vision
+
+
+def vae(recipe: Recipe) -> Any:
+    """On the meta device; of a TAESD file, which is small, with its weights."""
+    import json
+
+    import diffusers
+
+    path = named.vae(recipe.vision.vae)
+    if not (path / "config.json").is_file():
+        return load_vae(path)
+    check_weights(path)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        return getattr(diffusers, config["_class_name"]).from_config(config).requires_grad_(False).eval()
+
+
+def latents(
+    report: Report, recipe: Recipe, vae: Any, vision: VisionModel | None, device: torch.device
+) -> tuple[int, int, int]:
+    """[C h w] of one picture's latents, by running the VAE without data."""
+    side = recipe.data.resolution
+    peak, (channels, *sizes) = memory.encoding(vae, device, side, recipe.precision == "bf16")
+    if sizes != [side // VAE_FACTOR] * 2:
+        raise ValueError(
+            f"the VAE {recipe.vision.vae} turns {side} pixels into {sizes[0]} latents, the vision models here take "
+            f"{side // VAE_FACTOR}: name the VAE of the vision model"
+        )
+    if vision is not None and channels != vision.latent_channels:
+        raise ValueError(
+            f"the VAE {recipe.vision.vae} has {channels} latent channels, {vision.model_id} takes "
+            f"{vision.latent_channels}: name the VAE of the vision model"
+        )
+    report.add("VAE", f"{type(vae).__name__}: {_millions(vae)}, {side} pixels to {channels} x {sizes[0]} x {sizes[1]}")
+    report.add("  at work", f"{in_bytes(peak)} (estimate)")
+    return channels, sizes[0], sizes[1]
+
+
+def teacher(recipe: Recipe, vision: VisionModel) -> None:
+    if not recipe.align.steps:
+        return
+    width = TextEncoder.skeleton(named.language(recipe.align.teacher)).config.hidden_size
+    if width != vision.context_width:
+        raise ValueError(
+            f"align.teacher {recipe.align.teacher} gives width {width}, the vision model takes {vision.context_width}: "
+            "name the vision model's own text encoder"
+        )
+
+
+def pair(recipe: Recipe, encoder: TextEncoder, vision: VisionModel) -> Pair:
+    with torch.device("meta"):
+        return Pair(recipe, encoder, vision)
+
+
+def trained(report: Report, pair: Pair) -> None:
+    rates = {name: getattr(pair.recipe, name).learning_rate for name in GROUPS}
+    for name in GROUPS:
+        count = sum(p.numel() for _, p in pair.group(name))
+        sites = f", {len(pair.sites[name])} LoRA sites" if pair.sites.get(name) else ""
+        if count:
+            report.add(f"trained {name}", f"{count:,} parameters{sites}, learning rate {rates[name]:g}")
+
+
+def _dtype(recipe: Recipe, train: str) -> torch.dtype:
+    """As the trainer loads them."""
+    return torch.bfloat16 if recipe.precision == "bf16" and train != "full" else torch.float32
+
+
+def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Weights alone: the libraries' loaders leave the tables of positions, which are no weights, in float32."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _millions(module: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:,.1f} M parameters"

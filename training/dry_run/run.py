@@ -1,0 +1,40 @@
+"""``lavi-bridge train RECIPE --dry-run``: all that can be known of a run before a weight is loaded."""
+
+from __future__ import annotations
+
+import os
+
+from ..data import SOURCES
+from ..models.device import pick_device
+from ..recipe import Recipe
+from . import data, disk, models, settings, step_memory
+from .report import Report
+
+
+def dry_run(recipe: Recipe, resume: bool = False) -> Report:
+    """Check a recipe against this machine; nothing is written but a file that is deleted at once."""
+    report = Report()
+    world, device = int(os.environ.get("WORLD_SIZE", "1")), pick_device()
+    report.add("recipe", f"{recipe.name}: {recipe.steps:,} steps of {recipe.batch_size}, {recipe.precision}")
+    for check in (settings.batch, settings.names, settings.packages):
+        report.got(check, report, recipe, world)
+    report.got(settings.output, recipe, resume)
+    encoder = report.got(models.language, report, recipe)
+    vision = report.got(models.vision, report, recipe)
+    vae = report.got(models.vae, recipe)
+    source = report.got(lambda: SOURCES[recipe.data.kind](recipe.data))
+    count, tokens = None, recipe.prompt.max_length
+    if source is not None:
+        count = report.got(data.pictures, report, recipe, source)
+        if encoder is not None:
+            tokens = report.got(data.captions, report, recipe, source, encoder) or tokens
+    if encoder is not None and vision is not None:
+        report.got(models.teacher, recipe, vision)
+    latents = report.got(models.latents, report, recipe, vae, vision, device) if vae is not None else None
+    pair = report.got(models.pair, recipe, encoder, vision) if encoder is not None and vision is not None else None
+    if pair is not None:
+        models.trained(report, pair)
+        report.got(disk.check, report, recipe, pair, latents, count, tokens)
+        if latents is not None:
+            report.got(step_memory.check, report, pair, vae, latents, tokens, device, world)
+    return report

@@ -1,0 +1,139 @@
+"""A head start for a bridge: before it meets the vision model, it learns to say what the model's own encoder says.
+
+Captions alone are needed, no pictures and no vision model, so a step costs a fraction of a training step. For each
+caption the own encoder's context is the target, word by word: every token of the new language model is asked for the
+state of the word that it lies in. The diffusion loss then trains all three groups from there. The paper has no such
+start; with ``steps = 0`` there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+from difflib import SequenceMatcher
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...lavi_core.language import TextEncoder
+from ...lavi_core.prompt import PromptRecipe
+from ..data import Captions
+from ..data.order import Order
+from ..models import named
+from ..models.pair import Pair
+from ..recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) -> float:
+    """Train the adapter and the language LoRA for ``recipe.align.steps``; returns the last loss, 1 = the targets' mean.
+
+    Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.
+    """
+    from tqdm import tqdm
+
+    section = recipe.align
+    check_prompt(recipe.prompt)
+    teacher = TextEncoder.load(named.language(section.teacher), dtype=torch.float32, weights="dense").to(device)
+    for encoder in (pair.encoder, teacher):
+        if not encoder.tokenizer.is_fast:
+            raise ValueError(
+                f"the tokenizer of {encoder.config.model_id} cannot say which letters a token covers (it has no "
+                "tokenizer.json), which alignment needs: set align.steps = 0"
+            )
+    heard = PromptRecipe(max_length=recipe.prompt.max_length)
+    if teacher.config.hidden_size != pair.adapter_config.out_width:
+        raise ValueError(
+            f"align.teacher {section.teacher} gives width {teacher.config.hidden_size}, the vision model takes "
+            f"{pair.adapter_config.out_width}: name the vision model's own text encoder"
+        )
+    rates = {"adapter": recipe.adapter.learning_rate, "language": recipe.language.learning_rate}
+    groups = [{"params": [p for _, p in pair.group(name)], "lr": rate} for name, rate in rates.items()]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=recipe.optimizer.betas, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: section.boost * min((step + 1) / 20, 1 - step / section.steps)
+    )
+    order = Order(len(source), section.batch_size, recipe.seed)
+    trained = [p for group in groups for p in group["params"]]
+    loss = torch.ones(())
+    bar = tqdm(range(section.steps), desc="aligning", mininterval=2)
+    for step in bar:
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        indices, epochs = order.batch(step)
+        said = [source.caption(i, e) for i, e in zip(indices, epochs, strict=True)]
+        plain = [source.plain_caption(i, e) for i, e in zip(indices, epochs, strict=True)]
+        with torch.no_grad():
+            reference = teacher(teacher.tokenize(plain, heard).to(device), heard).states  # [B T C]
+            texts = zip(said, plain, strict=True)
+            places = torch.stack([_places(a, b, pair.encoder, teacher, recipe) for a, b in texts]).to(device)
+            target = torch.gather(reference, 1, places.unsqueeze(-1).expand(-1, -1, reference.shape[-1]))
+            scale = target.var(dim=(0, 1)).mean()
+        tokens = pair.encoder.tokenize(said, recipe.prompt).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            context = pair.condition(tokens).context
+        loss = functional.mse_loss(context.float(), target) / scale
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_norm)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+    optimizer.zero_grad()
+    log.info("aligned with %s in %d steps, relative error %.3f", section.teacher, section.steps, loss.item())
+    return loss.item()
+
+
+def check_prompt(prompt: PromptRecipe) -> None:
+    """Raise ValueError for a prompt recipe whose tokens do not lie where ``_places`` counts them."""
+    for key in ("template", "padding", "padding_side", "cut_template"):
+        found, wanted = getattr(prompt, key), getattr(PromptRecipe(), key)
+        if found != wanted:
+            raise ValueError(f"alignment needs prompt.{key} = {wanted!r}, not {found!r}: set it so, or align.steps = 0")
+
+
+def _places(said: str, plain: str, student: TextEncoder, teacher: TextEncoder, recipe: Recipe) -> Tensor:
+    """For every token of ``said`` the position in the teacher's tokens of ``plain`` that it is to sound like. [T]"""
+    mine, theirs = (_words(encoder, text, recipe) for encoder, text in ((student, said), (teacher, plain)))
+    # The teacher's positions of each word, of what stands before and after the words, and of padding.
+    first = {word: place for place, word in reversed(list(enumerate(theirs)))}
+    end = max((place for place, word in enumerate(theirs) if isinstance(word, int)), default=0) + 1
+    same = _same_words(said.split(), plain.split())
+    found = []
+    for place, word in enumerate(mine):
+        if isinstance(word, int):
+            found.append(first.get(same[word], 0))
+        elif word == "before":
+            found.append(first.get("before", 0))
+        elif word == "after":
+            found.append(first.get("after", min(end, len(theirs) - 1)))
+        elif recipe.align.padding == "ends":
+            found.append(first.get(0, 0) if place % 2 else end - 1)
+        else:
+            found.append(max(place, first.get("padding", len(theirs) - 1)))
+    return torch.tensor(found)
+
+
+def _words(encoder: TextEncoder, text: str, recipe: Recipe) -> list[int | str]:
+    """For every token of ``text``: which word it lies in, or "before", "after" or "padding"."""
+    coded = encoder.tokenizer(
+        text,
+        return_offsets_mapping=True,
+        truncation=True,
+        max_length=recipe.prompt.max_length,
+        add_special_tokens=recipe.prompt.add_special_tokens,
+    )
+    words: list[int | str] = []
+    for start, end in coded["offset_mapping"]:
+        inside = end > start
+        words.append(len(text[:end].rstrip().split()) - 1 if inside else "after" if words else "before")
+    return words + ["padding"] * (recipe.prompt.max_length - len(words))
+
+
+def _same_words(said: list[str], plain: list[str]) -> list[int]:
+    """For every word of a paraphrase the word of the plain caption that it stands for."""
+    same = [0] * len(said)
+    for _, i1, i2, j1, j2 in SequenceMatcher(None, said, plain, autojunk=False).get_opcodes():
+        for i in range(i1, i2):
+            same[i] = min(j1 + (i - i1) * max(j2 - j1, 1) // (i2 - i1), max(len(plain) - 1, 0))
+    return same

@@ -1,0 +1,71 @@
+"""Whether a step's loss can be trusted: not finite, or far above what is usual, it is not taken."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..recipe import OptimizerSection
+
+log = logging.getLogger(__name__)
+
+MEMORY = 0.98  # of the running mean
+SETTLED = 20  # steps before a loss can be told to be unusual
+IN_A_ROW = 20  # skipped steps after which a run is lost
+
+
+class Health:
+    """Steps are judged by numbers that all processes share, so all decide alike."""
+
+    def __init__(self, settings: OptimizerSection, output: Path):
+        self.settings, self.output = settings, output
+        self.usual, self.seen, self.skipped = 0.0, 0, 0
+
+    def examine(self, step: int, loss: float, norm: float, names: Sequence[str], write: bool) -> str | None:
+        """None for a step to be taken, else why it is skipped. write: list the batch in OUTPUT/bad_steps.jsonl.
+
+        Raises ValueError where the recipe stops at a bad step, and after 20 of them in a row.
+        """
+        wrong = self._wrong(loss, norm)
+        if wrong is None:
+            self.usual = loss if not self.seen else MEMORY * self.usual + (1 - MEMORY) * loss
+            self.seen, self.skipped = self.seen + 1, 0
+            return None
+        self.skipped += 1
+        record = self.output / "bad_steps.jsonl"
+        if write:
+            with record.open("a") as file:
+                file.write(json.dumps({"step": step, "reason": wrong, "batch": list(names)}) + "\n")
+        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        if self.settings.bad_steps == "stop" or self.skipped == IN_A_ROW:
+            way_out = "lower the learning rates, or look at the batch"
+            if self.settings.bad_steps == "stop":
+                way_out += ", or set optimizer.bad_steps = 'skip'"
+            raise ValueError(
+                f"the {wrong} at step {step}, on the batch {some} (listed in {record}); the last good state is in "
+                f"{self.output / 'state'}: {way_out}"
+            )
+        log.warning("step %d is skipped: the %s, on the batch %s", step, wrong, some)
+        return wrong
+
+    def _wrong(self, loss: float, norm: float) -> str | None:
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+        limit = self.settings.explosion * self.usual
+        if limit and self.seen >= SETTLED and loss > limit:
+            return f"loss is {loss:.3g}, {loss / self.usual:.0f} times the usual {self.usual:.3g}"
+        return None
+
+    def dump(self) -> dict[str, Tensor]:
+        return {"usual_loss": torch.tensor([self.usual, self.seen], dtype=torch.float64)}
+
+    def restore(self, extra: dict[str, Tensor]) -> None:
+        if "usual_loss" in extra:  # states of before have none
+            self.usual, self.seen = float(extra["usual_loss"][0]), int(extra["usual_loss"][1])

@@ -1,0 +1,136 @@
+"""The resumable state of a run: trained weights, optimiser and step, in folders that appear whole or not at all.
+
+Tensors are whole, whatever the number of processes: a state goes on with any other number of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...lavi_core.files import read_safetensors, write_safetensors, write_text
+from . import optimizers
+
+PREFIX = "step-"
+
+
+def save(
+    folder: Path,
+    step: int,
+    trained: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    identity: dict[str, Any],
+    keep_every: int = 0,
+    extra: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write ``folder``/step-NNNNNNN, then delete all but the newest ``keep`` and, of the older ones, every
+    ``keep_every``-th step (0 = none). A state of this step that is there already is left as it is. An OSError leaves
+    the older ones intact.
+
+    identity: plain data that must be the same when the run is resumed, by dotted key. extra: further tensors that the
+    run goes on from, such as averaged weights.
+    """
+    target = folder / f"{PREFIX}{step:07d}"
+    if not _whole(target):
+        part = folder / f".{target.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            moments, plain = optimizers.dump(optimizer, trained)
+            write_safetensors(part / "weights.safetensors", {key: p.detach() for key, p in trained.items()})
+            if moments:  # none before the first step; safetensors cannot read back a file of nothing
+                write_safetensors(part / "optimizer.safetensors", _apart(moments))
+            if extra:
+                write_safetensors(part / "extra.safetensors", extra)
+            write_text(part / "state.json", json.dumps({"step": step, "identity": identity, "optimizer": plain}))
+            _flush_folder(part)
+            shutil.rmtree(target, ignore_errors=True)
+            part.replace(target)
+            _flush_folder(folder)
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    for old in states(folder)[:-keep]:
+        kept = int(old.name.removeprefix(PREFIX))
+        if not (keep_every and kept and kept % keep_every == 0):
+            gone = old.replace(folder / f".{old.name}.gone")  # what is half deleted must not look whole
+            shutil.rmtree(gone)
+    return target
+
+
+def states(folder: Path) -> list[Path]:
+    """Whole states, oldest first."""
+    return sorted(filter(_whole, folder.glob(f"{PREFIX}*")))
+
+
+def sweep(output: Path) -> None:
+    """Delete what a killed run has left half written or half deleted in its output folder."""
+    for folder in (output, output / "state", output / "latents"):
+        for path in (*folder.glob(".*.part"), *folder.glob(".*.gone")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def load(
+    path: Path, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+) -> tuple[int, dict[str, Tensor]]:
+    """Fill weights and optimiser from a state and return its step and its ``extra``.
+
+    Raises ValueError for a state of another ``identity``; keys that only one side knows, as other versions of this
+    code have them, are passed over.
+    """
+    facts = json.loads((path / "state.json").read_text())
+    for key, value in facts.get("identity", {}).items():
+        if key in identity and identity[key] != value:
+            raise ValueError(
+                f"the state {path} does not fit this recipe: {key} is {value!r} there and {identity[key]!r} here; "
+                "put it back, or train into another output"
+            )
+    weights = read_safetensors(path / "weights.safetensors")
+    if weights.keys() != trained.keys():
+        odd = sorted(weights.keys() ^ trained.keys())
+        raise ValueError(f"the state {path} does not fit this recipe: {len(odd)} weights differ, the first is {odd[0]}")
+    with torch.no_grad():
+        for key, parameter in trained.items():
+            if parameter.shape != weights[key].shape:
+                raise ValueError(
+                    f"the state {path} does not fit this recipe: {key} is {tuple(weights[key].shape)} there and "
+                    f"{tuple(parameter.shape)} here"
+                )
+            parameter.copy_(weights[key])
+    moments = read_safetensors(path / "optimizer.safetensors") if facts["step"] else {}
+    optimizers.restore(optimizer, trained, moments, facts.get("optimizer", {}))
+    extra = path / "extra.safetensors"
+    return facts["step"], read_safetensors(extra) if extra.is_file() else {}
+
+
+def _whole(path: Path) -> bool:
+    return (path / "state.json").is_file()
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those that share memory, as 8-bit optimizers share their map, get their own: safetensors refuses them."""
+    seen: set[int] = set()
+    apart = {}
+    for key, tensor in tensors.items():
+        apart[key] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return apart
+
+
+def _flush_folder(folder: Path) -> None:
+    """Names are on the disk only when their folder is. Windows cannot open one, and orders them by itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

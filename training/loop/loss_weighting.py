@@ -1,0 +1,42 @@
+"""How much a noise level counts in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...lavi_core.registry import Registry
+from ..models.objective import Objective
+from ..recipe import LossSection
+
+MAX_SNR = 1000.0  # without noise the ratio has no end
+
+
+def _none(objective: Objective, timesteps: Tensor, section: LossSection) -> Tensor:
+    return torch.ones_like(timesteps, dtype=torch.float32)
+
+
+def _min_snr(objective: Objective, timesteps: Tensor, section: LossSection) -> Tensor:
+    """min(SNR, gamma) of the error of x_0 (arXiv 2303.09556, eq. 8)."""
+    snr = objective.snr(timesteps)
+    return objective.in_x0(timesteps) * snr.clamp(max=section.gamma)
+
+
+def _debiased(objective: Objective, timesteps: Tensor, section: LossSection) -> Tensor:
+    """1 / sqrt(SNR) of the error of the noise, which is sqrt(SNR) of the error of x_0 (arXiv 2310.08442)."""
+    snr = objective.snr(timesteps).clamp(max=MAX_SNR)
+    return objective.in_x0(timesteps) * snr.sqrt()
+
+
+WEIGHTINGS: Registry[Callable[[Objective, Tensor, LossSection], Tensor]] = Registry(
+    "loss weighting", {"none": _none, "min_snr": _min_snr, "debiased": _debiased}
+)
+
+
+def weights(objective: Objective, timesteps: Tensor, section: LossSection) -> Tensor:
+    """[B] float32 for timesteps [B]. The papers' weights are those of epsilon prediction; velocity and flow get the
+    same weight of the error of x_0.
+    """
+    return WEIGHTINGS[section.weighting](objective, timesteps, section)

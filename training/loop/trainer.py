@@ -1,0 +1,293 @@
+"""The training loop: captions + images -> latents -> corrupt -> vision(x_t, t, bridge(captions)) -> loss -> step."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...lavi_core.files import write_text
+from ...lavi_core.language import TextEncoder
+from ..data import SOURCES, LatentCache, Prefetch
+from ..data.batch import Batch, Batches, Part, at_a_time, to_device
+from ..data.text_inputs import Saying
+from ..models import named
+from ..models.fully_trained import save_fully_trained
+from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
+from ..models.vae import VAE_FACTOR, load_vae
+from ..models.vision_model import load_vision_model
+from ..recipe import Recipe
+from . import checkpoint, lock, optimizers, parallel
+from .alignment import align
+from .bad_steps import Health
+from .ema import Average
+from .environment import environment, record_environment
+from .journal import Journal
+from .loss_weighting import weights
+from .samples import Pictures
+from .schedules import learning_rate_scale
+from .stopping import Stopped, StopSignals
+from .validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """One run of one recipe. Everything drawn at random is a function of (seed, step), so a killed run that is resumed
+    repeats the run that was never killed, to the bit on a CPU.
+    """
+
+    def __init__(self, recipe: Recipe, resume: bool = False):
+        self.recipe = recipe
+        self.output = Path(recipe.output)
+        self.accelerator = parallel.make_accelerator()
+        self.main = self.accelerator.is_main_process
+        at_a_time(recipe, self.accelerator.num_processes)  # refused here, before the models are read
+        if self.main:
+            with lock.held(self.output):  # said at once, and not after minutes of loading
+                checkpoint.sweep(self.output)
+        if self.main and not resume and checkpoint.states(self.output / "state"):
+            raise ValueError(f"{self.output} holds a run already; go on with --resume, or set another output")
+        frozen_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        encoder = TextEncoder.load(  # dense: a quantised weight would be dequantised at every step
+            named.language(recipe.language.model), dtype=_dtype(recipe.language, frozen_dtype), weights="dense"
+        )
+        vision = load_vision_model(
+            named.vision(recipe.vision.model), recipe.vision.target, _dtype(recipe.vision, frozen_dtype)
+        )
+        self.vae = load_vae(named.vae(recipe.vision.vae))
+        torch.manual_seed(recipe.seed)
+        self.pair = Pair(recipe, encoder, vision)
+        self.trained = self.pair.trained()
+        groups = [
+            {"params": [p for _, p in self.pair.group(name)], "lr": rate, "rate": rate, "name": name}
+            for name, rate in zip(GROUPS, self.rates(), strict=True)
+            if any(True for _ in self.pair.group(name))
+        ]
+        self.optimizer = optimizers.build(groups, recipe.optimizer)
+        self.average = Average(recipe, self.trained)
+        self.health = Health(recipe.optimizer, self.output)
+        self.saying = Saying(recipe, self.pair, self.output, self.accelerator.device)
+        self.source = SOURCES[recipe.data.kind](recipe.data)
+        self.step = 0
+        self.resumed = resume and self._resume()
+        if self.main:
+            write_text(self.output / "recipe.json", json.dumps(recipe.plain(), indent=1))
+            record_environment(self.output / "environment.json", self.resumed)
+
+    def rates(self) -> tuple[float, float, float]:
+        recipe = self.recipe
+        return recipe.adapter.learning_rate, recipe.language.learning_rate, recipe.vision.learning_rate
+
+    def run(self) -> Path:
+        """Train to the recipe's last step and return the bridge file. Raises Stopped once all is saved after SIGTERM or
+        Ctrl-C.
+        """
+        with ExitStack() as stack:
+            if self.main:
+                stack.enter_context(lock.held(self.output))
+            self._run(stack)
+        return self.output / "bridge.safetensors"
+
+    def _run(self, stack: ExitStack) -> None:
+        from tqdm import tqdm
+
+        recipe, device = self.recipe, self.accelerator.device
+        stack.enter_context(attention_kernel(device, (recipe.data.resolution // VAE_FACTOR) ** 2))
+        batches = self._prepare()
+        if self.main and not self.resumed:
+            self.save_state()
+        pictures = validation = None
+        if recipe.sample.every and (self.main or parallel.is_sharded()):
+            pictures = Pictures(recipe, self.pair, self.vae, self.output if self.main else None)
+        if recipe.validation.every:
+            held = self.held_out.tolist()
+            validation = Validation(recipe, self.pair.vision_model, self.latents, held, self.saying)
+        journal = Journal(recipe, self.output, self.step) if self.main else None
+        if journal is not None:
+            stack.callback(journal.close)
+        ahead = stack.enter_context(Prefetch(batches, self.step))
+        bar = stack.enter_context(
+            tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
+        )
+        signals = stack.enter_context(StopSignals())
+        while self.step < recipe.steps:
+            began = time.perf_counter()
+            waited = ahead.waited
+            batch = next(ahead)
+            entry = {**self.train_step(batch), "waited": round(ahead.waited - waited, 4)}
+            self.step += 1
+            asked = signals.agreed(self.accelerator)
+            last = asked or self.step == recipe.steps
+            speed = recipe.batch_size / (time.perf_counter() - began)
+            if journal is not None:
+                journal.write(self.step, {**entry, "images_per_second": round(speed, 2)})
+                bar.set_postfix(loss=f"{entry.get('loss', math.nan):.4f}", imgs=f"{speed:.1f}/s", refresh=False)
+            bar.update()
+            if validation is not None and not asked and (self.step % recipe.validation.every == 0 or last):
+                with self.as_given():
+                    found = validation.run(self.pair, device)
+                if journal is not None:
+                    journal.write(self.step, {"validation": found})
+            due = self.step % recipe.save_every == 0 or last
+            optimizer = parallel.whole_optimizer(self.model, self.optimizer) if due else None
+            if journal is not None and due:
+                with self._saving():
+                    journal.flush()
+                self.save(optimizer)
+                with self._saving():
+                    journal.draw(bool(last))
+            if pictures is not None and not asked and (self.step % recipe.sample.every == 0 or last):
+                with self.as_given():
+                    scores = pictures.draw(self.step)
+                if journal is not None and scores:
+                    journal.write(self.step, {"bench": scores})
+            if asked:
+                self.accelerator.wait_for_everyone()  # a launcher ends the others with the first process that leaves
+                raise Stopped(asked)
+        self.accelerator.wait_for_everyone()
+
+    def _prepare(self) -> Batches:
+        """Latents, the head start, and the pair on its device."""
+        recipe, accelerator = self.recipe, self.accelerator
+        device = accelerator.device
+        self.latents = LatentCache(
+            self.source,
+            self.vae.to(device),
+            recipe.data.cache or self.output / "latents",
+            self.output / "unreadable.txt",
+            recipe.precision,
+            accelerator,
+        )
+        trained_on, self.held_out = self.latents.split(recipe.data.validation, recipe.seed)
+        parallel.shard(accelerator, self.pair)
+        self.pair.to(device).train()
+        if recipe.align.steps and not self.resumed:
+            align(recipe, self.pair, self.latents.texts(trained_on), device)
+        if recipe.compile:
+            self.pair.compile_layers()
+        self.model = parallel.replicate(accelerator, self.pair, self.optimizer)
+        self.average.to(device)
+        order = self.latents.order(recipe.batch_size, recipe.seed, trained_on)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        return Batches(recipe, self.latents, order, self.saying, world, rank, pin=device.type == "cuda")
+
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """One optimiser step over the global batch; what the log says of it: loss, gradient norm before clipping and
+        learning rates, or why it was skipped.
+        """
+        recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
+        optimizers.averaged(self.optimizer, False)
+        scale = learning_rate_scale(recipe, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * scale
+        total = torch.zeros((), device=device)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        for index, part in enumerate(batch.parts):
+            # LoRA and adapter dropout draw from the global generator.
+            torch.manual_seed((recipe.seed * 1_000_003 + self.step) * 4096 + index * world + rank)
+            once = index + 1 == len(batch.parts)
+            with nullcontext() if once else parallel.without_average(self.model):
+                loss = self.loss(part) / len(batch.parts)
+                parallel.backward(accelerator, self.model, loss, once)  # checkpointed layers run once more here
+            total += loss.detach()
+        norm = parallel.clip(accelerator, self.model, self.trained.values(), recipe.optimizer.clip_norm)
+        mean, norm = torch.stack([accelerator.reduce(total, "mean"), norm]).tolist()  # type: ignore[list-item]
+        wrong = self.health.examine(self.step, mean, norm, batch.names, self.main)
+        if wrong is None:
+            parallel.step(self.model, self.optimizer)
+            self.average.step()
+        self.optimizer.zero_grad()
+        if wrong is not None:
+            return {"skipped": wrong}
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        return {"loss": mean, "norm": norm, "learning_rate": rates}
+
+    def loss(self, part: Part) -> Tensor:
+        """The weighted mean over one part of a batch, with its graph."""
+        recipe, device = self.recipe, self.accelerator.device
+        objective, scale = self.pair.vision_model.objective, self.pair.vision_model.scale
+        said = to_device(part.said, device)
+        timesteps = objective.timesteps(part.uniform.to(device))
+        x, target = objective.corrupt(
+            part.latents.to(device, non_blocking=True) * scale, part.noise.to(device, non_blocking=True), timesteps
+        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            prediction = self.model(said, x, timesteps)
+        return (objective.loss(prediction, target) * weights(objective, timesteps, recipe.loss)).mean()
+
+    @contextmanager
+    def as_given(self) -> Iterator[Pair]:
+        """The pair as its users get it: nothing drops out, no gradient, averaged weights where there are some."""
+        with self.average.in_place(self.optimizer), eval_mode(self.pair) as pair:
+            yield pair
+
+    def save(self, optimizer: Any) -> None:
+        """The resumable state, then the bridge file. optimizer: with moments that are whole."""
+        self.save_state(optimizer)
+        with self._saving(), self.as_given():
+            facts = {"recipe": self.recipe.plain(), "step": self.step, **environment()}
+            self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", dtype=torch.float16)
+            save_fully_trained(self.pair, self.output)
+
+    def save_state(self, optimizer: Any = None) -> None:
+        with self._saving():
+            self.saying.flush()
+            folder, recipe, extra = self.output / "state", self.recipe, self.health.dump() | self.average.dump()
+            identity = self.identity()
+            whole = optimizer or self.optimizer
+            checkpoint.save(folder, self.step, self.trained, whole, recipe.keep, identity, recipe.keep_every, extra)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when this run is resumed: the recipe, but for what it writes and how long it runs, and
+        the prints of both models; by dotted key."""
+        plain = self.recipe.plain()
+        for key in FREE:
+            del plain[key]
+        facts = {}
+        for key, value in plain.items():
+            facts |= {f"{key}.{sub}": v for sub, v in value.items()} if isinstance(value, dict) else {key: value}
+        prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_print}
+        return facts | {f"{name}.fingerprint": value for name, value in prints.items()}
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = checkpoint.states(self.output / "state")
+            last = f"the last good state is {kept[-1]}" if kept else "no state was written before"
+            raise ValueError(f"step {self.step} could not be saved to {self.output} ({error}); {last}") from error
+
+    def _resume(self) -> bool:
+        """Load the newest state; False for a run that was killed before its first one, which starts afresh."""
+        kept = checkpoint.states(self.output / "state")
+        if not kept:
+            if not any((self.output / name).is_file() for name in ("recipe.json", "log.jsonl")):
+                raise ValueError(f"there is nothing to resume in {self.output}; run without --resume")
+            log.info("%s was stopped before its first state; starting afresh", self.recipe.name)
+            return False
+        self.step, extra = checkpoint.load(kept[-1], self.trained, self.optimizer, self.identity())
+        self.health.restore(extra)
+        self.average.restore(extra)
+        log.info("resuming %s at step %d", self.recipe.name, self.step)
+        return True
+
+
+# What may change when a run goes on: what it writes, how long it runs, and what leaves its numbers alone.
+FREE = (
+    *("output", "steps", "save_every", "keep", "keep_every", "sample", "validation", "trackers"),
+    *("gradient_checkpointing", "compile"),
+)
+
+
+def _dtype(section, frozen: torch.dtype) -> torch.dtype:
+    return torch.float32 if section.train == "full" else frozen

@@ -1,0 +1,65 @@
+"""The loss on held-out examples, by noise level, always with the same noise: a curve that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..data import LatentCache
+from ..data.batch import Said, to_device
+from ..models.vision_model import VisionModel
+from ..recipe import Recipe
+
+
+class Validation:
+    """Every process computes the whole of it, so that the number is the same on any count of them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        vision: VisionModel,
+        latents: LatentCache,
+        indices: Sequence[int],
+        say: Callable[[Sequence[str]], Said],
+    ):
+        if not indices:
+            raise ValueError(
+                f"validation.every is {recipe.validation.every}, but no example is held out: set data.validation to "
+                "their number, or validation.every = 0"
+            )
+        self.recipe, self.vision, self.latents = recipe, vision, latents
+        self.indices, self.say = list(indices), say
+
+    @torch.no_grad()
+    def run(self, predict: Callable[..., Tensor], device: torch.device) -> dict:
+        """predict: the pair's forward, in eval mode. -> {"loss": mean, "bins": [mean of each part of the noise levels]}
+
+        The loss is the plain mean squared error, whatever weighting the recipe trains with.
+        """
+        from tqdm import tqdm
+
+        settings, objective = self.recipe.validation, self.vision.objective
+        totals = torch.zeros(settings.bins, dtype=torch.float64)
+        count = settings.batch_size
+        alike = (bucket.tolist() for bucket in self.latents.buckets(torch.tensor(self.indices)))
+        batches = [bucket[i : i + count] for bucket in alike for i in range(0, len(bucket), count)]
+        for indices in tqdm(batches, desc="validation", leave=False, disable=None):
+            latents, captions = self.latents.batch(indices, [0] * len(indices))
+            x0 = latents.to(device) * self.vision.scale
+            said = to_device(self.say(captions), device)
+            for part in range(settings.bins):
+                noise = torch.stack([self._noise(index, part, latents.shape[1:]) for index in indices]).to(device)
+                level = torch.full((len(indices),), (part + 0.5) / settings.bins, device=device)
+                timesteps = objective.timesteps(level)
+                x, target = objective.corrupt(x0, noise, timesteps)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+                    prediction = predict(said, x, timesteps)
+                totals[part] += objective.loss(prediction, target).double().sum().cpu()
+        means = totals / len(self.indices)
+        return {"loss": float(means.mean()), "bins": [round(value, 6) for value in means.tolist()]}
+
+    def _noise(self, index: int, part: int, shape: torch.Size) -> Tensor:
+        seed = (self.recipe.seed * 1_000_003 + index) * 4096 + part
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,102 @@
+"""What a bridge file is, as plain data and as text for a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ....lavi_core.checkpoint import BridgeCheckpoint
+from ....lavi_core.config import LoRAConfig
+from ....lavi_core.lora import LoRA
+
+UNITS = ("B", "kB", "MB", "GB")
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """The bridge's config, and what its tensors add to it: parameters, sites, dtypes; plain data."""
+    checkpoint = BridgeCheckpoint.load(path)
+    facts = {"file": str(path), "bytes": Path(path).stat().st_size} | asdict(checkpoint.config)
+    facts["adapter"] |= _tensors(checkpoint.adapter.values())
+    facts["language_lora"] = _lora(checkpoint.config.language_lora, checkpoint.language_lora)
+    facts["vision_lora"] = _lora(checkpoint.config.vision_lora, checkpoint.vision_lora)
+    return facts
+
+
+def readable(facts: dict[str, Any]) -> str:
+    """The same facts for a person, one line each."""
+    language, vision, adapter = facts["language"], facts["vision"], facts["adapter"]
+    widths = " -> ".join(str(adapter[key]) for key in ("in_width", "inner_width", "out_width"))
+    pooled = "" if adapter["pooled_width"] is None else f", pooled {adapter['pooled_width']}"
+    lines = [
+        ("file", f"{facts['file']}, {_size(facts['bytes'])}, schema {facts['schema']}"),
+        (
+            "language model",
+            f"{language['model_id']} ({language['family']}): {language['num_layers']} layers, hidden "
+            f"{language['hidden_size']}, vocabulary {language['vocab_size']}",
+        ),
+        ("  fingerprint", _fingerprint(language["fingerprint"])),
+        ("  LoRA", _lora_line(facts["language_lora"])),
+        ("prompt", ""),
+        *_nested(facts["prompt"]),
+        ("adapter", f"{adapter['kind']}, {widths}{pooled}: {_parameters(adapter)}"),
+        ("vision model", f"{vision['model_id']} ({vision['target']}): context width {vision['context_width']}"),
+        ("  fingerprint", _fingerprint(vision["fingerprint"])),
+        ("  LoRA", _lora_line(facts["vision_lora"])),
+        ("  objective", vision["objective"]),
+        ("  latents", f"{vision['latent_channels']} channels, scale {vision['latent_scale']:g}"),
+        ("provenance", "" if facts["provenance"] else "none"),
+        *_nested(facts["provenance"]),
+    ]
+    return "\n".join(f"{key:<21} {value}".rstrip() for key, value in lines)
+
+
+def _nested(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[tuple[str, str]]:
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield indent + key, ""
+            yield from _nested(value, indent + "  ")
+        else:
+            yield indent + key, _value(value)
+
+
+def _tensors(tensors: Iterable[Tensor]) -> dict[str, Any]:
+    tensors = list(tensors)
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+    return {"parameters": sum(tensor.numel() for tensor in tensors), "dtypes": dtypes}
+
+
+def _lora(config: LoRAConfig | None, lora: LoRA) -> dict[str, Any] | None:
+    if config is None:
+        return None
+    return asdict(config) | {"sites": len(lora)} | _tensors(t for delta in lora.values() for t in delta[:2])
+
+
+def _lora_line(lora: dict[str, Any] | None) -> str:
+    if lora is None:
+        return "none"
+    return f"rank {lora['rank']}, alpha {lora['alpha']:g}, {lora['sites']} sites: {_parameters(lora)}"
+
+
+def _parameters(facts: dict[str, Any]) -> str:
+    return f"{facts['parameters']:,} parameters, {' and '.join(facts['dtypes'])}"
+
+
+def _fingerprint(value: str | None) -> str:
+    return "not recorded, so any copy of the model is taken" if value is None else value
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) and value == value.strip() != "" else json.dumps(value, ensure_ascii=False)
+
+
+def _size(size: float) -> str:
+    for unit in UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} {UNITS[-1]}"

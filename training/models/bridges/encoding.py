@@ -1,0 +1,96 @@
+"""A file of prompts through a bridge: token ids, hidden states and conditioning as tensors."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ....lavi_core.bridge import Bridge
+from ....lavi_core.checkpoint import BridgeCheckpoint
+from ....lavi_core.files import write_safetensors
+from ....lavi_core.language import TextEncoder, TokenBatch
+from .. import named
+from ..device import pick_device
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def encode(args: argparse.Namespace) -> str:
+    """Write the tensors of ``encode_prompts`` to ``args.output``, whole or not at all, and return its path."""
+    prompts = read_prompts(args.prompts)
+    device = pick_device("cpu" if args.stream and args.device is None else args.device)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    checkpoint = BridgeCheckpoint.load(args.bridge)
+    source, dtype = named.language(args.language_model), DTYPES[args.precision]
+    encoder = TextEncoder.load(source, dtype=dtype, device=device, stream=args.stream)
+    bridge = Bridge.connect(checkpoint, encoder, lora="live" if args.stream else "merged")
+    tensors = encode_prompts(bridge, prompts, args.batch_size)
+    write_safetensors(args.output, tensors, {"format": "pt", "bridge": Path(args.bridge).name})
+    return args.output
+
+
+@torch.no_grad()
+def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) -> dict[str, Tensor]:
+    """Everything between prompts and vision model, on the CPU, a row a prompt.
+
+    input_ids, attention_mask: [N T] int64, the template's tokens included; attention_mask is 1 for a real token.
+    hidden_states: [N S D] float32, with the language LoRA; S = T unless the recipe cuts the template.
+    context: [N S C] float32, what the vision model hears.
+    mask: [N S] bool, the positions of context that the vision model attends to; all of them where the recipe gives it
+        no mask.
+    pooled: [N P] float32, only where the adapter has a pooled head.
+    """
+    from tqdm import tqdm
+
+    recipe = bridge.config.prompt
+    tokens = bridge.encoder.tokenize(prompts, recipe)
+    device = bridge.encoder.computes_on
+    parts: dict[str, list[Tensor]] = {"hidden_states": [], "context": [], "mask": [], "pooled": []}
+    with tqdm(total=len(prompts), desc="encoding", unit="prompt", disable=None) as bar:
+        for i in range(0, len(prompts), batch_size):
+            batch = _rows(tokens, slice(i, i + batch_size)).to(device)
+            hidden = bridge.encoder(batch, recipe)
+            heard = bridge.adapt(hidden)
+            mask = torch.ones_like(hidden.mask) if heard.mask is None else heard.mask
+            found = {"hidden_states": hidden.states.float(), "context": heard.context, "mask": mask}
+            if heard.pooled is not None:
+                found["pooled"] = heard.pooled
+            for name, tensor in found.items():
+                parts[name].append(tensor.cpu())
+            bar.update(len(batch.ids))
+    joined = {name: _join(tensors) for name, tensors in parts.items() if tensors}
+    return {"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), **joined}
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """One prompt a line. An empty line is the empty prompt; the newline at the end begins no further one."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file of prompts {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error})") from None
+    if not text:
+        raise ValueError(f"{path} is empty; it needs at least one line, which is one prompt")
+    return text.removesuffix("\n").split("\n")
+
+
+def _rows(tokens: TokenBatch, rows: slice) -> TokenBatch:
+    keep = None if tokens.keep is None else tokens.keep[rows]
+    return TokenBatch(tokens.ids[rows], tokens.mask[rows], keep, tokens.reports[rows])
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """One tensor of all batches. Where a template is cut, each is as long as its own longest prompt: the others are
+    filled up with zeros, which no mask attends to."""
+    if len({part.shape[1] for part in parts}) == 1:
+        return torch.cat(parts)
+    length = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0) * (part.ndim - 2) + (0, length - part.shape[1])) for part in parts])

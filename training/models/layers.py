@@ -1,0 +1,61 @@
+"""The layers of both models: which of them run, which are freed, and which run again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from torch import nn
+
+from ...lavi_core.language import TextEncoder
+
+
+def used_sites(encoder: TextEncoder, hidden_states: str | int) -> list[str]:
+    """The LoRA sites of the layers that the recipe runs: one after an early stop would never see a gradient."""
+    unused = {id(module) for module in unused_modules(encoder, hidden_states)}
+    return [path for path in encoder.lora_sites() if id(encoder.model.get_submodule(path)) not in unused]
+
+
+def unused_modules(encoder: TextEncoder, hidden_states: str | int) -> list[nn.Module]:
+    """The modules of the layers after the last one that the recipe runs, less those that an earlier layer shares."""
+    layers = encoder.layers()
+    if isinstance(hidden_states, str) or hidden_states < 0:
+        depth = len(layers) if isinstance(hidden_states, str) else len(layers) + 1 + hidden_states
+    else:
+        depth = hidden_states
+    used = {id(module) for layer in layers[:depth] for module in layer.modules()}
+    return [module for layer in layers[depth:] for module in layer.modules() if id(module) not in used]
+
+
+def drop_layers(encoder: TextEncoder, unused: list[nn.Module]) -> None:
+    """Free the layers after the last that the recipe runs: the pass is left at the first of them."""
+    layers, gone = encoder.layers(), set(map(id, unused))
+    for index, layer in enumerate(layers):
+        if all(id(module) in gone for module in layer.modules()):
+            layers[index] = nn.Identity()
+
+
+def checkpoint_layers(encoder: TextEncoder, network: nn.Module, unused: list[nn.Module]) -> set[nn.Module]:
+    """Have both models' layers run again in the backward pass instead of kept. Not reentrant: that would lose the
+    gradients of LoRA behind a frozen input.
+
+    Returns the modules that transformers wants in training mode for it: the layers and what holds them, not their
+    parts, which drop out. The layers that are not used are none of them: the pass is left at the first. Raises
+    ValueError for a model that cannot do it.
+    """
+    language, vision = cast(Any, encoder.model), cast(Any, network)
+    enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    vision.enable_gradient_checkpointing()
+    layers = encoder.layers()
+    holders = (module for module in encoder.model.modules() if layers in module.children())
+    return {*holders, *(layer for layer in layers if layer not in unused)}
+
+
+def outermost_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The entries of the outermost lists of modules: a U-Net's blocks, a transformer's layers."""
+    for child in model.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from outermost_layers(child)

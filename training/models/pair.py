@@ -1,0 +1,149 @@
+"""A language model, an adapter and a vision model as one trainable module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ...lavi_core import adapters, fingerprint
+from ...lavi_core.checkpoint import BridgeCheckpoint
+from ...lavi_core.conditioning import Conditioning, HiddenStates
+from ...lavi_core.config import AdapterConfig, BridgeConfig, VisionConfig
+from ...lavi_core.language import TextEncoder, TokenBatch
+from ..recipe import Recipe
+from .layers import checkpoint_layers, drop_layers, outermost_layers, unused_modules, used_sites
+from .trainable import deltas, lora_config, prepare
+from .vision_model import VisionModel
+
+GROUPS = ("adapter", "language", "vision")
+FEW_CELLS = 256
+
+
+class Pair(nn.Module):
+    """Everything that one training step runs. Frozen weights stay as they were loaded, trained ones are float32."""
+
+    def __init__(self, recipe: Recipe, encoder: TextEncoder, vision: VisionModel):
+        super().__init__()
+        self.recipe, self.vision_model = recipe, vision
+        # Taken before LoRA goes in: the prints and the site names are those of the untouched models.
+        self.sites = {"language": [], "vision": []}
+        if recipe.language.train == "lora":
+            self.sites["language"] = used_sites(encoder, recipe.prompt.hidden_states)
+        if recipe.vision.train == "lora":
+            self.sites["vision"] = vision.row.sites(vision.network)
+        self.language_config = encoder.config
+        bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values to print
+        self.vision_print = None if bare else fingerprint.weights_print(vision.network)
+        inner = recipe.adapter.inner_width
+        in_width, out_width = encoder.config.hidden_size, vision.context_width
+        self.adapter_config = AdapterConfig(
+            kind=recipe.adapter.kind,
+            in_width=in_width,
+            inner_width=adapters.inner_width(in_width, out_width) if inner is None else inner,
+            out_width=out_width,
+            pooled_width=vision.pooled_width,
+        )
+        self.encoder = encoder
+        self.adapter = adapters.build(self.adapter_config)
+        self.network = vision.network
+        prepare(encoder.model, recipe.language, self.sites["language"])
+        prepare(self.network, recipe.vision, self.sites["vision"])
+        unused = unused_modules(encoder, recipe.prompt.hidden_states)
+        for module in unused:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+        if recipe.language.train != "full":
+            drop_layers(encoder, unused)
+        self.run_again = checkpoint_layers(encoder, vision.network, unused) if recipe.gradient_checkpointing else set()
+
+    def train(self, mode: bool = True) -> Pair:
+        """Training mode is for what is trained: a frozen model's own dropout stays off, its LoRA's is on."""
+        super().train(mode)
+        recipe = self.recipe
+        for section, model in ((recipe.language, self.encoder), (recipe.vision, self.network)):
+            if section.train != "full":
+                for name, module in model.named_modules():
+                    module.training = mode and ("lora_dropout" in name or module in self.run_again)
+        return self
+
+    def compile_layers(self) -> None:
+        """Have the layers of both models compiled, one by one: alike as they are, that is fast and soon done."""
+        for layer in self.encoder.layers():
+            layer.compile()
+        for block in outermost_layers(self.network):
+            block.compile()
+
+    def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """The trained parameters of one group, by name."""
+        module = {"adapter": self.adapter, "language": self.encoder.model, "vision": self.network}[name]
+        return ((f"{name}.{key}", p) for key, p in module.named_parameters() if p.requires_grad)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {key: p for name in GROUPS for key, p in self.group(name)}
+
+    def condition(self, said: TokenBatch | HiddenStates) -> Conditioning:
+        """Captions, as tokens or as what the language model says of them, to conditioning; the adapter runs in float32
+        outside autocast."""
+        hidden = self.encoder(said, self.recipe.prompt) if isinstance(said, TokenBatch) else said
+        with torch.autocast(hidden.states.device.type, enabled=False):
+            heard = self.adapter(hidden._replace(states=hidden.states.float()))
+        return Conditioning(heard.context, heard.mask if self.recipe.prompt.vision_mask else None, heard.pooled)
+
+    def forward(self, said: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
+        """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
+        return self.vision_model.predict(x, timesteps, self.condition(said))
+
+    def checkpoint(self, provenance: dict) -> BridgeCheckpoint:
+        """The bridge as it stands, on the CPU."""
+        recipe, vision = self.recipe, self.vision_model
+        language_config, vision_print = self.language_config, self.vision_print
+        if recipe.language.train == "full":
+            words = fingerprint.vocabulary_print(self.encoder.tokenizer)
+            weights = fingerprint.weights_print(self.encoder.model)
+            language_config = replace(language_config, fingerprint=fingerprint.join(words, weights))
+        if recipe.vision.train == "full":
+            vision_print = fingerprint.weights_print(self.network)
+        config = BridgeConfig(
+            language=language_config,
+            prompt=recipe.prompt,
+            adapter=self.adapter_config,
+            vision=VisionConfig(
+                model_id=vision.model_id,
+                target=vision.target,
+                context_width=vision.context_width,
+                objective=vision.objective.kind,
+                latent_channels=vision.latent_channels,
+                latent_scale=vision.scale,
+                fingerprint=vision_print,
+            ),
+            language_lora=lora_config(recipe.language),
+            vision_lora=lora_config(recipe.vision),
+            provenance=provenance,
+        )
+        state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
+        language = deltas(self.encoder.model, self.sites["language"], recipe.language)
+        return BridgeCheckpoint(config, state, language, deltas(self.network, self.sites["vision"], recipe.vision))
+
+
+@contextmanager
+def eval_mode(pair: Pair) -> Iterator[Pair]:
+    """Nothing drops out and no gradient is kept inside; put back as it was afterwards."""
+    was = pair.training
+    pair.eval()
+    try:
+        with torch.no_grad():
+            yield pair
+    finally:
+        pair.train(was)
+
+
+def attention_kernel(device: torch.device, cells: int) -> AbstractContextManager:
+    """On a CPU plain matrix products train faster than torch's flash kernel, whose backward is slow there, as long as a
+    picture has few latent cells."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and cells <= FEW_CELLS else nullcontext()

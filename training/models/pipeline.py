@@ -1,0 +1,116 @@
+"""A bridge, a vision model and a VAE put together, without ComfyUI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ...lavi_core import fingerprint, lora
+from ...lavi_core.bridge import Bridge
+from ...lavi_core.checkpoint import BridgeCheckpoint
+from ...lavi_core.conditioning import Conditioning
+from ...lavi_core.config import BridgeConfig
+from ...lavi_core.language import TextEncoder
+from ...lavi_core.vision import VISION_TARGETS
+from .device import pick_device
+from .diffusers_folder import read_config
+from .sampling import noise_for, sample
+from .vae import VAE_FACTOR, decode, load_vae, pictures_at_once
+from .vision_model import VisionModel, load_vision_model
+
+
+@dataclass
+class Pipeline:
+    """condition: prompts -> Conditioning, on the vision model's device. precision: "bf16" computes under autocast.
+    bridge: what conditions, where it is a whole one and not a pair in training."""
+
+    condition: Callable[[list[str]], Conditioning]
+    vision: VisionModel
+    vae: Any
+    precision: Literal["bf16", "fp32"] = "fp32"
+    bridge: Bridge | None = None
+
+    @classmethod
+    def load(
+        cls,
+        bridge: str | Path,
+        language: str | Path | TextEncoder,
+        vision: str | Path,
+        vae: str | Path,
+        precision: Literal["bf16", "fp32"] = "fp32",
+        device: str | torch.device | None = None,
+    ) -> Pipeline:
+        """From local files, weights in float32. device: of all parts; None = the best one here.
+
+        Raises ValueError where a model is not the one that the bridge was made for.
+        """
+        device = pick_device(device)
+        checkpoint = BridgeCheckpoint.load(bridge)
+        wanted = checkpoint.config.vision
+        check_vision(bridge, checkpoint.config, vision)
+        model = load_vision_model(vision, wanted.target)
+        if wanted.fingerprint not in (None, fingerprint.weights_print(model.network)):
+            raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load the former")
+        encoder = language if isinstance(language, TextEncoder) else TextEncoder.load(language, dtype=torch.float32)
+        connected = Bridge.connect(checkpoint, encoder).to(device)
+        lora.merge(model.network, checkpoint.vision_lora)
+        model.network.to(device)
+
+        def condition(prompts: list[str]) -> Conditioning:
+            with torch.no_grad():
+                return connected(prompts)
+
+        decoder: Any = load_vae(vae)
+        return cls(condition, model, decoder.to(device), precision, connected)
+
+    def tokens_cut(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens of each prompt are not heard, being over the bridge's length."""
+        assert self.bridge is not None
+        return [one.cut for one in self.bridge.encoder.tokenize(prompts, self.bridge.config.prompt).reports]
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        negative: str = "",
+        seed: int = 0,
+        steps: int = 20,
+        guidance: float = 3.0,
+        size: int = 128,
+        progress: Callable[[], object] | None = None,
+    ) -> np.ndarray:
+        """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream."""
+        side = size // VAE_FACTOR
+        device = next(self.vision.network.parameters()).device
+        noise = noise_for(seed, (len(prompts), self.vision.latent_channels, side, side)).to(device)
+        images = []
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            unheard = self.condition([negative])
+            count = pictures_at_once(size)
+            for i in range(0, len(prompts), count):
+                heard = self.condition(list(prompts[i : i + count]))
+                latents = sample(self.vision, heard, unheard, noise[i : i + count], steps, guidance, progress)
+                images.append(decode(self.vae, latents.float()).cpu().numpy())
+        return np.concatenate(images)
+
+
+def check_vision(bridge: str | Path, made: BridgeConfig, folder: str | Path) -> None:
+    """Raise ValueError, naming both sides, unless the network in ``folder`` takes what this bridge gives."""
+    config, row = read_config(folder)
+    wanted, width, pooled = made.vision, row.context_width(config), row.pooled_width(config)
+    if not VISION_TARGETS[wanted.target].is_of(config) or width != wanted.context_width:
+        raise ValueError(
+            f"{bridge} was made for {wanted.model_id} ({wanted.target}, context width {wanted.context_width}), the "
+            f"vision model {folder} is of {row.name} with context width {width}: load {wanted.model_id}"
+        )
+    if pooled is not None and made.adapter.pooled_width != pooled:
+        gives = made.adapter.pooled_width
+        raise ValueError(
+            f"the vision model {folder} takes a pooled vector of width {pooled}, {bridge} gives "
+            f"{'none' if gives is None else f'one of width {gives}'}: train a bridge for this vision model"
+        )

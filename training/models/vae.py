@@ -1,0 +1,77 @@
+"""VAEs from local files: pictures to latents and back."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...lavi_core.files import read_safetensors, reading
+from .diffusers_folder import check_weights
+
+VAE_FACTOR = 8  # pixels to a latent cell, in every VAE of the supported vision models
+PIXELS = 2**20  # that go through a VAE at a time, which bounds its memory to a few GB
+TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
+
+
+def own_vae(folder: str | Path) -> Path:
+    """The VAE's folder in a pipeline's. Raises ValueError where there is none."""
+    found = [Path(folder) / name for name in ("vae", "vqvae") if (Path(folder) / name / "config.json").is_file()]
+    if not found:
+        raise ValueError(f"{folder} has no vae/ or vqvae/ with a config.json: name the VAE that belongs to it")
+    return found[0]
+
+
+def pictures_at_once(size: int, most: int = 32) -> int:
+    """How many pictures of ``size`` pixels go through a VAE at a time."""
+    return min(most, max(1, PIXELS // size**2))
+
+
+def load_vae(path: str | Path, dtype: torch.dtype = torch.float32):
+    """A diffusers VAE folder, or a TAESD file in ComfyUI's key names; frozen, in eval mode."""
+    import diffusers
+
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{path} has no config.json, so it is not a VAE's folder (vae/ or vqvae/ of a pipeline)")
+        name = json.loads((path / "config.json").read_text())["_class_name"]
+        check_weights(path)
+        with reading(path):
+            vae = getattr(diffusers, name).from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    elif path.is_file():
+        other = f"{path} is no TAESD file{{}}; give a VAE of another kind as its folder in diffusers' layout"
+        state = {}
+        for key, weight in read_safetensors(path).items():
+            found = TAESD_KEY.fullmatch(key)
+            if found is None:
+                raise ValueError(other.format(f" (it holds {key})"))
+            part, index, rest = found.groups()
+            state[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = weight.to(dtype)
+        if "decoder.layers.0.weight" not in state:
+            raise ValueError(other.format(" (it lacks decoder.1.weight)"))
+        vae = diffusers.AutoencoderTiny(latent_channels=state["decoder.layers.0.weight"].shape[1])
+        try:
+            vae.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            raise ValueError(other.format(" (its layers differ)")) from error
+    else:
+        raise ValueError(f"there is no VAE at {path}")
+    return vae.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def encode(vae, images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] [B 3 H W] to raw latents [B C h w]: the mean, where the VAE has a distribution."""
+    output = vae.encode(images.to(vae.dtype))
+    return output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
+
+
+@torch.no_grad()
+def decode(vae, latents: Tensor) -> Tensor:
+    """Raw latents to pictures, uint8 [B H W 3]."""
+    images = vae.decode(latents.to(vae.dtype)).sample
+    return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
