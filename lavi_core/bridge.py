@@ -78,8 +78,8 @@ class Bridge(nn.Module):
         """Hidden states -> Conditioning. The adapter runs in float32, whatever the language model's dtype and whatever
         autocast is on. The mask is passed on only where the recipe gives it to the vision model."""
         with torch.autocast(hidden.states.device.type, enabled=False):
-            heard: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask))
-        return heard if self.config.prompt.vision_mask else replace(heard, mask=None)
+            conditioning: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask))
+        return conditioning if self.config.prompt.vision_mask else replace(conditioning, mask=None)
 
 
 def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_model: bool = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from . import adapters
 from .config import SCHEMA, BridgeConfig, from_dict
+from .files import write_safetensors
 from .lora import Delta, LoRA
 from .vision import VISION_TARGETS, KeyFormat
 
@@ -39,9 +39,6 @@ class BridgeCheckpoint:
 
         dtype: what floating tensors are stored in; None = as they are. Raises OSError as writing does.
         """
-        from safetensors.torch import save_file
-
-        path = Path(path)
         tensors = {ADAPTER + name: tensor for name, tensor in self.adapter.items()}
         tensors |= lora_tensors(self.language_lora, LANGUAGE_KEYS)
         tensors |= lora_tensors(self.vision_lora, VISION_TARGETS[self.config.vision.target].keys)
@@ -51,19 +48,7 @@ class BridgeCheckpoint:
             HEADER: json.dumps(dataclasses.asdict(self.config)),
             PATHS: json.dumps({"language": list(self.language_lora), "vision": list(self.vision_lora)}),
         }
-        stored = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            try:
-                save_file(stored, str(part), metadata)
-            except Exception as error:  # safetensors hides the system's error in its own class
-                raise OSError(f"cannot write {path}: {error}") from error
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.chmod(0o644)  # safetensors makes its files readable by their owner alone
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_safetensors(path, {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> BridgeCheckpoint:

@@ -1,4 +1,4 @@
-"""Prints of a model and of a vocabulary: equal for two copies of the same thing, whatever dtype a copy was cast to."""
+"""Fingerprints of a model and of a vocabulary: equal for two copies of one thing, whatever dtype a copy was cast to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .quantized.modules import quantized
 SAMPLE = 1024  # values read at the start and at the middle of each matrix
 
 
-def weights_print(model: nn.Module) -> str:
+def weights_fingerprint(model: nn.Module) -> str:
     """sha256 over the signs of a few values of every matrix of ``model``.
 
     A sign survives a cast to float16, bfloat16 or float8 (even an underflow keeps its sign bit), so a float32 and a
@@ -27,13 +27,13 @@ def weights_print(model: nn.Module) -> str:
     the sampled rows are dequantised. Neither names nor order enter it, because libraries rename and reorder modules
     between versions. Vectors are left out: norms are all positive.
     """
-    plain = [_tensor_print(p.detach()) for p in model.parameters() if _is_matrix(p)]
+    plain = [_tensor_fingerprint(p.detach()) for p in model.parameters() if _is_matrix(p)]
     packed = {id(module.blocks): module for _, module in quantized(model)}  # one print of a shared matrix
-    return _together([*plain, *(_slice_print(m, (m.rows, m.columns)) for m in packed.values())])
+    return _together([*plain, *(_slice_fingerprint(m, (m.rows, m.columns)) for m in packed.values())])
 
 
-def files_print(model: nn.Module, files: Sequence[Path]) -> str | None:
-    """``weights_print`` of ``model``, which may be on the meta device, once these safetensors files were loaded.
+def files_fingerprint(model: nn.Module, files: Sequence[Path]) -> str | None:
+    """``weights_fingerprint`` of ``model``, which may be on the meta device, once these safetensors files were loaded.
 
     Only the sampled slices are read. The files may hold more than the model (an LM head, a decoder), under longer names
     ("model.layers.0..." for "layers.0..."). None where they lack one of its matrices in its shape.
@@ -51,15 +51,15 @@ def files_print(model: nn.Module, files: Sequence[Path]) -> str | None:
         shapes = {name: tuple(slices[name].get_shape()) for name in names}
         if any(shapes[name] != shape for name, shape in names.items()):
             return None
-        return parts_print((slices[name], shape) for name, shape in names.items())
+        return parts_fingerprint((slices[name], shape) for name, shape in names.items())
 
 
-def parts_print(parts: Iterable[tuple[Any, tuple[int, ...]]]) -> str:
-    """``weights_print`` of matrices that need not be read whole: (what gives the values of a slice of rows, shape)."""
-    return _together(_slice_print(part, shape) for part, shape in parts)
+def parts_fingerprint(parts: Iterable[tuple[Any, tuple[int, ...]]]) -> str:
+    """``weights_fingerprint`` of matrices that need not be read whole: (what gives a slice of rows, shape)."""
+    return _together(_slice_fingerprint(part, shape) for part, shape in parts)
 
 
-def vocabulary_print(tokenizer: Any) -> str:
+def vocabulary_fingerprint(tokenizer: Any) -> str:
     """sha256 over the whole token -> id table of a Hugging Face tokenizer."""
     table = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return hashlib.sha256(table.encode()).hexdigest()
@@ -79,14 +79,14 @@ def _together(digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
-def _tensor_print(tensor: Tensor) -> str:
+def _tensor_fingerprint(tensor: Tensor) -> str:
     flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.contiguous().reshape(-1)
     middle = flat.numel() // 2
-    return _sample_print(flat[:SAMPLE], flat[middle : middle + SAMPLE], flat.numel())
+    return _sample_fingerprint(flat[:SAMPLE], flat[middle : middle + SAMPLE], flat.numel())
 
 
-def _slice_print(part: Any, shape: tuple[int, ...]) -> str:
-    """``_tensor_print`` of a tensor in a file: only the rows that hold the sample are read."""
+def _slice_fingerprint(part: Any, shape: tuple[int, ...]) -> str:
+    """``_tensor_fingerprint`` of a tensor in a file: only the rows that hold the sample are read."""
     size = math.prod(shape)
     row = max(1, size // max(1, shape[0]))
 
@@ -95,10 +95,10 @@ def _slice_print(part: Any, shape: tuple[int, ...]) -> str:
         first = start // row
         return part[first : -(-stop // row)].reshape(-1)[start - first * row : stop - first * row]
 
-    return _sample_print(read(0), read(size // 2), size)
+    return _sample_fingerprint(read(0), read(size // 2), size)
 
 
-def _sample_print(start: Tensor, middle: Tensor, size: int) -> str:
+def _sample_fingerprint(start: Tensor, middle: Tensor, size: int) -> str:
     signs = torch.signbit(torch.cat([start, middle]).float()).to("cpu", torch.uint8).numpy().tobytes()
     return hashlib.sha256(f"{size}:".encode() + signs).hexdigest()
 

@@ -1,4 +1,4 @@
-"""A closed table of named things."""
+"""A table of named things: a kind of adapter, of language model, of metric is one row of one table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ Row = TypeVar("Row")
 
 
 class Registry(Mapping[str, Row], Generic[Row]):
-    """An immutable name -> row table; an unknown name raises ``ValueError`` that lists the known ones."""
+    """name -> row. An unknown name raises ``ValueError`` that lists the known ones; no row is ever replaced."""
 
     def __init__(self, kind: str, rows: Mapping[str, Row]):
         self.kind = kind
         self._rows = dict(rows)
+
+    def register(self, name: str, row: Row) -> None:
+        """Add a row from outside of this tree. Raises ValueError for a name that is taken."""
+        if name in self._rows:
+            raise ValueError(f"there is a {self.kind} {name!r} already; give yours another name")
+        self._rows[name] = row
 
     def __getitem__(self, name: str) -> Row:
         try:

@@ -130,8 +130,8 @@ class OptimizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSection:
-    """weighting: a row of ``loop/loss_weighting.py``: "none" (the paper's), "min_snr" (arXiv 2303.09556, with ``gamma``)
-    or "debiased" (arXiv 2310.08442). offset_noise: this much of one number a picture and channel is added to the noise,
+    """weighting: a row of ``loop/loss_weighting.py``: "none" (the paper's), "min_snr" (arXiv 2303.09556, ``gamma``) or
+    "debiased" (arXiv 2310.08442). offset_noise: this much of one number a picture and channel is added to the noise,
     so that overall brightness is learnt (0.05 to 0.1; 0 = none).
     """
 

@@ -29,7 +29,7 @@ _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_l
 class TextEncoder(nn.Module):
     """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any.
 
-    weights_print: what gives the print of weights that are not in memory as they are in their files.
+    weights_fingerprint: what gives the print of weights that are not in memory as they are in their files.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TextEncoder(nn.Module):
         tokenizer: Any,
         family: LanguageFamily,
         model_id: str,
-        weights_print: Callable[[], str | None] | None = None,
+        weights_fingerprint: Callable[[], str | None] | None = None,
     ):
         super().__init__()
         self.model = model
@@ -47,14 +47,14 @@ class TextEncoder(nn.Module):
         self.lora: Applied | None = None
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
-        weights = weights_print() if weights_print else fingerprint.weights_print(model)
+        weights = weights_fingerprint() if weights_fingerprint else fingerprint.weights_fingerprint(model)
         self.config = LanguageConfig(
             model_id=model_id,
             family=family.name,
             hidden_size=int(trunk.hidden_size),
             num_layers=len(self.layers()),
             vocab_size=int(trunk.vocab_size),
-            fingerprint=fingerprint.join(fingerprint.vocabulary_print(tokenizer), weights),
+            fingerprint=fingerprint.join(fingerprint.vocabulary_fingerprint(tokenizer), weights),
         )
 
     @classmethod

@@ -49,4 +49,6 @@ LANGUAGE_FAMILIES = Registry("language family", {row.name: row for row in _ROWS}
 
 def family_of(model_type: str) -> LanguageFamily:
     """The row for a ``config.model_type``; the generic row for any that no row names."""
-    return next((row for row in _ROWS if model_type in row.model_types), LANGUAGE_FAMILIES["generic"])
+    return next(
+        (row for row in LANGUAGE_FAMILIES.values() if model_type in row.model_types), LANGUAGE_FAMILIES["generic"]
+    )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..quantized.formats import FORMATS
 from .folder import first_line
-from .tensor_files import Stored
+from .tensor_files import StoredTensor
 
 # What transformers leaves at its default though llama.cpp knows it: a T5 with gates, the only kind that is read, is of
 # version 1.1 (llama.cpp's src/models/t5.cpp: GELU where there are gates).
@@ -75,7 +75,7 @@ def gguf_sizes(path: Path) -> tuple[int | None, int | None]:
     return None if width is None else int(width.contents()), None if tokens is None else len(tokens.data)
 
 
-def gguf_tensors(path: Path, model: Any) -> dict[str, Stored]:
+def gguf_tensors(path: Path, model: Any) -> dict[str, StoredTensor]:
     """The file's tensors under their names in ``model``, a transformers model, which may be on the meta device.
 
     transformers' processor of the architecture is asked what it does to each: rows of blocks can be put into another
@@ -122,14 +122,14 @@ def _names(mapping: Any, model: Any, processor: Any) -> dict[str, str]:
     return names if whole else mapping(model, **more)
 
 
-def _stored(tensor: Any, processor: Any) -> Stored:
+def _stored(tensor: Any, processor: Any) -> StoredTensor:
     shape = tuple(int(side) for side in reversed(tensor.shape))
     row = FORMATS[tensor.tensor_type.name]
     order = _row_order(processor, tensor.name, shape[0]) if len(shape) == 2 else None
     if order is not None:
-        return Stored(shape, row, partial(_rows, tensor, order), partial(_some_rows, tensor, order))
+        return StoredTensor(shape, row, partial(_rows, tensor, order), partial(_some_rows, tensor, order))
     process = partial(_processed, tensor, processor)
-    return Stored(shape, FORMATS["F32"], process)
+    return StoredTensor(shape, FORMATS["F32"], process)
 
 
 def _row_order(processor: Any, name: str, rows: int) -> Tensor | None:

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..fingerprint import files_print, parts_print
+from ..fingerprint import files_fingerprint, parts_fingerprint
 from ..quantized.storage import STORAGES, Storage, requantize
 from .families import family_of
 from .family import LanguageFamily
 from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
 from .gguf_file import gguf_tensors, is_gguf, read_gguf
 from .single_file import check_scales, is_single_file, read_single_file
-from .tensor_files import Stored, names, safetensors
+from .tensor_files import StoredTensor, names, safetensors
 from .weight_loading import Empty, Progress, Slots, fill
 
 
@@ -43,14 +43,14 @@ class Source(NamedTuple):
     def print(self) -> str | None:
         """That of the weights, slices of which are read; None where there are none, or not plainly the trunk's."""
         if self.files is not None:
-            return files_print(self.empty(), self.files)
+            return files_fingerprint(self.empty(), self.files)
         with Empty():
             whole = _empty(self.config, self.family)
         slots = Slots(whole, _trunk(whole, self.family))
         tensors = slots.found_in(gguf_tensors(self.path, whole))
         if tensors is None:
             return None
-        return parts_print((tensor, tensor.shape) for tensor in tensors.values() if len(tensor.shape) > 1)
+        return parts_fingerprint((tensor, tensor.shape) for tensor in tensors.values() if len(tensor.shape) > 1)
 
 
 def find_source(
@@ -122,7 +122,7 @@ def _converted(source: Source, dtype: torch.dtype | None, storage: Storage, **mo
 
 def _filled(
     source: Source,
-    stored: Mapping[str, Stored] | Callable[[nn.Module], Mapping[str, Stored]],
+    stored: Mapping[str, StoredTensor] | Callable[[nn.Module], Mapping[str, StoredTensor]],
     dtype: torch.dtype,
     storage: Storage,
     progress: Progress | None,
@@ -174,7 +174,7 @@ def _dtype_of(model: nn.Module, dtype: torch.dtype) -> Callable[[str], torch.dty
     return lambda name: torch.float32 if kept & set(name.split(".")) else dtype
 
 
-def _stored_dtype(config: Any, stored: Mapping[str, Stored]) -> torch.dtype:
+def _stored_dtype(config: Any, stored: Mapping[str, StoredTensor]) -> torch.dtype:
     """What the config says of the weights; else what the first of them is."""
     said = getattr(config, _dtype_name(), None)
     if isinstance(said, torch.dtype):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..registry import Registry
 from .folder import load_tokenizer, read_config
-from .tensor_files import Stored
+from .tensor_files import StoredTensor
 
 # Ends of names beside a weight that is to be multiplied by them.
 SCALES = ("scale_weight", "weight_scale", "comfy_quant", "scaled_fp8", "weight_scale_2", "absmax", "qweight")
@@ -34,7 +34,7 @@ def is_single_file(path: Path) -> bool:
 
 
 def read_single_file(
-    path: Path, stored: Mapping[str, Stored], folder: Path | None, tokenizers: Mapping[str, Path]
+    path: Path, stored: Mapping[str, StoredTensor], folder: Path | None, tokenizers: Mapping[str, Path]
 ) -> tuple[Any, Any]:
     """(config, tokenizer): of ``folder``, else of the folder beside the file with its name, else of a known encoder.
 

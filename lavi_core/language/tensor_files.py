@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file. shape: of its values. read: its blocks, [... bytes] uint8, copied out of the file. read_rows:
     those of some rows alone; None = there is no way to."""
 
@@ -46,19 +46,19 @@ class Stored:
 
 
 @contextmanager
-def safetensors(files: Sequence[Path]) -> Iterator[dict[str, Stored]]:
+def safetensors(files: Sequence[Path]) -> Iterator[dict[str, StoredTensor]]:
     """The tensors of safetensors files that are numbers with a fraction, by name; the files are open meanwhile."""
     from safetensors import safe_open
 
     with ExitStack() as opened:
-        found: dict[str, Stored] = {}
+        found: dict[str, StoredTensor] = {}
         for path in files:
             file = opened.enter_context(safe_open(str(path), "pt"))
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 part = file.get_slice(name)
                 dtype, shape = _DTYPES.get(part.get_dtype()), tuple(part.get_shape())
                 if dtype is not None and shape:
-                    found[name] = Stored(shape, PLAIN[dtype], partial(_blocks, file, name))
+                    found[name] = StoredTensor(shape, PLAIN[dtype], partial(_blocks, file, name))
         yield found
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ..quantized.formats import PLAIN
 from ..quantized.modules import put_blocks
 from ..quantized.storage import Storage, quantize
-from .tensor_files import Stored
+from .tensor_files import StoredTensor
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop
 
@@ -49,16 +49,16 @@ class Slots:
                 self._ids[name] = id(parameter)
         self._shapes = {id(p): tuple(p.shape) for p in trunk.parameters()}
 
-    def found_in(self, stored: Mapping[str, Stored], prefix: str = "") -> dict[int, Stored] | None:
+    def found_in(self, stored: Mapping[str, StoredTensor], prefix: str = "") -> dict[int, StoredTensor] | None:
         """The tensor for each place, in the files' order; None where one is missing or has another shape."""
-        found: dict[int, Stored] = {}
+        found: dict[int, StoredTensor] = {}
         for name, tensor in stored.items():
             place = self._ids.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
             if place is not None and tensor.shape == self._shapes[place]:
                 found.setdefault(place, tensor)
         return found if found.keys() == self._at.keys() else None
 
-    def prefix_in(self, stored: Mapping[str, Stored]) -> str | None:
+    def prefix_in(self, stored: Mapping[str, StoredTensor]) -> str | None:
         """What stands before the model's names in the files; None where that is not plain."""
         every = list(self._names.values())
         firsts = {key.removesuffix(name) for name in every[0] for key in stored if f".{key}".endswith(f".{name}")}
@@ -80,7 +80,7 @@ class Slots:
 
 def fill(
     slots: Slots,
-    tensors: Mapping[int, Stored],
+    tensors: Mapping[int, StoredTensor],
     dtype_of: Callable[[str], torch.dtype],
     storage: Storage,
     progress: Progress | None = None,

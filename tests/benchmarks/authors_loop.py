@@ -62,7 +62,7 @@ def inject(model: nn.Module, sites: list[str], section) -> list[nn.Parameter]:
     return trained
 
 
-class Pictures(torch.utils.data.Dataset):
+class SampleGrids(torch.utils.data.Dataset):
     """``path<TAB>caption`` lines to (picture [3 H W] in [-1, 1], caption)."""
 
     def __init__(self, table: Path, size: int):
@@ -110,7 +110,7 @@ def train(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    pictures = Pictures(Path(recipe.data.path), recipe.data.resolution)
+    pictures = SampleGrids(Path(recipe.data.path), recipe.data.resolution)
     loader = torch.utils.data.DataLoader(pictures, batch_size=recipe.batch_size, shuffle=True, num_workers=1)
     vis, text_encoder, adapter, vae, optimizer, loader, scheduler = accelerator.prepare(
         vis, text_encoder, adapter, vae, optimizer, loader, scheduler

@@ -95,14 +95,14 @@ def ours(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
             with stages.inside("data"):  # what of it the step waits for
                 return super().__next__()
 
-    class Gated(trainer.Trainer):
-        def train_step(self, *args: Any, **kwargs: Any) -> Any:
+    class Gated(trainer.TrainStep):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
             gate()
-            return super().train_step(*args, **kwargs)
+            return super().__call__(*args, **kwargs)
 
-    trainer.Prefetch = Prefetch  # type: ignore[misc]  (in this process alone)
+    trainer.Prefetch, trainer.TrainStep = Prefetch, Gated  # type: ignore[misc]  (in this process alone)
     shutil.rmtree(recipe.output, ignore_errors=True)  # latents are kept elsewhere
-    run = Gated(recipe)
+    run = trainer.Trainer(recipe)
     for owner, name, stage in (
         (run.pair.encoder, "forward", "language"),
         (run.pair.adapter, "forward", "adapter"),

@@ -23,34 +23,34 @@ def test_a_cast_copy_has_the_same_print(language_folder):
 def test_underflow_keeps_the_print():
     tiny = torch.nn.Linear(8, 8)
     tiny.weight.data = tiny.weight.data * 1e-12
-    assert fingerprint.weights_print(tiny) == fingerprint.weights_print(tiny.half())
+    assert fingerprint.weights_fingerprint(tiny) == fingerprint.weights_fingerprint(tiny.half())
 
 
 def test_another_model_has_another_print(language_folder):
     encoder = TextEncoder.load(language_folder("llama"))
     before = encoder.config.fingerprint
     assert before != TextEncoder.load(language_folder("qwen2")).config.fingerprint
-    weights = fingerprint.weights_print(encoder.model)
+    weights = fingerprint.weights_fingerprint(encoder.model)
     weight = encoder.model.get_submodule("layers.1.self_attn.q_proj").weight
     weight.data += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    assert fingerprint.weights_print(encoder.model) != weights
+    assert fingerprint.weights_fingerprint(encoder.model) != weights
 
 
 def test_another_vocabulary_has_another_print(language_folder):
     tokenizer = TextEncoder.load(language_folder("llama")).tokenizer
-    before = fingerprint.vocabulary_print(tokenizer)
+    before = fingerprint.vocabulary_fingerprint(tokenizer)
     tokenizer.add_tokens(["<new>"])
-    assert fingerprint.vocabulary_print(tokenizer) != before
+    assert fingerprint.vocabulary_fingerprint(tokenizer) != before
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_neither_names_nor_order_matter(order):
     torch.manual_seed(0)
     layers = [torch.nn.Linear(4, 6), torch.nn.Conv2d(6, 4, 1)]
-    expected = fingerprint.weights_print(torch.nn.Sequential(*layers))
+    expected = fingerprint.weights_fingerprint(torch.nn.Sequential(*layers))
     other = torch.nn.ModuleDict({f"x{i}": layers[i] for i in order})
     layers[1].weight.data = layers[1].weight.data.reshape(4, 6)
-    assert fingerprint.weights_print(other) == expected
+    assert fingerprint.weights_fingerprint(other) == expected
 
 
 @pytest.mark.parametrize("kind", ["t5", "bert", "clip", "llama", "gpt2", "qwen2"])
@@ -111,10 +111,10 @@ def test_long_rows_and_kernels_are_sampled_alike(tmp_path):
     with torch.device("meta"):
         skeleton = torch.nn.Sequential(*(type(m)(*_sizes(m)) for m in model))
     files = [tmp_path / "model.safetensors"]
-    assert fingerprint.files_print(skeleton, files) == fingerprint.weights_print(model)
+    assert fingerprint.files_fingerprint(skeleton, files) == fingerprint.weights_fingerprint(model)
     with torch.device("meta"):
         other = torch.nn.Sequential(torch.nn.Linear(5000, 4))
-    assert fingerprint.files_print(other, files) is None
+    assert fingerprint.files_fingerprint(other, files) is None
 
 
 def test_only_the_sampled_rows_are_read():
@@ -125,7 +125,7 @@ def test_only_the_sampled_rows_are_read():
             read.append(rows.stop - rows.start)
             return torch.ones(rows.stop - rows.start, 512)
 
-    fingerprint._slice_print(Part(), (32000, 512))
+    fingerprint._slice_fingerprint(Part(), (32000, 512))
     assert read == [2, 2]
 
 

@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Run the chosen step and return its report. The hub's client reads its switch when it is imported, which is later."""
+    """Run the chosen step and return its report. The hub's client reads its switch at its import, later."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     return args.step(args)
 

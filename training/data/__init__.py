@@ -8,7 +8,7 @@ from .order import Order
 from .prefetch import Prefetch
 from .shapebench import ShapeBenchSource
 from .sources import Captions, IndexedSource, Source
-from .text_states import StateCache
+from .text_states import TextStateCache
 from .webdataset import WebDatasetSource
 
 SOURCES: Registry[type[Source]] = Registry(
@@ -30,6 +30,6 @@ __all__ = [
     "Order",
     "Prefetch",
     "Source",
-    "StateCache",
+    "TextStateCache",
     "UnreadableImage",
 ]

@@ -1,4 +1,4 @@
-"""What one optimiser step is made of: a function of (seed, step) alone, the same on any number of processes."""
+"""The batch of one optimiser step: a function of (seed, step) alone, the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...lavi_core.conditioning import HiddenStates
-from ...lavi_core.language import TokenBatch
 from ..recipe import Recipe
-from . import LatentCache, Order
-
-Said = TokenBatch | HiddenStates  # captions, for the language model or from it
+from .latent_cache import LatentCache
+from .order import Order
+from .text_inputs import TextInput
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one process runs at a time. The tensors are on the CPU, pinned where a GPU waits for them."""
+class MicroBatch:
+    """What one process runs at a time: its share of a batch, cut by ``accumulation``. The tensors are on the CPU, pinned
+    where a GPU waits for them."""
 
     latents: Tensor  # [b C h w] float32, as the VAE gave them
     noise: Tensor  # [b C h w]
     uniform: Tensor  # [b], in [0, 1]: where in the noise levels
-    said: Said
+    text: TextInput
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimiser step: this process's parts, one for each accumulation step, and the names of all examples."""
+    """One optimiser step: this process's micro-batches, one an accumulation step, and the names of all examples."""
 
     step: int
     names: tuple[str, ...]
-    parts: tuple[Part, ...]
+    micro_batches: tuple[MicroBatch, ...]
 
 
-def at_a_time(recipe: Recipe, world: int) -> int:
+def micro_batch_size(recipe: Recipe, world: int) -> int:
     """Examples that each of ``world`` processes runs at a time. Raises ValueError where they do not come out even."""
     if recipe.batch_size % (world * recipe.accumulation):
         raise ValueError(
@@ -53,21 +52,21 @@ class Batches:
         recipe: Recipe,
         latents: LatentCache,
         order: Order,
-        say: Callable[[Sequence[str]], Said],
+        text_inputs: Callable[[Sequence[str]], TextInput],
         world: int,
         rank: int,
         pin: bool,
     ):
-        self.recipe, self.latents, self.order, self.say = recipe, latents, order, say
+        self.recipe, self.latents, self.order, self.text_inputs = recipe, latents, order, text_inputs
         self.world, self.rank, self.pin = world, rank, pin
 
     def __call__(self, step: int) -> Batch:
         recipe = self.recipe
         indices, epochs = self.order.batch(step)
-        count, size = len(indices), at_a_time(recipe, self.world)
-        begins = [(part * self.world + self.rank) * size for part in range(recipe.accumulation)]
-        mine = [slice(begin, begin + size) for begin in begins]
-        read = [self.latents.batch(indices[rows], epochs[rows]) for rows in mine]
+        count, size = len(indices), micro_batch_size(recipe, self.world)
+        begins = [(index * self.world + self.rank) * size for index in range(recipe.accumulation)]
+        ours = [slice(begin, begin + size) for begin in begins]
+        read = [self.latents.batch(indices[rows], epochs[rows]) for rows in ours]
         # Drawn for the whole batch, so that any number of processes sees the same.
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         shape = (count, *read[0][0].shape[1:])
@@ -77,14 +76,10 @@ class Batches:
         dropped = torch.rand(count, generator=generator) < recipe.caption_dropout
         if recipe.loss.offset_noise:
             noise += recipe.loss.offset_noise * torch.randn(*shape[:2], 1, 1, generator=generator)
-        parts = []
-        for rows, (latents, captions) in zip(mine, read, strict=True):
-            heard = ["" if drop else text for drop, text in zip(dropped[rows].tolist(), captions, strict=True)]
+        micro_batches = []
+        for rows, (latents, captions) in zip(ours, read, strict=True):
+            kept = ["" if drop else text for drop, text in zip(dropped[rows].tolist(), captions, strict=True)]
             tensors = [latents, noise[rows], uniform[rows]]
             x0, e, u = (t.pin_memory() for t in tensors) if self.pin else tensors
-            parts.append(Part(x0, e, u, self.say(heard)))
-        return Batch(step, tuple(self.latents.name(i) for i in indices), tuple(parts))
-
-
-def to_device(said: Said, device: torch.device) -> Said:
-    return said.to(device) if isinstance(said, TokenBatch) else HiddenStates(*(t.to(device) for t in said))
+            micro_batches.append(MicroBatch(x0, e, u, self.text_inputs(kept)))
+        return Batch(step, tuple(self.latents.name(i) for i in indices), tuple(micro_batches))

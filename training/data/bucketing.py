@@ -25,7 +25,7 @@ class Size(NamedTuple):
     width: int
 
 
-class Framing:
+class AspectBuckets:
     """The shapes of a data section and the way into them: a picture is turned upright as its EXIF says, scaled
     (bilinear) until it covers the shape nearest to its own, and cropped to the centre. Small pictures are scaled up.
     """

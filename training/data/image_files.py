@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..recipe import DataSection
-from .bucketing import Framing
+from .bucketing import AspectBuckets
 from .sources import IndexedSource
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -23,7 +23,7 @@ class _Files(IndexedSource):
     def __init__(self, section: DataSection, pairs: list[tuple[Path, str]], where: Path):
         if not pairs:
             raise ValueError(f"no captioned images in {where}")
-        self.section, self.pairs, self.framing = section, pairs, Framing(section)
+        self.section, self.pairs, self.buckets = section, pairs, AspectBuckets(section)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -35,10 +35,10 @@ class _Files(IndexedSource):
         return self.pairs[index][1]
 
     def image(self, index: int) -> np.ndarray:
-        return self.framing.read(self.pairs[index][0], self.name(index))
+        return self.buckets.read(self.pairs[index][0], self.name(index))
 
     def print_of(self, indices: range) -> str:
-        digest = hashlib.sha256(str(self.framing.sizes).encode())
+        digest = hashlib.sha256(str(self.buckets.sizes).encode())
         for path, _ in self.pairs[indices.start : indices.stop]:
             stat = path.stat() if path.is_file() else None
             digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())

@@ -58,7 +58,7 @@ class LatentCache:
         self.flip, self._seed = source.section.flip, source.section.seed
         ranks = Ranks(accelerator)
         shards = source.shards()
-        facts = f"{FORMAT} {fingerprint.weights_print(vae)} {precision} {self.flip}"
+        facts = f"{FORMAT} {fingerprint.weights_fingerprint(vae)} {precision} {self.flip}"
         keys = [hashlib.sha256(f"{facts} {shard.print}".encode()).hexdigest()[:24] for shard in shards]
         paths = [Path(folder) / f"latents-{key}.safetensors" for key in keys]
         work = list(zip(shards, paths, strict=True))[ranks.rank :: ranks.world]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..models.vae import encode, pictures_at_once
+from ..models.vae import encode, vae_batch_size
 from .bucketing import UnreadableImage
 from .latent_shard import ShardWriter
 from .sources import Example, Shard
@@ -30,7 +30,7 @@ class Encoding:
 
     def __init__(self, vae, precision: str, flip: bool, resolution: int):
         self.vae, self.precision, self.flip = vae, precision, flip
-        self.at_once = pictures_at_once(resolution)
+        self.at_once = vae_batch_size(resolution)
 
     def write(self, work: Sequence[tuple[Shard, Path]], total: int | None, quiet: bool) -> None:
         """Encode each shard into its file. total: pictures of the whole source; None = known once they were read.

@@ -34,7 +34,7 @@ class _Row(NamedTuple):
     mask: Tensor  # [T] bool
 
 
-class StateCache:
+class TextStateCache:
     """Hidden states by caption. Where the vision model does not attend to padding, none is kept: a batch is then as
     long as its longest caption, with zeros behind (or before) a shorter one. Else every position is kept.
 
@@ -54,9 +54,9 @@ class StateCache:
         """facts: what the states depend on besides ``prompt``: the language model's print, dtype, precision; they name
         a folder within ``folder``. most_gb: disk space from which on new states are computed, but not kept.
 
-        Raises ValueError for a prompt recipe by which a caption's states are not its own, see ``why_not``.
+        Raises ValueError for a prompt recipe by which a caption's states are not its own, see ``why_uncacheable``.
         """
-        if reason := why_not(prompt):
+        if reason := why_uncacheable(prompt):
             raise ValueError(f"hidden states cannot be kept: {reason}")
         facts = json.loads(json.dumps({**facts, "prompt": asdict(prompt), "format": FORMAT}, sort_keys=True))
         self.prompt, self.compute, self.most_bytes = prompt, compute, most_gb * 1e9
@@ -165,7 +165,7 @@ class _StateFile:
         return _Row(self.states[part], self.mask[part])
 
 
-def why_not(prompt: PromptRecipe) -> str | None:
+def why_uncacheable(prompt: PromptRecipe) -> str | None:
     """Why a caption's hidden states depend on its batch by this prompt recipe; None where they do not."""
     if prompt.padding == "max_length" or (prompt.language_mask and prompt.vision_mask):
         return None

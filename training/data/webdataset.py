@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..recipe import DataSection
-from .bucketing import Framing, UnreadableImage
+from .bucketing import AspectBuckets, UnreadableImage
 from .image_files import SUFFIXES, columns, pick_caption
 from .sources import Example, Shard
 
@@ -36,7 +36,7 @@ class WebDatasetSource:
     def __init__(self, section: DataSection):
         from webdataset.shardlists import expand_urls
 
-        self.section, self.framing = section, Framing(section)
+        self.section, self.buckets = section, AspectBuckets(section)
         if not section.path:
             raise ValueError("data.path is empty; it names the tars, as in data/{000..009}.tar")
         try:
@@ -51,7 +51,7 @@ class WebDatasetSource:
         return [Shard(tar, self._print(tar), None, partial(self._read, tar)) for tar in self.tars]
 
     def _print(self, tar: str) -> str:
-        facts: list[Any] = [tar, [tuple(size) for size in self.framing.sizes], self.section.caption_column]
+        facts: list[Any] = [tar, [tuple(size) for size in self.buckets.sizes], self.section.caption_column]
         if Path(tar).is_file():
             stat = Path(tar).stat()
             facts += [stat.st_size, stat.st_mtime_ns]
@@ -86,7 +86,7 @@ class WebDatasetSource:
     def _load(self, data: bytes, name: str, problem: str) -> np.ndarray:
         if problem:
             raise UnreadableImage(problem)
-        return self.framing.read(io.BytesIO(data), name)
+        return self.buckets.read(io.BytesIO(data), name)
 
 
 class _Ending(tarfile.TarInfo):

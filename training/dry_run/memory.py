@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from ...lavi_core.language import TokenBatch
 from ..models.pair import Pair, attention_kernel
-from ..models.vae import decode, encode, pictures_at_once
+from ..models.sampling import sides_of
+from ..models.vae import decode, encode, vae_batch_size
 
 # Bytes that an optimizer keeps for each trained float32 value; of those in 8 bits, a scale for each block too.
 MOMENTS = {"adamw": 8.0, "schedule_free": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "paged_adamw8bit": 2 + 2 * 4 / 256}
@@ -106,7 +107,7 @@ def training_step(pair: Pair, device: torch.device, batch: int, latents: tuple[i
 def encoding(vae: Any, device: torch.device, resolution: int, autocast: bool) -> tuple[int, tuple[int, ...]]:
     """(peak bytes of the VAE at work on as many pictures as it gets at a time, shape of one picture's latents)."""
     with _faked(device, vae) as count:
-        pixels = torch.zeros(pictures_at_once(resolution), 3, resolution, resolution, device=device)
+        pixels = torch.zeros(vae_batch_size(resolution), 3, resolution, resolution, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             latents = encode(vae, pixels)
         return count.peak, tuple(latents.shape[1:])
@@ -120,17 +121,10 @@ def drawing(pair: Pair, vae: Any, device: torch.device, latents: tuple[int, int,
         mask = torch.ones(count, tokens, dtype=torch.bool, device=device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=pair.recipe.precision == "bf16"):
             x = torch.zeros(2 * count, *latents, device=device)
-            heard, silent = (pair.condition(TokenBatch(ids, mask, None, ())) for _ in range(2))
-            both = replace(
-                heard,
-                context=torch.cat([heard.context, silent.context]),
-                mask=None if heard.mask is None or silent.mask is None else torch.cat([heard.mask, silent.mask]),
-                pooled=None
-                if heard.pooled is None or silent.pooled is None
-                else torch.cat([heard.pooled, silent.pooled]),
-            )
+            positive, negative = (pair.condition(TokenBatch(ids, mask, None, ())) for _ in range(2))
+            (both,) = sides_of(positive, negative, count)
             pair.vision_model.predict(x, torch.zeros(2 * count, device=device), both)
-            del heard, silent, both
+            del positive, negative, both
             decode(vae, x[:count].float())
         return counter.peak
 
@@ -140,9 +134,9 @@ def _faked(device: torch.device, *modules: nn.Module) -> Iterator[Counter]:
     """The modules' tensors on ``device``, without data, and all that is made of them counted."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    said = logging.getLogger("torch._subclasses.fake_tensor")
-    level = said.level
-    said.setLevel(logging.CRITICAL)  # what is raised is also logged there, as a traceback
+    fake_log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = fake_log.level
+    fake_log.setLevel(logging.CRITICAL)  # what is raised is also logged there, as a traceback
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), Counter(device) as count:
             for module in modules:
@@ -151,7 +145,7 @@ def _faked(device: torch.device, *modules: nn.Module) -> Iterator[Counter]:
                     count.hold(tensor)
             yield count
     finally:
-        said.setLevel(level)
+        fake_log.setLevel(level)
 
 
 def _place(module: nn.Module, device: torch.device) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..data.batch import at_a_time
+from ..data.batch import micro_batch_size
 from ..loop import checkpoint, lock
 from ..loop.loss_weighting import WEIGHTINGS
 from ..loop.optimizers import OPTIMIZERS
@@ -25,7 +25,7 @@ PACKAGES: tuple[tuple[str, Callable[[Recipe], bool]], ...] = (
 
 
 def batch(report: Report, recipe: Recipe, world: int) -> None:
-    share = f"{at_a_time(recipe, world)} at a time, {recipe.accumulation} times"
+    share = f"{micro_batch_size(recipe, world)} at a time, {recipe.accumulation} times"
     report.add("batch", f"{recipe.batch_size} = {share}, on {world} process{'es' if world > 1 else ''}")
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from ..data.batch import at_a_time
+from ..data.batch import micro_batch_size
 from ..loop import parallel
 from ..models.pair import Pair
-from ..models.vae import pictures_at_once
+from ..models.vae import vae_batch_size
 from . import memory
 from .report import Report, in_bytes
 
@@ -24,7 +24,7 @@ def check(
     recipe = pair.recipe
     values = sum(p.numel() for p in pair.trained().values())
     try:
-        step = memory.training_step(pair, device, at_a_time(recipe, world), latents, tokens)
+        step = memory.training_step(pair, device, micro_batch_size(recipe, world), latents, tokens)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         report.notes.append(f"the memory of a step could not be estimated: this model asks for its data ({error})")
         return
@@ -35,7 +35,7 @@ def check(
         "average (ema)": 4 * values if recipe.ema else 0,
         "VAE": sum(p.nbytes for p in vae.parameters()),
     }
-    drawn, count = 0, pictures_at_once(recipe.data.resolution)
+    drawn, count = 0, vae_batch_size(recipe.data.resolution)
     if recipe.sample.every:
         averages = kept["average (ema)"]  # the weights that train are kept aside
         drawn = memory.drawing(pair, vae, device, latents, tokens, count) + kept["optimizer"] + 2 * averages

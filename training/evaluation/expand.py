@@ -121,7 +121,7 @@ def load_writer(source: Path, device: torch.device) -> tuple[str, Writer]:
             )
         return tokenizer.decode(ids[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True).strip().strip('"')
 
-    return f"{source.stem} {fingerprint.weights_print(model)[:16]}", write
+    return f"{source.stem} {fingerprint.weights_fingerprint(model)[:16]}", write
 
 
 def _off(text: str) -> int:

@@ -70,8 +70,8 @@ def generate(args: argparse.Namespace) -> str:
         negative=args.negative,
         precision=args.precision,
         language=language.name,
-        vision=f"{pipeline.vision.model_id} {fingerprint.weights_print(pipeline.vision.network)[:16]}",
-        vae=f"{vae.stem} {fingerprint.weights_print(pipeline.vae)[:16]}",
+        vision=f"{pipeline.vision.model_id} {fingerprint.weights_fingerprint(pipeline.vision.network)[:16]}",
+        vae=f"{vae.stem} {fingerprint.weights_fingerprint(pipeline.vae)[:16]}",
     )
     cut = pipeline.tokens_cut([prompt.text + settings.suffix for prompt in prompts])
     if lost := [prompt.text for prompt, tokens in zip(prompts, cut, strict=True) if tokens]:
@@ -95,9 +95,11 @@ def draw(pipeline: Pipeline, texts: Sequence[str], noises: Sequence[int], settin
     shape = (1, pipeline.vision.latent_channels, side, side)
     noise = torch.cat([noise_for(seed, shape) for seed in noises]).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=pipeline.precision == "bf16"):
-        heard = pipeline.condition([text + settings.suffix for text in texts])
-        unheard = pipeline.condition([settings.negative])
-        latents = SAMPLERS[settings.sampler](pipeline.vision, heard, unheard, noise, settings.steps, settings.guidance)
+        positive = pipeline.condition([text + settings.suffix for text in texts])
+        negative = pipeline.condition([settings.negative])
+        latents = SAMPLERS[settings.sampler](
+            pipeline.vision, positive, negative, noise, settings.steps, settings.guidance
+        )
         return decode(pipeline.vae, latents.float()).cpu().numpy()
 
 

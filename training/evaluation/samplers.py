@@ -62,11 +62,11 @@ def unipc(
     """See ``Sampler``. The scheduler keeps its timesteps as integers; a flow model hears its true ones."""
     scheduler = unipc_scheduler(vision.objective, steps)
     flow = vision.objective.kind == "flow"
-    heard_at = scheduler.sigmas[:-1] * NUM_TIMESTEPS if flow else scheduler.timesteps
+    timesteps = scheduler.sigmas[:-1] * NUM_TIMESTEPS if flow else scheduler.timesteps
     sides = sides_of(positive, negative, len(noise))
     x = noise * scheduler.init_noise_sigma
-    for t, heard in zip(scheduler.timesteps, heard_at, strict=True):
-        predicted = predict_guided(vision, x, heard, sides, guidance)
+    for t, timestep in zip(scheduler.timesteps, timesteps, strict=True):
+        predicted = predict_guided(vision, x, timestep, sides, guidance)
         with torch.autocast(x.device.type, enabled=False):  # which would take UniPC's own sums to bf16
             x = scheduler.step(predicted, t, x, return_dict=False)[0]
         if progress is not None:

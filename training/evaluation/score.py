@@ -13,7 +13,7 @@ from ..loop.environment import environment
 from ..models.device import pick_device
 from .bootstrap import interval
 from .metric_weights import Inapplicable, Unavailable, Weights
-from .metrics import METRICS, Means, Measured
+from .metrics import METRICS, Measurement, MetricInputs
 from .run_folder import SCORES, SCORES_BY_PICTURE, Picture, Run
 
 
@@ -27,7 +27,7 @@ def score(args: argparse.Namespace) -> str:
     rows = {name: METRICS[name] for name in names}
     run = Run.open(args.folder)
     reference = Path(args.reference) if args.reference else None
-    means = Means(
+    means = MetricInputs(
         weights=Weights.read(args.weights),
         device=pick_device(args.device),
         batch_size=args.batch_size,
@@ -66,7 +66,7 @@ def score(args: argparse.Namespace) -> str:
     return "\n".join([*(line(name, metrics[name]) for name in names), *kept])
 
 
-def summary(name: str, measured: Measured, pictures: Sequence[Picture]) -> dict[str, Any]:
+def summary(name: str, measured: Measurement, pictures: Sequence[Picture]) -> dict[str, Any]:
     """value, n, interval of the run and of each category; interval is None where no picture has a value of its own,
     and of a single prompt."""
     known = [picture for picture in pictures if picture.id in measured.values]

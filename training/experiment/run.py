@@ -57,7 +57,7 @@ def run(plan: Plan, folder: Path, work: Path, rows: Sequence[str] = (), seeds: S
                         log.info("%s", job.name)
                         job.do()
                         went_on = True
-            except lock.Taken:
+            except lock.Locked:
                 continue
     if left := [job.name for job in tasks if not job.done()]:
         log.warning("left to other processes, which are at work on them or on what they need: %s", ", ".join(left))

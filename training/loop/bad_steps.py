@@ -1,4 +1,4 @@
-"""Whether a step's loss can be trusted: not finite, or far above what is usual, it is not taken."""
+"""Steps that are not taken: their loss or gradient norm is not finite, or far above what is usual."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SETTLED = 20  # steps before a loss can be told to be unusual
 IN_A_ROW = 20  # skipped steps after which a run is lost
 
 
-class Health:
+class BadSteps:
     """Steps are judged by numbers that all processes share, so all decide alike."""
 
     def __init__(self, settings: OptimizerSection, output: Path):
         self.settings, self.output = settings, output
         self.usual, self.seen, self.skipped = 0.0, 0, 0
 
-    def examine(self, step: int, loss: float, norm: float, names: Sequence[str], write: bool) -> str | None:
+    def check(self, step: int, loss: float, norm: float, names: Sequence[str], write: bool) -> str | None:
         """None for a step to be taken, else why it is skipped. write: list the batch in OUTPUT/bad_steps.jsonl.
 
         Raises ValueError where the recipe stops at a bad step, and after 20 of them in a row.
         """
-        wrong = self._wrong(loss, norm)
-        if wrong is None:
+        problem = self._problem(loss, norm)
+        if problem is None:
             self.usual = loss if not self.seen else MEMORY * self.usual + (1 - MEMORY) * loss
             self.seen, self.skipped = self.seen + 1, 0
             return None
@@ -41,20 +41,20 @@ class Health:
         record = self.output / "bad_steps.jsonl"
         if write:
             with record.open("a") as file:
-                file.write(json.dumps({"step": step, "reason": wrong, "batch": list(names)}) + "\n")
+                file.write(json.dumps({"step": step, "reason": problem, "batch": list(names)}) + "\n")
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         if self.settings.bad_steps == "stop" or self.skipped == IN_A_ROW:
             way_out = "lower the learning rates, or look at the batch"
             if self.settings.bad_steps == "stop":
                 way_out += ", or set optimizer.bad_steps = 'skip'"
             raise ValueError(
-                f"the {wrong} at step {step}, on the batch {some} (listed in {record}); the last good state is in "
+                f"the {problem} at step {step}, on the batch {some} (listed in {record}); the last good state is in "
                 f"{self.output / 'state'}: {way_out}"
             )
-        log.warning("step %d is skipped: the %s, on the batch %s", step, wrong, some)
-        return wrong
+        log.warning("step %d is skipped: the %s, on the batch %s", step, problem, some)
+        return problem
 
-    def _wrong(self, loss: float, norm: float) -> str | None:
+    def _problem(self, loss: float, norm: float) -> str | None:
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 return f"{name} is {value}"

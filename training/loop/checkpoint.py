@@ -1,4 +1,4 @@
-"""The resumable state of a run: trained weights, optimiser and step, in folders that appear whole or not at all.
+"""A run's checkpoints, to resume from: trained weights, optimiser and step, in folders that appear whole or not at all.
 
 Tensors are whole, whatever the number of processes: a state goes on with any other number of them.
 """
@@ -16,9 +16,27 @@ import torch
 from torch import Tensor, nn
 
 from ...lavi_core.files import read_safetensors, write_safetensors, write_text
+from ..recipe import Recipe
 from . import optimizers
 
 PREFIX = "step-"
+# What may change when a run goes on: what it writes, how long it runs, and what leaves its numbers alone.
+FREE = (
+    *("output", "steps", "save_every", "keep", "keep_every", "sample", "validation", "trackers"),
+    *("gradient_checkpointing", "compile"),
+)
+
+
+def identity_of(recipe: Recipe, fingerprints: Mapping[str, str | None]) -> dict[str, Any]:
+    """What must be the same when a run is resumed: its recipe, but for ``FREE``, and the fingerprints of its models;
+    by dotted key."""
+    plain = recipe.plain()
+    for key in FREE:
+        del plain[key]
+    facts = {}
+    for key, value in plain.items():
+        facts |= {f"{key}.{sub}": v for sub, v in value.items()} if isinstance(value, dict) else {key: value}
+    return facts | {f"{name}.fingerprint": value for name, value in fingerprints.items()}
 
 
 def save(

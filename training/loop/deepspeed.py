@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..data.batch import at_a_time
+from ..data.batch import micro_batch_size
 
 if TYPE_CHECKING:
     from ..models.pair import Pair
@@ -30,7 +30,7 @@ class Trained(nn.Module):
 
 
 @dataclass
-class WholeOptimizer:
+class GatheredOptimizer:
     """The part of an optimizer that a state keeps: moments by parameter, each gathered from all processes."""
 
     state: dict[nn.Parameter, dict[str, Tensor]]
@@ -51,7 +51,7 @@ def engine(recipe: Recipe, pair: Pair, optimizer: torch.optim.Optimizer, world: 
     moments = {p: dict(optimizer.state[p]) for p in pair.trained().values() if p in optimizer.state}
     optimizer.state.clear()
     config = {
-        "train_micro_batch_size_per_gpu": at_a_time(recipe, world),
+        "train_micro_batch_size_per_gpu": micro_batch_size(recipe, world),
         "gradient_accumulation_steps": recipe.accumulation,
         "gradient_clipping": recipe.optimizer.clip_norm,
         "zero_optimization": {"stage": 2},
@@ -64,7 +64,7 @@ def engine(recipe: Recipe, pair: Pair, optimizer: torch.optim.Optimizer, world: 
     return made
 
 
-def whole_optimizer(engine: Any) -> WholeOptimizer:
+def gathered_optimizer(engine: Any) -> GatheredOptimizer:
     """Every process must call it."""
     zero, state = engine.optimizer, {}
     for flat, parameters in _groups(zero):
@@ -77,7 +77,7 @@ def whole_optimizer(engine: Any) -> WholeOptimizer:
                     whole[ours] = kept[name][theirs]
                 torch.distributed.all_reduce(whole)
                 state[p][name] = whole.view_as(p)
-    return WholeOptimizer(state, [{**group, "params": []} for group in zero.param_groups])
+    return GatheredOptimizer(state, [{**group, "params": []} for group in zero.param_groups])
 
 
 def _scatter(zero: Any, moments: dict[nn.Parameter, dict[str, Tensor]]) -> None:

@@ -1,4 +1,4 @@
-"""An average over the trained weights, as users get them; training goes on without it."""
+"""The exponential moving average (EMA) of the trained weights, as users get them; training goes on without it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import optimizers
 PREFIX, COUNT = "average:", "average_step"  # in a state
 
 
-class Average:
+class EMA:
     """diffusers' exponential moving average, whose decay grows to ``recipe.ema`` as (1 + step) / (10 + step), or the
     one that a schedule-free optimizer keeps; or none.
     """
@@ -37,16 +37,16 @@ class Average:
             self.ema.step(self.trained.values())
 
     @contextmanager
-    def in_place(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def swapped_in(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """The averages in the place of the weights, which are put back to the bit."""
         kept = [p.detach().clone() for p in self.trained.values()] if self.ema or self.of_optimizer else []
-        optimizers.averaged(optimizer, True)
+        optimizers.use_averaged_weights(optimizer, True)
         if self.ema is not None:
             self.ema.copy_to(self.trained.values())
         try:
             yield
         finally:
-            optimizers.averaged(optimizer, False)
+            optimizers.use_averaged_weights(optimizer, False)
             with torch.no_grad():  # an optimizer that swaps them by arithmetic does not reach the bit
                 for p, before in zip(self.trained.values(), kept, strict=bool(kept)):
                     p.copy_(before)

@@ -18,7 +18,7 @@ FAR = 1 << 30  # Windows forbids others to read a locked byte: the one that is l
 TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 
 
-class Taken(ValueError):
+class Locked(ValueError):
     """Another process holds the folder."""
 
 
@@ -26,7 +26,7 @@ class Taken(ValueError):
 def held(output: str | Path) -> Iterator[None]:
     """Hold ``output``/.lock; the folder is made. The operating system drops the lock with its process, killed or not.
 
-    Raises Taken for a folder that another process holds, ValueError where nothing can be written. A file system that
+    Raises Locked for a folder that another process holds, ValueError where nothing can be written. A file system that
     has no locks is warned about and used.
     """
     path = Path(output) / NAME
@@ -41,7 +41,7 @@ def held(output: str | Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in TAKEN:
                 file.seek(0)
-                raise Taken(
+                raise Locked(
                     f"another trainer is at work in {output} ({file.read().strip() or 'it has not said which'}); wait "
                     "for its end, or set another output"
                 ) from None

@@ -35,7 +35,7 @@ WEIGHTINGS: Registry[Callable[[Objective, Tensor, LossSection], Tensor]] = Regis
 )
 
 
-def weights(objective: Objective, timesteps: Tensor, section: LossSection) -> Tensor:
+def loss_weights(objective: Objective, timesteps: Tensor, section: LossSection) -> Tensor:
     """[B] float32 for timesteps [B]. The papers' weights are those of epsilon prediction; velocity and flow get the
     same weight of the error of x_0.
     """

@@ -63,7 +63,7 @@ def build(groups: Groups, section: OptimizerSection) -> torch.optim.Optimizer:
         ) from None
 
 
-def averaged(optimizer: torch.optim.Optimizer, mode: bool) -> None:
+def use_averaged_weights(optimizer: torch.optim.Optimizer, mode: bool) -> None:
     """Of an optimizer that averages: put the average into the parameters (True), or the weights to train on (False)."""
     if hasattr(optimizer, "train") and hasattr(optimizer, "eval"):
         (optimizer.eval if mode else optimizer.train)()  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ def make_accelerator() -> Accelerator:
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
-    for asked, settings in ((is_sharded(), FSDP), (is_zero(), ZERO)):
+    for asked, settings in ((is_sharded(), FSDP), (is_deepspeed(), ZERO)):
         for key, (value, setting) in settings.items() if asked else ():
             if (found := os.environ.get(key)) != value:
                 raise ValueError(f"the launcher has set {key} to {found}; set {setting}: {value} in its config")
@@ -62,7 +62,7 @@ def make_accelerator() -> Accelerator:
     )
 
 
-def is_zero() -> bool:
+def is_deepspeed() -> bool:
     """Whether the launcher has asked for DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
@@ -106,7 +106,7 @@ def replicate(accelerator: Accelerator, pair: Pair, optimizer: torch.optim.Optim
     """The module whose forward pass trains: the pair itself, or around it DDP or DeepSpeed's engine, which average the
     gradients. Its trained weights become those of rank 0.
     """
-    if is_zero():
+    if is_deepspeed():
         return deepspeed.engine(pair.recipe, pair, optimizer, accelerator.num_processes)
     if accelerator.num_processes == 1:
         return pair
@@ -123,14 +123,14 @@ def replicate(accelerator: Accelerator, pair: Pair, optimizer: torch.optim.Optim
     )
 
 
-def without_average(model: nn.Module) -> AbstractContextManager:
+def no_gradient_sync(model: nn.Module) -> AbstractContextManager:
     """Passes inside add to the gradients of this process alone: all of a step's but the last."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def backward(accelerator: Accelerator, model: Any, loss: Tensor, last: bool) -> None:
     """last: of this step's passes."""
-    if is_zero():
+    if is_deepspeed():
         model.set_gradient_accumulation_boundary(last)
         model.backward(loss, scale_wrt_gas=False)
     else:
@@ -139,16 +139,16 @@ def backward(accelerator: Accelerator, model: Any, loss: Tensor, last: bool) -> 
 
 def clip(accelerator: Accelerator, model: Any, trained: Iterable[nn.Parameter], limit: float) -> Tensor:
     """The gradients' norm before it is clipped; DeepSpeed clips within its step."""
-    if is_zero():
+    if is_deepspeed():
         norm = model.optimizer.scaled_global_norm()
         return torch.where(norm < 0, torch.nan, norm)  # -1 is its word for one that is not finite
     return torch.as_tensor(accelerator.clip_grad_norm_(list(trained), limit), device=accelerator.device)
 
 
 def step(model: Any, optimizer: torch.optim.Optimizer) -> None:
-    model.step() if is_zero() else optimizer.step()
+    model.step() if is_deepspeed() else optimizer.step()
 
 
-def whole_optimizer(model: Any, optimizer: Any) -> Any:
+def gathered_optimizer(model: Any, optimizer: Any) -> Any:
     """The optimizer as a state keeps it. Every process must call it: under DeepSpeed each has a part."""
-    return deepspeed.whole_optimizer(model) if is_zero() else optimizer
+    return deepspeed.gathered_optimizer(model) if is_deepspeed() else optimizer

@@ -14,7 +14,7 @@ from ..models.pipeline import Pipeline
 from ..recipe import Recipe
 
 
-class Pictures:
+class SampleGrids:
     """The recipe's prompts as one grid, and its bench prompts as scores, always on the same noise.
 
     output: None = nothing is written, by a process that draws because a sharded model needs all of them to.

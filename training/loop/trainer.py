@@ -7,18 +7,17 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...lavi_core.files import write_text
 from ...lavi_core.language import TextEncoder
 from ..data import SOURCES, LatentCache, Prefetch
-from ..data.batch import Batch, Batches, Part, at_a_time, to_device
-from ..data.text_inputs import Saying
+from ..data.batch import Batches, micro_batch_size
+from ..data.text_inputs import TextInputs
 from ..models import named
 from ..models.fully_trained import save_fully_trained
 from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
@@ -27,13 +26,12 @@ from ..models.vision_model import load_vision_model
 from ..recipe import Recipe
 from . import checkpoint, lock, optimizers, parallel
 from .alignment import align
-from .bad_steps import Health
-from .ema import Average
+from .bad_steps import BadSteps
+from .ema import EMA
 from .environment import environment, record_environment
 from .journal import Journal
-from .loss_weighting import weights
-from .samples import Pictures
-from .schedules import learning_rate_scale
+from .samples import SampleGrids
+from .step import TrainStep
 from .stopping import Stopped, StopSignals
 from .validation import Validation
 
@@ -50,7 +48,7 @@ class Trainer:
         self.output = Path(recipe.output)
         self.accelerator = parallel.make_accelerator()
         self.main = self.accelerator.is_main_process
-        at_a_time(recipe, self.accelerator.num_processes)  # refused here, before the models are read
+        micro_batch_size(recipe, self.accelerator.num_processes)  # refused here, before the models are read
         if self.main:
             with lock.held(self.output):  # said at once, and not after minutes of loading
                 checkpoint.sweep(self.output)
@@ -73,9 +71,9 @@ class Trainer:
             if any(True for _ in self.pair.group(name))
         ]
         self.optimizer = optimizers.build(groups, recipe.optimizer)
-        self.average = Average(recipe, self.trained)
-        self.health = Health(recipe.optimizer, self.output)
-        self.saying = Saying(recipe, self.pair, self.output, self.accelerator.device)
+        self.ema = EMA(recipe, self.trained)
+        self.bad_steps = BadSteps(recipe.optimizer, self.output)
+        self.text_inputs = TextInputs(recipe, self.pair, self.output, self.accelerator.device, parallel.is_sharded())
         self.source = SOURCES[recipe.data.kind](recipe.data)
         self.step = 0
         self.resumed = resume and self._resume()
@@ -105,12 +103,12 @@ class Trainer:
         batches = self._prepare()
         if self.main and not self.resumed:
             self.save_state()
-        pictures = validation = None
+        samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
-            pictures = Pictures(recipe, self.pair, self.vae, self.output if self.main else None)
+            samples = SampleGrids(recipe, self.pair, self.vae, self.output if self.main else None)
         if recipe.validation.every:
             held = self.held_out.tolist()
-            validation = Validation(recipe, self.pair.vision_model, self.latents, held, self.saying)
+            validation = Validation(recipe, self.pair.vision_model, self.latents, held, self.text_inputs)
         journal = Journal(recipe, self.output, self.step) if self.main else None
         if journal is not None:
             stack.callback(journal.close)
@@ -123,7 +121,7 @@ class Trainer:
             began = time.perf_counter()
             waited = ahead.waited
             batch = next(ahead)
-            entry = {**self.train_step(batch), "waited": round(ahead.waited - waited, 4)}
+            entry = {**self.train_step(self.step, batch), "waited": round(ahead.waited - waited, 4)}
             self.step += 1
             asked = signals.agreed(self.accelerator)
             last = asked or self.step == recipe.steps
@@ -138,16 +136,16 @@ class Trainer:
                 if journal is not None:
                     journal.write(self.step, {"validation": found})
             due = self.step % recipe.save_every == 0 or last
-            optimizer = parallel.whole_optimizer(self.model, self.optimizer) if due else None
+            optimizer = parallel.gathered_optimizer(self.model, self.optimizer) if due else None
             if journal is not None and due:
                 with self._saving():
                     journal.flush()
                 self.save(optimizer)
                 with self._saving():
                     journal.draw(bool(last))
-            if pictures is not None and not asked and (self.step % recipe.sample.every == 0 or last):
+            if samples is not None and not asked and (self.step % recipe.sample.every == 0 or last):
                 with self.as_given():
-                    scores = pictures.draw(self.step)
+                    scores = samples.draw(self.step)
                 if journal is not None and scores:
                     journal.write(self.step, {"bench": scores})
             if asked:
@@ -175,59 +173,18 @@ class Trainer:
         if recipe.compile:
             self.pair.compile_layers()
         self.model = parallel.replicate(accelerator, self.pair, self.optimizer)
-        self.average.to(device)
+        self.ema.to(device)
+        self.train_step = TrainStep(
+            recipe, accelerator, self.pair, self.model, self.optimizer, self.ema, self.bad_steps
+        )
         order = self.latents.order(recipe.batch_size, recipe.seed, trained_on)
         world, rank = accelerator.num_processes, accelerator.process_index
-        return Batches(recipe, self.latents, order, self.saying, world, rank, pin=device.type == "cuda")
-
-    def train_step(self, batch: Batch) -> dict[str, Any]:
-        """One optimiser step over the global batch; what the log says of it: loss, gradient norm before clipping and
-        learning rates, or why it was skipped.
-        """
-        recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
-        optimizers.averaged(self.optimizer, False)
-        scale = learning_rate_scale(recipe, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * scale
-        total = torch.zeros((), device=device)
-        world, rank = accelerator.num_processes, accelerator.process_index
-        for index, part in enumerate(batch.parts):
-            # LoRA and adapter dropout draw from the global generator.
-            torch.manual_seed((recipe.seed * 1_000_003 + self.step) * 4096 + index * world + rank)
-            once = index + 1 == len(batch.parts)
-            with nullcontext() if once else parallel.without_average(self.model):
-                loss = self.loss(part) / len(batch.parts)
-                parallel.backward(accelerator, self.model, loss, once)  # checkpointed layers run once more here
-            total += loss.detach()
-        norm = parallel.clip(accelerator, self.model, self.trained.values(), recipe.optimizer.clip_norm)
-        mean, norm = torch.stack([accelerator.reduce(total, "mean"), norm]).tolist()  # type: ignore[list-item]
-        wrong = self.health.examine(self.step, mean, norm, batch.names, self.main)
-        if wrong is None:
-            parallel.step(self.model, self.optimizer)
-            self.average.step()
-        self.optimizer.zero_grad()
-        if wrong is not None:
-            return {"skipped": wrong}
-        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-        return {"loss": mean, "norm": norm, "learning_rate": rates}
-
-    def loss(self, part: Part) -> Tensor:
-        """The weighted mean over one part of a batch, with its graph."""
-        recipe, device = self.recipe, self.accelerator.device
-        objective, scale = self.pair.vision_model.objective, self.pair.vision_model.scale
-        said = to_device(part.said, device)
-        timesteps = objective.timesteps(part.uniform.to(device))
-        x, target = objective.corrupt(
-            part.latents.to(device, non_blocking=True) * scale, part.noise.to(device, non_blocking=True), timesteps
-        )
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            prediction = self.model(said, x, timesteps)
-        return (objective.loss(prediction, target) * weights(objective, timesteps, recipe.loss)).mean()
+        return Batches(recipe, self.latents, order, self.text_inputs, world, rank, pin=device.type == "cuda")
 
     @contextmanager
     def as_given(self) -> Iterator[Pair]:
         """The pair as its users get it: nothing drops out, no gradient, averaged weights where there are some."""
-        with self.average.in_place(self.optimizer), eval_mode(self.pair) as pair:
+        with self.ema.swapped_in(self.optimizer), eval_mode(self.pair) as pair:
             yield pair
 
     def save(self, optimizer: Any) -> None:
@@ -240,23 +197,16 @@ class Trainer:
 
     def save_state(self, optimizer: Any = None) -> None:
         with self._saving():
-            self.saying.flush()
-            folder, recipe, extra = self.output / "state", self.recipe, self.health.dump() | self.average.dump()
+            self.text_inputs.flush()
+            folder, recipe, extra = self.output / "state", self.recipe, self.bad_steps.dump() | self.ema.dump()
             identity = self.identity()
             whole = optimizer or self.optimizer
             checkpoint.save(folder, self.step, self.trained, whole, recipe.keep, identity, recipe.keep_every, extra)
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same when this run is resumed: the recipe, but for what it writes and how long it runs, and
-        the prints of both models; by dotted key."""
-        plain = self.recipe.plain()
-        for key in FREE:
-            del plain[key]
-        facts = {}
-        for key, value in plain.items():
-            facts |= {f"{key}.{sub}": v for sub, v in value.items()} if isinstance(value, dict) else {key: value}
-        prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_print}
-        return facts | {f"{name}.fingerprint": value for name, value in prints.items()}
+        """What must be the same when this run is resumed."""
+        prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_fingerprint}
+        return checkpoint.identity_of(self.recipe, prints)
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
@@ -276,17 +226,10 @@ class Trainer:
             log.info("%s was stopped before its first state; starting afresh", self.recipe.name)
             return False
         self.step, extra = checkpoint.load(kept[-1], self.trained, self.optimizer, self.identity())
-        self.health.restore(extra)
-        self.average.restore(extra)
+        self.bad_steps.restore(extra)
+        self.ema.restore(extra)
         log.info("resuming %s at step %d", self.recipe.name, self.step)
         return True
-
-
-# What may change when a run goes on: what it writes, how long it runs, and what leaves its numbers alone.
-FREE = (
-    *("output", "steps", "save_every", "keep", "keep_every", "sample", "validation", "trackers"),
-    *("gradient_checkpointing", "compile"),
-)
 
 
 def _dtype(section, frozen: torch.dtype) -> torch.dtype:

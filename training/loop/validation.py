@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import LatentCache
-from ..data.batch import Said, to_device
+from ..data.text_inputs import TextInput, to_device
 from ..models.vision_model import VisionModel
 from ..recipe import Recipe
 
@@ -22,7 +22,7 @@ class Validation:
         vision: VisionModel,
         latents: LatentCache,
         indices: Sequence[int],
-        say: Callable[[Sequence[str]], Said],
+        text_inputs: Callable[[Sequence[str]], TextInput],
     ):
         if not indices:
             raise ValueError(
@@ -30,7 +30,7 @@ class Validation:
                 "their number, or validation.every = 0"
             )
         self.recipe, self.vision, self.latents = recipe, vision, latents
-        self.indices, self.say = list(indices), say
+        self.indices, self.text_inputs = list(indices), text_inputs
 
     @torch.no_grad()
     def run(self, predict: Callable[..., Tensor], device: torch.device) -> dict:
@@ -48,14 +48,14 @@ class Validation:
         for indices in tqdm(batches, desc="validation", leave=False, disable=None):
             latents, captions = self.latents.batch(indices, [0] * len(indices))
             x0 = latents.to(device) * self.vision.scale
-            said = to_device(self.say(captions), device)
+            text = to_device(self.text_inputs(captions), device)
             for part in range(settings.bins):
                 noise = torch.stack([self._noise(index, part, latents.shape[1:]) for index in indices]).to(device)
                 level = torch.full((len(indices),), (part + 0.5) / settings.bins, device=device)
                 timesteps = objective.timesteps(level)
                 x, target = objective.corrupt(x0, noise, timesteps)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                    prediction = predict(said, x, timesteps)
+                    prediction = predict(text, x, timesteps)
                 totals[part] += objective.loss(prediction, target).double().sum().cpu()
         means = totals / len(self.indices)
         return {"loss": float(means.mean()), "bins": [round(value, 6) for value in means.tolist()]}

@@ -79,11 +79,11 @@ def read_vision(folder: str | Path) -> tuple[nn.Module, VisionConfig]:
         objective=Objective.load(scheduler).kind if said else OBJECTIVE,
         latent_channels=config["in_channels"],
         latent_scale=latent_scale(part, scaled),
-        fingerprint=_print(network, part),
+        fingerprint=_fingerprint(network, part),
     )
 
 
-def _print(network: nn.Module, folder: Path) -> str | None:
+def _fingerprint(network: nn.Module, folder: Path) -> str | None:
     """The network's fingerprint from its safetensors file or shards; None where it has none."""
     whole, index = (folder / f"diffusion_pytorch_model.safetensors{end}" for end in ("", ".index.json"))
     if whole.is_file():
@@ -94,4 +94,4 @@ def _print(network: nn.Module, folder: Path) -> str | None:
     else:
         return None
     with reading(folder):
-        return fingerprint.files_print(network, files)
+        return fingerprint.files_fingerprint(network, files)

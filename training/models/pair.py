@@ -29,15 +29,15 @@ class Pair(nn.Module):
     def __init__(self, recipe: Recipe, encoder: TextEncoder, vision: VisionModel):
         super().__init__()
         self.recipe, self.vision_model = recipe, vision
-        # Taken before LoRA goes in: the prints and the site names are those of the untouched models.
+        # Taken before LoRA goes in: the fingerprints and the site names are those of the untouched models.
         self.sites = {"language": [], "vision": []}
         if recipe.language.train == "lora":
             self.sites["language"] = used_sites(encoder, recipe.prompt.hidden_states)
         if recipe.vision.train == "lora":
             self.sites["vision"] = vision.row.sites(vision.network)
         self.language_config = encoder.config
-        bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values to print
-        self.vision_print = None if bare else fingerprint.weights_print(vision.network)
+        bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values
+        self.vision_fingerprint = None if bare else fingerprint.weights_fingerprint(vision.network)
         inner = recipe.adapter.inner_width
         in_width, out_width = encoder.config.hidden_size, vision.context_width
         self.adapter_config = AdapterConfig(
@@ -85,28 +85,27 @@ class Pair(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         return {key: p for name in GROUPS for key, p in self.group(name)}
 
-    def condition(self, said: TokenBatch | HiddenStates) -> Conditioning:
-        """Captions, as tokens or as what the language model says of them, to conditioning; the adapter runs in float32
-        outside autocast."""
-        hidden = self.encoder(said, self.recipe.prompt) if isinstance(said, TokenBatch) else said
+    def condition(self, text: TokenBatch | HiddenStates) -> Conditioning:
+        """Captions, as tokens or as text states, to conditioning; the adapter runs in float32 outside autocast."""
+        hidden = self.encoder(text, self.recipe.prompt) if isinstance(text, TokenBatch) else text
         with torch.autocast(hidden.states.device.type, enabled=False):
-            heard = self.adapter(hidden._replace(states=hidden.states.float()))
-        return Conditioning(heard.context, heard.mask if self.recipe.prompt.vision_mask else None, heard.pooled)
+            conditioning = self.adapter(hidden._replace(states=hidden.states.float()))
+        return conditioning if self.recipe.prompt.vision_mask else replace(conditioning, mask=None)
 
-    def forward(self, said: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, text: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
         """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
-        return self.vision_model.predict(x, timesteps, self.condition(said))
+        return self.vision_model.predict(x, timesteps, self.condition(text))
 
     def checkpoint(self, provenance: dict) -> BridgeCheckpoint:
         """The bridge as it stands, on the CPU."""
         recipe, vision = self.recipe, self.vision_model
-        language_config, vision_print = self.language_config, self.vision_print
+        language_config, vision_fingerprint = self.language_config, self.vision_fingerprint
         if recipe.language.train == "full":
-            words = fingerprint.vocabulary_print(self.encoder.tokenizer)
-            weights = fingerprint.weights_print(self.encoder.model)
+            words = fingerprint.vocabulary_fingerprint(self.encoder.tokenizer)
+            weights = fingerprint.weights_fingerprint(self.encoder.model)
             language_config = replace(language_config, fingerprint=fingerprint.join(words, weights))
         if recipe.vision.train == "full":
-            vision_print = fingerprint.weights_print(self.network)
+            vision_fingerprint = fingerprint.weights_fingerprint(self.network)
         config = BridgeConfig(
             language=language_config,
             prompt=recipe.prompt,
@@ -118,7 +117,7 @@ class Pair(nn.Module):
                 objective=vision.objective.kind,
                 latent_channels=vision.latent_channels,
                 latent_scale=vision.scale,
-                fingerprint=vision_print,
+                fingerprint=vision_fingerprint,
             ),
             language_lora=lora_config(recipe.language),
             vision_lora=lora_config(recipe.vision),

@@ -20,7 +20,7 @@ from ...lavi_core.vision import VISION_TARGETS
 from .device import pick_device
 from .diffusers_folder import read_config
 from .sampling import noise_for, sample
-from .vae import VAE_FACTOR, decode, load_vae, pictures_at_once
+from .vae import VAE_FACTOR, decode, load_vae, vae_batch_size
 from .vision_model import VisionModel, load_vision_model
 
 
@@ -54,7 +54,7 @@ class Pipeline:
         wanted = checkpoint.config.vision
         check_vision(bridge, checkpoint.config, vision)
         model = load_vision_model(vision, wanted.target)
-        if wanted.fingerprint not in (None, fingerprint.weights_print(model.network)):
+        if wanted.fingerprint not in (None, fingerprint.weights_fingerprint(model.network)):
             raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load the former")
         encoder = language if isinstance(language, TextEncoder) else TextEncoder.load(language, dtype=torch.float32)
         connected = Bridge.connect(checkpoint, encoder).to(device)
@@ -90,11 +90,11 @@ class Pipeline:
         noise = noise_for(seed, (len(prompts), self.vision.latent_channels, side, side)).to(device)
         images = []
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            unheard = self.condition([negative])
-            count = pictures_at_once(size)
+            unconditional = self.condition([negative])
+            count = vae_batch_size(size)
             for i in range(0, len(prompts), count):
-                heard = self.condition(list(prompts[i : i + count]))
-                latents = sample(self.vision, heard, unheard, noise[i : i + count], steps, guidance, progress)
+                positive = self.condition(list(prompts[i : i + count]))
+                latents = sample(self.vision, positive, unconditional, noise[i : i + count], steps, guidance, progress)
                 images.append(decode(self.vae, latents.float()).cpu().numpy())
         return np.concatenate(images)
 

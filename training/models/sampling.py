@@ -81,13 +81,15 @@ def predict_guided(vision: VisionModel, x: Tensor, t: Tensor, sides: list[Condit
         count = len(side.context)
         rows = x.repeat(count // batch, 1, 1, 1)
         predictions.append(vision.predict(rows, t.to(x.device).expand(count), side)[:, : x.shape[1]].float())
-    heard, unheard = torch.cat(predictions).chunk(2)
-    return unheard + guidance * (heard - unheard)
+    positive, negative = torch.cat(predictions).chunk(2)
+    return negative + guidance * (positive - negative)
 
 
-def _expand(heard: Conditioning, batch: int) -> Conditioning:
-    mask, pooled = (None if part is None else part.expand(batch, -1) for part in (heard.mask, heard.pooled))
-    return Conditioning(heard.context.expand(batch, -1, -1), mask, pooled)
+def _expand(conditioning: Conditioning, batch: int) -> Conditioning:
+    mask, pooled = (
+        None if part is None else part.expand(batch, -1) for part in (conditioning.mask, conditioning.pooled)
+    )
+    return Conditioning(conditioning.context.expand(batch, -1, -1), mask, pooled)
 
 
 def _alike(a: Conditioning, b: Conditioning) -> bool:

@@ -25,7 +25,7 @@ def own_vae(folder: str | Path) -> Path:
     return found[0]
 
 
-def pictures_at_once(size: int, most: int = 32) -> int:
+def vae_batch_size(size: int, most: int = 32) -> int:
     """How many pictures of ``size`` pixels go through a VAE at a time."""
     return min(most, max(1, PIXELS // size**2))
 

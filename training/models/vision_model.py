@@ -47,19 +47,19 @@ class VisionModel:
     def config(self) -> dict[str, Any]:
         return dict(self.network.config)  # type: ignore[arg-type]
 
-    def predict(self, x: Tensor, timesteps: Tensor, heard: Conditioning) -> Tensor:
+    def predict(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """One forward: x [B C H W], timesteps [B] -> [B C' H W], C' = 2 C where the network predicts variance too.
 
         A network that takes sizes is told those of the picture that x stands for. Raises ValueError where it takes a
-        pooled vector and ``heard`` has none.
+        pooled vector and ``conditioning`` has none.
         """
         size = x.shape[-2] * VAE_FACTOR, x.shape[-1] * VAE_FACTOR
         return self.network(
             x,
             timestep=timesteps,
-            encoder_hidden_states=heard.context,
-            encoder_attention_mask=heard.mask,
-            added_cond_kwargs=self.row.added(self.config, heard, size),
+            encoder_hidden_states=conditioning.context,
+            encoder_attention_mask=conditioning.mask,
+            added_cond_kwargs=self.row.added(self.config, conditioning, size),
             return_dict=True,
         ).sample
 

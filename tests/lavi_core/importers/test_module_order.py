@@ -67,7 +67,7 @@ def language_sites(config):
     with torch.device("meta"):
         model = loader.from_config(config) if hasattr(loader, "from_config") else loader(config)
     model = getattr(model, "text_model", model)
-    encoder = TextEncoder(model, Words(), family, "tiny", weights_print=lambda: None)
+    encoder = TextEncoder(model, Words(), family, "tiny", weights_fingerprint=lambda: None)
     return family.name, encoder.lora_sites()
 
 

@@ -13,7 +13,7 @@ from check_vision import forward, stocks
 from host_side import MODELS, check, close, connected, language_model
 
 
-class Said(logging.Handler):
+class TextInput(logging.Handler):
     def __init__(self):
         super().__init__(logging.WARNING)
         self.lines = []
@@ -31,7 +31,7 @@ def an_exported_lora_loads_whole_and_without_a_warning():
         state = comfy.utils.load_torch_file(str(MODELS / "loras" / f"exported-{name}.safetensors"), safe_load=True)
         sites = len(connected(name, language_model("bert")).vision_lora)
         assert len(state) == 3 * sites > 0
-        said = Said()
+        said = TextInput()
         logging.getLogger().addHandler(said)
         try:
             patched, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)
@@ -47,7 +47,7 @@ def an_exported_lora_loads_whole_and_without_a_warning():
 @check
 def what_the_loader_does_not_know_it_says():
     """So that the silence above says something."""
-    model, said = stocks("sd1"), Said()
+    model, said = stocks("sd1"), TextInput()
     state = comfy.utils.load_torch_file(str(MODELS / "lavi_bridges" / "sd1.safetensors"), safe_load=True)
     logging.getLogger().addHandler(said)
     try:

@@ -110,13 +110,13 @@ def test_a_vision_print_from_slices_is_that_of_the_loaded_network(case):
     network = diffusers.UNet2DConditionModel.from_pretrained(case / "vision")
     skeleton, vision = read_vision(case / "vision")
     assert all(parameter.is_meta for parameter in skeleton.parameters())
-    assert vision.fingerprint == fingerprint.weights_print(network)
+    assert vision.fingerprint == fingerprint.weights_fingerprint(network)
     network.half().save_pretrained(case / "sharded", max_shard_size="100KB")
     assert len(list((case / "sharded").glob("*.safetensors"))) > 2
     assert read_vision(case / "sharded")[1].fingerprint == vision.fingerprint
     pixart = GOLDEN / "t5_transformer" / "vision"
     loaded = diffusers.PixArtTransformer2DModel.from_pretrained(pixart)
-    assert read_vision(pixart)[1].fingerprint == fingerprint.weights_print(loaded)
+    assert read_vision(pixart)[1].fingerprint == fingerprint.weights_fingerprint(loaded)
 
 
 def test_an_imported_bridge_draws_and_an_unrecorded_print_is_not_checked(case, tiny, capsys):

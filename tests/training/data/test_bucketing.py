@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lavi_bridge.training.data.bucketing import Framing, Size, bucket_sizes
+from lavi_bridge.training.data.bucketing import AspectBuckets, Size, bucket_sizes
 from lavi_bridge.training.recipe import DataSection
 from PIL import Image
 
@@ -29,8 +29,8 @@ def test_every_size_keeps_within_area_step_and_ratio(resolution: int, step: int,
 
 
 def test_a_picture_goes_to_the_nearest_aspect_is_scaled_to_cover_it_and_cropped_to_the_centre(tmp_path: Path) -> None:
-    framing = Framing(DataSection(kind="folder", resolution=64, buckets=True, bucket_step=16))
-    assert framing.sizes == [Size(48, 80), Size(64, 64), Size(80, 48)]
+    buckets = AspectBuckets(DataSection(kind="folder", resolution=64, buckets=True, bucket_step=16))
+    assert buckets.sizes == [Size(48, 80), Size(64, 64), Size(80, 48)]
     # 3:2 is 1.11 times narrower than 5:3; 5:4 is nearer to 1:1; alike in both directions.
     for width, height, expected in (
         (150, 100, (48, 80)),
@@ -38,16 +38,16 @@ def test_a_picture_goes_to_the_nearest_aspect_is_scaled_to_cover_it_and_cropped_
         (1000, 100, (48, 80)),
         (13, 10, (48, 80)),
     ):
-        assert framing.size(width, height) == expected and framing.size(height, width) == (expected[1], expected[0])
+        assert buckets.size(width, height) == expected and buckets.size(height, width) == (expected[1], expected[0])
     picture = np.zeros((144, 240, 3), dtype=np.uint8)
     picture[:, :, 0] = np.arange(240)  # 5:3, so that it fits whole
     Image.fromarray(picture).save(tmp_path / "a.png")
-    found = framing.read(tmp_path / "a.png", "a")
+    found = buckets.read(tmp_path / "a.png", "a")
     assert found.shape == (48, 80, 3) and abs(found[:, 1:-1, 0] - (1.0 + 3 * np.arange(1, 79))).max() <= 1
     picture = np.zeros((20, 60, 3), dtype=np.uint8)  # 3:1 and small: 2.4 times larger, columns 13.3 to 46.7 are left
     picture[:, :, 0] = np.arange(60) * 4
     Image.fromarray(picture).save(tmp_path / "b.png")
-    found = framing.read(tmp_path / "b.png", "b")
+    found = buckets.read(tmp_path / "b.png", "b")
     assert found.shape == (48, 80, 3) and abs(int(found[9, 0, 0]) - 52) <= 1 and abs(int(found[9, -1, 0]) - 184) <= 1
 
 

@@ -12,7 +12,7 @@ from lavi_bridge.lavi_core.conditioning import Conditioning, HiddenStates
 from lavi_bridge.lavi_core.files import read_safetensors
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
-from lavi_bridge.training.data import StateCache
+from lavi_bridge.training.data import TextStateCache
 from lavi_bridge.training.data import text_states as states_module
 from lavi_bridge.training.models.vision_model import load_vision_model
 
@@ -51,7 +51,7 @@ def test_states_come_back_to_the_bit_with_the_padding_that_is_heard(
     model = Model(tiny / "text_encoder", dtype, HEARD)
     uncached = model(CAPTIONS[:3])
     for attempt in range(2):
-        cache = StateCache(tmp_path, {"dtype": str(dtype)}, HEARD, model)
+        cache = TextStateCache(tmp_path, {"dtype": str(dtype)}, HEARD, model)
         assert len(cache) == (3 if attempt else 0)
         found = cache.get(CAPTIONS)
         assert model.asked[1:] == [CAPTIONS[:3]]  # each once, together, and not again
@@ -72,7 +72,7 @@ def test_states_come_back_to_the_bit_without_padding_that_is_masked(
     tokens = uncached.mask.sum(1).tolist()
     assert tokens[0] < tokens[1] < 16
     for _ in range(2):
-        cache = StateCache(tmp_path, {}, prompt, model)
+        cache = TextStateCache(tmp_path, {}, prompt, model)
         for rows in ([0, 1, 2], [2, 0], [1], [0, 0]):
             found = cache.get([CAPTIONS[i] for i in rows])
             assert found.mask.shape[1] == found.states.shape[1] == max(tokens[i] for i in rows)
@@ -94,7 +94,7 @@ def test_the_vision_model_hears_the_same(tiny: Path, tmp_path: Path) -> None:
             return vision.predict(x, t, Conditioning(said.states[..., :width], said.mask))
 
     expected = predict(model(CAPTIONS[:3]))
-    found = predict(StateCache(tmp_path, {}, MASKED, model).get(CAPTIONS[:3]))
+    found = predict(TextStateCache(tmp_path, {}, MASKED, model).get(CAPTIONS[:3]))
     swapped = predict(model([CAPTIONS[1], CAPTIONS[0], CAPTIONS[2]]))
     assert (found - expected).abs().max() < 1e-5 < 1e-3 < (swapped - expected).abs().max()
 
@@ -104,12 +104,12 @@ def test_no_setting_takes_what_another_made(tiny: Path, tmp_path: Path) -> None:
     settings = [({"print": "a"}, MASKED), ({"print": "b"}, MASKED), ({"print": "a", "dtype": "x"}, MASKED)]
     settings += [({"print": "a"}, replace(MASKED, **change)) for change in ({"max_length": 8}, {"hidden_states": 1})]
     for facts, prompt in settings:
-        cache = StateCache(tmp_path, facts, prompt, model)
+        cache = TextStateCache(tmp_path, facts, prompt, model)
         assert len(cache) == 0
         cache.get(CAPTIONS)
         cache.flush()
     assert len(list(tmp_path.iterdir())) == len(model.asked) == 5
-    assert len(StateCache(tmp_path, {"dtype": "x", "print": "a"}, MASKED, model)) == 3
+    assert len(TextStateCache(tmp_path, {"dtype": "x", "print": "a"}, MASKED, model)) == 3
 
 
 def company(captions: Sequence[str]) -> HiddenStates:
@@ -127,7 +127,7 @@ def test_a_run_that_is_killed_and_resumed_gets_the_same_states(
     steps = [[str(int(i)) for i in torch.randint(0, 30, (4,), generator=generator)] for _ in range(24)]
 
     def run(folder: str, begin: int, end: int) -> list[torch.Tensor]:
-        cache, said = StateCache(tmp_path / folder, {}, HEARD, company, most_gb=400e-9), []
+        cache, said = TextStateCache(tmp_path / folder, {}, HEARD, company, most_gb=400e-9), []
         for step in range(begin, end):
             if step % 4 == 0:
                 cache.flush()  # with the state of the run
@@ -141,19 +141,19 @@ def test_a_run_that_is_killed_and_resumed_gets_the_same_states(
 
 
 def test_what_other_processes_wrote_is_taken_in(tmp_path: Path) -> None:
-    one, other = (StateCache(tmp_path, {}, HEARD, company) for _ in range(2))
+    one, other = (TextStateCache(tmp_path, {}, HEARD, company) for _ in range(2))
     one.get(["1", "2"])
     other.get(["2", "3"])
     one.flush()
     other.flush()
     assert (len(one), len(other)) == (2, 3)
-    assert other.get(["1"]).states[0, 0, 1] == 2 and len(StateCache(tmp_path, {}, HEARD, company)) == 3
+    assert other.get(["1"]).states[0, 0, 1] == 2 and len(TextStateCache(tmp_path, {}, HEARD, company)) == 3
     one.flush()
     assert len(one) == 3
 
 
 def test_a_full_cache_computes_what_it_does_not_keep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cache = StateCache(tmp_path, {}, HEARD, company, most_gb=40e-9)  # two captions of 16 bytes
+    cache = TextStateCache(tmp_path, {}, HEARD, company, most_gb=40e-9)  # two captions of 16 bytes
     cache.get(["1", "2"])
     for _ in range(2):
         assert cache.get(["3", "1"]).states[:, 0, 0].tolist() == [3, 1]
@@ -165,7 +165,7 @@ def test_a_batch_of_templates_cut_to_several_lengths_is_computed_as_it_is(tmp_pa
         length = max(int(text) for text in captions)
         return HiddenStates(torch.full((len(captions), length, 2), 7.0), torch.ones(len(captions), length) > 0)
 
-    cache = StateCache(tmp_path, {}, HEARD, cut)
+    cache = TextStateCache(tmp_path, {}, HEARD, cut)
     assert cache.get(["2"]).states.shape == (1, 2, 2) and cache.get(["3"]).states.shape == (1, 3, 2)
     assert cache.get(["2", "3"]).states.eq(7).all()  # no zeros, which would be heard
 
@@ -176,11 +176,11 @@ def test_states_that_are_the_batchs_are_refused(tmp_path: Path) -> None:
         (PromptRecipe(padding="longest", vision_mask=True, language_mask=False), "language_mask"),
     ):
         with pytest.raises(ValueError, match=f"cannot be kept: .* prompt.{key} = false they depend on the batch"):
-            StateCache(tmp_path, {}, prompt, company)
+            TextStateCache(tmp_path, {}, prompt, company)
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    cache = StateCache(tmp_path, {}, HEARD, company)
+    cache = TextStateCache(tmp_path, {}, HEARD, company)
     cache.get(["1"])
     (cache.folder / "facts.json").unlink()
     cache.folder.rmdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lavi_bridge.training.loop import trainer as trainer_module
+from lavi_bridge.training.loop.step import TrainStep
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 from PIL import Image
@@ -50,15 +50,15 @@ def test_a_run_on_tars_resumes_to_the_bit(
         names |= {whole.latents.name(i) for i in batch[0]}
     assert sizes == {(2, 6), (4, 4)} and len(names) == 13
 
-    killed, step_of = Trainer(read_recipe(recipe, changes)), Trainer.train_step
+    killed, step_of = Trainer(read_recipe(recipe, changes)), TrainStep.__call__
 
-    def die(self, *arguments):
-        if self.step == 5:
+    def die(self, step, batch):
+        if step == 5:
             raise KeyboardInterrupt
-        return step_of(self, *arguments)
+        return step_of(self, step, batch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer_module.Trainer, "train_step", die)
+        patch.setattr(TrainStep, "__call__", die)
         killed.run()
     resumed = Trainer(read_recipe(recipe, changes), resume=True)
     assert 0 < resumed.step < 6

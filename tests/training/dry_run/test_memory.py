@@ -10,7 +10,7 @@ from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.training.paper import RECIPES
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.pair import Pair
-from lavi_bridge.training.models.vae import pictures_at_once
+from lavi_bridge.training.models.vae import vae_batch_size
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
 
@@ -93,4 +93,4 @@ def test_lora_takes_bf16_as_it_comes(pair: str, paper: Path) -> None:
 
 
 def test_few_large_pictures_go_through_a_vae_at_a_time() -> None:
-    assert [pictures_at_once(size) for size in (32, 128, 256, 512, 1024, 2048)] == [32, 32, 16, 4, 1, 1]
+    assert [vae_batch_size(size) for size in (32, 128, 256, 512, 1024, 2048)] == [32, 32, 16, 4, 1, 1]

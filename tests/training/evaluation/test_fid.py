@@ -12,7 +12,7 @@ from lavi_bridge.tests.training.evaluation.conftest import write_run
 from lavi_bridge.tests.training.evaluation.models import write_weights
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.evaluation.metric_weights import Inapplicable, Weights
-from lavi_bridge.training.evaluation.metrics import METRICS, Means
+from lavi_bridge.training.evaluation.metrics import METRICS, MetricInputs
 from lavi_bridge.training.evaluation.metrics.fid import Statistics, distance, totals
 from lavi_bridge.training.evaluation.prompts import Prompt
 from lavi_bridge.training.evaluation.run_folder import Run, sha256_of
@@ -75,7 +75,7 @@ def test_the_settings_say_what_extracted_what(run: Run, tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "inception", lambda path, device: lambda images: np.stack(images).mean((1, 2)))
     weights = Weights.read(write_weights(tmp_path / "weights.toml", {"inception": tmp_path / "inception.pth"}))
     found = METRICS["fid"].measure(
-        run.pictures, Means(weights=weights, device=torch.device("cpu"), reference=tmp_path / "s.npz")
+        run.pictures, MetricInputs(weights=weights, device=torch.device("cpu"), reference=tmp_path / "s.npz")
     )
     settings = found.settings
     assert (settings["inception"], settings["format"], settings["features"]) == (sha[:12], "PNG", 3)
@@ -85,7 +85,7 @@ def test_the_settings_say_what_extracted_what(run: Run, tmp_path: Path, monkeypa
 def test_one_picture_has_none(tmp_path: Path) -> None:
     drawn = write_run(tmp_path / "run", [Prompt("a red circle", "color")], (1,))
     with pytest.raises(Inapplicable, match="at least 2 pictures, the run has 1: draw more"):
-        METRICS["fid"].measure(drawn.pictures, Means(weights=Weights(), device=torch.device("cpu")))
+        METRICS["fid"].measure(drawn.pictures, MetricInputs(weights=Weights(), device=torch.device("cpu")))
 
 
 def test_through_torch_fidelity(run: Run, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_through_torch_fidelity(run: Run, tmp_path: Path) -> None:
     images = str(run.folder / "samples")
     assert main(["evaluate", "stats", "--images", images, "--size", "32", "--weights", str(weights), "-o",
                  str(tmp_path / "s.npz")]) == 0  # fmt: skip
-    given = Means(weights=Weights.read(weights), device=torch.device("cpu"), reference=tmp_path / "s.npz")
+    given = MetricInputs(weights=Weights.read(weights), device=torch.device("cpu"), reference=tmp_path / "s.npz")
     found = METRICS["fid"].measure(run.pictures, given)
     assert found.settings["reference_n"] == len(run.pictures) and not found.settings["full_rank"]
 

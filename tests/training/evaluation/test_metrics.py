@@ -15,7 +15,7 @@ import torch
 from lavi_bridge.tests.training.evaluation.conftest import write_run
 from lavi_bridge.tests.training.evaluation.models import fake_detector, write_weights
 from lavi_bridge.training.evaluation.metric_weights import Unavailable, Weights
-from lavi_bridge.training.evaluation.metrics import METRICS, Means
+from lavi_bridge.training.evaluation.metrics import METRICS, MetricInputs
 from lavi_bridge.training.evaluation.metrics.aesthetic import load_head
 from lavi_bridge.training.evaluation.metrics.blip_vqa import question
 from lavi_bridge.training.evaluation.metrics.clip import Clip
@@ -26,9 +26,9 @@ from lavi_bridge.training.evaluation.prompts import Prompt
 from lavi_bridge.training.evaluation.run_folder import Run
 
 
-def means(folder: Path, **roles: Path) -> Means:
+def means(folder: Path, **roles: Path) -> MetricInputs:
     path = write_weights(folder / "weights.toml", {role.replace("_", "-"): place for role, place in roles.items()})
-    return Means(weights=Weights.read(path), device=torch.device("cpu"), batch_size=3)
+    return MetricInputs(weights=Weights.read(path), device=torch.device("cpu"), batch_size=3)
 
 
 def test_clip_score_is_the_cosine_of_clips_own_forward(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_three_in_one_is_the_mean_of_its_parts(
 def test_what_is_missing_is_said_with_its_place(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "weights.toml"
     path.write_text('[clip-b32]\npath = "nowhere"\nsha256 = "0"\n')
-    given = Means(weights=Weights.read(path), device=torch.device("cpu"))
+    given = MetricInputs(weights=Weights.read(path), device=torch.device("cpu"))
     with pytest.raises(Unavailable, match=r"clip-b32 \(openai/clip-vit-base-patch32\) is missing: put .* at .*nowhere"):
         METRICS["clip-score"].measure(run.pictures, given)
     with pytest.raises(Unavailable, match=r"name the file as \[inception\] in .*weights.toml"):

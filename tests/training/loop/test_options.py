@@ -11,7 +11,7 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.training.loop import checkpoint
-from lavi_bridge.training.loop.bad_steps import Health
+from lavi_bridge.training.loop.bad_steps import BadSteps
 from lavi_bridge.training.loop.loss_weighting import WEIGHTINGS, weights
 from lavi_bridge.training.loop.optimizers import OPTIMIZERS
 from lavi_bridge.training.loop.schedules import learning_rate_scale
@@ -74,7 +74,7 @@ def test_the_bridge_is_the_average_and_training_goes_on_without_it(recipe: Path,
     given = BridgeCheckpoint.load(tmp_path / "average" / "bridge.safetensors").adapter[key].float()
     now, average = (
         plain.trained[f"adapter.{key}"].detach(),
-        dict(zip(trainer.trained, trainer.average.ema.shadow_params, strict=True)),
+        dict(zip(trainer.trained, trainer.ema.ema.shadow_params, strict=True)),
     )
     assert torch.equal(trainer.trained[f"adapter.{key}"], now)
     assert torch.allclose(given, average[f"adapter.{key}"], atol=1e-3) and not torch.equal(given, now.half().float())
@@ -96,13 +96,13 @@ def test_validation_is_always_the_same_and_trains_nothing(recipe: Path, tmp_path
 
 def test_held_out_examples_are_never_trained_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
-    examine = Health.examine
+    examine = BadSteps.examine
 
     def watch(self, step, loss, norm, names, write):
         seen.update(names)
         return examine(self, step, loss, norm, names, write)
 
-    monkeypatch.setattr(Health, "examine", watch)
+    monkeypatch.setattr(BadSteps, "examine", watch)
     trainer = run(recipe, tmp_path / "run", *VALIDATED, "steps=12")
     held = {trainer.latents.name(i) for i in trainer.held_out.tolist()}
     assert held and seen and not held & seen
@@ -185,15 +185,15 @@ def test_a_bad_step_is_named_skipped_and_leaves_no_trace(
 
 
 def test_an_exploding_loss_is_a_bad_step(tmp_path: Path) -> None:
-    health = Health(OptimizerSection(explosion=10.0), tmp_path)
+    bad_steps = BadSteps(OptimizerSection(explosion=10.0), tmp_path)
     for step in range(30):
-        assert health.examine(step, 0.5, 1.0, ["a"], True) is None
-    assert health.examine(30, 4.9, 1.0, ["a"], True) is None
-    again = Health(OptimizerSection(explosion=10.0, bad_steps="skip"), tmp_path)
-    again.restore(health.dump())
+        assert bad_steps.check(step, 0.5, 1.0, ["a"], True) is None
+    assert bad_steps.check(30, 4.9, 1.0, ["a"], True) is None
+    again = BadSteps(OptimizerSection(explosion=10.0, bad_steps="skip"), tmp_path)
+    again.restore(bad_steps.dump())
     assert "times the usual" in (again.examine(31, 50.0, 1.0, ["b", "c"], True) or "")
     with pytest.raises(ValueError, match=r"times the usual .* on the batch b, c"):
-        health.examine(31, 50.0, 1.0, ["b", "c"], True)
+        bad_steps.check(31, 50.0, 1.0, ["b", "c"], True)
     with pytest.raises(ValueError, match="loss is nan"):
         for step in range(40):
             again.examine(step, float("nan"), 1.0, ["d"], False)

@@ -6,7 +6,7 @@ from .blip_vqa import blip_vqa
 from .clip import clip_score
 from .complex import three_in_one
 from .fid import fid
-from .metric import Means, Measured, Metric
+from .metric import Measurement, Metric, MetricInputs
 from .shapebench import shapes
 from .spatial import spatial
 
@@ -26,4 +26,4 @@ METRICS: Registry[Metric] = Registry(
     },
 )
 
-__all__ = ["METRICS", "Means", "Measured", "Metric"]
+__all__ = ["METRICS", "Measurement", "Metric", "MetricInputs"]

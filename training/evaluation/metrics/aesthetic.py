@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from ..run_folder import Picture, batches
 from .clip import Clip, resized_by
-from .metric import Means, Measured
+from .metric import Measurement, MetricInputs
 
 
-def aesthetic_v1(pictures: Sequence[Picture], means: Means) -> Measured:
+def aesthetic_v1(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """github.com/LAION-AI/aesthetic-predictor: one linear layer."""
     return _measure(pictures, means, "aesthetic-v1")
 
 
-def aesthetic_v2(pictures: Sequence[Picture], means: Means) -> Measured:
+def aesthetic_v2(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """github.com/christophschuhmann/improved-aesthetic-predictor: five linear layers with nothing between them but
     dropout, which is off."""
     return _measure(pictures, means, "aesthetic-v2")
 
 
 @torch.no_grad()
-def _measure(pictures: Sequence[Picture], means: Means, role: str) -> Measured:
+def _measure(pictures: Sequence[Picture], means: MetricInputs, role: str) -> Measurement:
     path = means.weights.get(role)
     clip = Clip.load(means.weights, "clip-l14", means.device)
     head = load_head(path, clip.model.config.projection_dim)
@@ -34,7 +34,7 @@ def _measure(pictures: Sequence[Picture], means: Means, role: str) -> Measured:
     for batch, images in batches(pictures, means.batch_size, role):
         scores = head(clip.images(images)).squeeze(-1).tolist()
         values |= {picture.id: score for picture, score in zip(batch, scores, strict=True)}
-    return Measured(values=values, settings={"head": path.name, "model": clip.name, "resized_by": resized_by(clip)})
+    return Measurement(values=values, settings={"head": path.name, "model": clip.name, "resized_by": resized_by(clip)})
 
 
 def load_head(path: Path, width: int) -> nn.Module:

@@ -16,7 +16,7 @@ from ..metric_weights import Weights
 from ..noun_phrases import splitter
 from ..run_folder import Picture, batches
 from .clip import name_of, resized_by
-from .metric import Means, Measured
+from .metric import Measurement, MetricInputs
 
 SIZE = 480  # of the pictures that T2I-CompBench shows to BLIP; the positions are interpolated
 MOST_PHRASES = 8
@@ -84,7 +84,7 @@ def question(phrase: str) -> str:
     return UNHEARD.sub("", f"{phrase}?".lower())
 
 
-def blip_vqa(pictures: Sequence[Picture], means: Means) -> Measured:
+def blip_vqa(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """The product over the prompt's noun phrases (at most 8) of P(yes) to "<phrase>?"; 1 where it has none, as in
     T2I-CompBench."""
     blip, split = Blip.load(means.weights, means.device), splitter(means.weights)
@@ -104,4 +104,4 @@ def blip_vqa(pictures: Sequence[Picture], means: Means) -> Measured:
         "resized_by": resized_by(blip),
     }
     suffix = "" if split.name != "rules" else "phrases by rules"
-    return Measured(values=values, settings=settings, suffix=suffix, details=details)
+    return Measurement(values=values, settings=settings, suffix=suffix, details=details)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..metric_weights import Weights
 from ..run_folder import Picture, batches
-from .metric import Means, Measured
+from .metric import Measurement, MetricInputs
 
 LENGTH = 77  # tokens that CLIP hears, its two marks included
 
@@ -65,12 +65,12 @@ class Clip:
         return self.tokenizer(texts, **options)
 
 
-def clip_score(pictures: Sequence[Picture], means: Means) -> Measured:
+def clip_score(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """The cosine of picture and prompt by OpenAI's ViT-B/32, neither scaled nor clipped: of that size are the paper's
     CLIP scores (0.31 to 0.32) and T2I-CompBench's non-spatial score."""
     clip = Clip.load(means.weights, "clip-b32", means.device)
     values = cosines(clip, pictures, [picture.prompt for picture in pictures], means.batch_size)
-    return Measured(values=values, settings=settings_of(clip, [picture.prompt for picture in pictures]))
+    return Measurement(values=values, settings=settings_of(clip, [picture.prompt for picture in pictures]))
 
 
 def settings_of(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:

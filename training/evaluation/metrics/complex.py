@@ -9,7 +9,7 @@ from ..noun_phrases import splitter
 from ..run_folder import Picture
 from .blip_vqa import blip_vqa
 from .clip import Clip, cosines, settings_of
-from .metric import Means, Measured
+from .metric import Measurement, MetricInputs
 from .spatial import around, placement
 
 # Which list of T2I-CompBench a prompt is of -> which parts are averaged.
@@ -21,7 +21,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 LISTS = ("spatial", "action", "spatialaction")  # the files of T2I-CompBench beside the one of all complex prompts
 
 
-def three_in_one(pictures: Sequence[Picture], means: Means) -> Measured:
+def three_in_one(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """The mean of BLIP-VQA, the spatial score and the CLIP score without adjectives; of two of them where the prompt
     is of T2I-CompBench's spatial or action list alone (meta "complex")."""
     split = splitter(means.weights)
@@ -42,7 +42,7 @@ def three_in_one(pictures: Sequence[Picture], means: Means) -> Measured:
         "clip": settings_of(clip, texts),
     }
     suffix = ", ".join(part for part in (stood.suffix, asked.suffix) if part)
-    return Measured(values=values, settings=settings, suffix=suffix, details=details)
+    return Measurement(values=values, settings=settings, suffix=suffix, details=details)
 
 
 def list_of(picture: Picture) -> str:

@@ -16,7 +16,7 @@ from ....lavi_core.files import write_bytes
 from ...models.device import pick_device
 from ..metric_weights import Inapplicable, Unavailable, Weights
 from ..run_folder import Picture, batches, read_image, sha256_of
-from .metric import Means, Measured
+from .metric import Measurement, MetricInputs
 
 Extractor = Callable[[Sequence[np.ndarray]], np.ndarray]  # pictures uint8 [H W 3] -> features float64 [B F]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -69,7 +69,7 @@ def distance(a: Statistics, b: Statistics) -> float:
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
-def fid(pictures: Sequence[Picture], means: Means) -> Measured:
+def fid(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """Of each category of at least 2 pictures and of all, against ``means.reference``. Raises Inapplicable for one
     picture, which has no covariance."""
     if len(pictures) < 2:
@@ -95,7 +95,7 @@ def fid(pictures: Sequence[Picture], means: Means) -> Measured:
         "features": features.shape[1],
         "full_rank": len(pictures) > features.shape[1],
     }
-    return Measured(totals=totals(pictures, features, reference), settings=settings)
+    return Measurement(totals=totals(pictures, features, reference), settings=settings)
 
 
 def totals(pictures: Sequence[Picture], features: np.ndarray, reference: Statistics) -> dict[str, float]:

@@ -14,7 +14,7 @@ from ..run_folder import Picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
+class MetricInputs:
     """What a metric may use. reference: statistics of true pictures, for FID."""
 
     weights: Weights
@@ -24,7 +24,7 @@ class Means:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measurement:
     """values: picture id -> value, their mean is the score. totals: category -> value of all its pictures together, ""
     for the whole run, of a metric that has no value of one picture. suffix: goes to the metric's name, as the
     detector's does. details: picture id -> what else was seen. settings: all that another measurement must share.
@@ -41,7 +41,7 @@ class Measured:
 class Metric:
     """measure: raises Unavailable where something is missing. categories: of the pictures it is meant for; () = all."""
 
-    measure: Callable[[Sequence[Picture], Means], Measured]
+    measure: Callable[[Sequence[Picture], MetricInputs], Measurement]
     source: str
     categories: tuple[str, ...] = ()
 

@@ -9,12 +9,12 @@ from ...shapebench import ASPECTS, VOCABULARIES, ceiling, chance, judge
 from ..metric_weights import Inapplicable
 from ..run_folder import Picture, batches
 from ..shapebench_captions import BY_CATEGORY, spec_of
-from .metric import Means, Measured
+from .metric import Measurement, MetricInputs
 
 BOUND_PROMPTS = 200  # of which ceiling and chance are taken
 
 
-def shapes(pictures: Sequence[Picture], means: Means) -> Measured:
+def shapes(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """1 where all that the prompt names holds. Of the pictures whose prompt is a caption of ShapeBench; settings hold
     the judge's score of true pictures (ceiling) and of good pictures of other prompts (chance), by category."""
     specs = {picture.id: spec for picture in pictures if (spec := spec_of(picture.prompt)) is not None}
@@ -36,4 +36,4 @@ def shapes(pictures: Sequence[Picture], means: Means) -> Measured:
     for category, row in ((name, BY_CATEGORY[name]) for name in rows):
         for key, bound in (("ceiling", ceiling), ("chance", chance)):
             settings[key][category] = bound(row.category, BOUND_PROMPTS, 1, vocabulary, row.split)["correct"]
-    return Measured(values=values, settings=settings, details=details)
+    return Measurement(values=values, settings=settings, details=details)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..noun_phrases import Splitter, splitter
 from ..run_folder import Picture, batches
 from .detector import Box, Detector
-from .metric import Means, Measured
+from .metric import Measurement, MetricInputs
 
 # The words that a prompt may use -> where the first stands as seen from the second; None = close by, in any direction.
 RELATIONS: dict[str, tuple[int, int] | None] = {
@@ -40,12 +40,14 @@ class Scene(NamedTuple):
     relation: str | None
 
 
-def spatial(pictures: Sequence[Picture], means: Means) -> Measured:
+def spatial(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     """A quarter for the surest box of either thing, times its confidence; a half for where they stand; 0 below 0.5."""
     return placement(pictures, means, ends)
 
 
-def placement(pictures: Sequence[Picture], means: Means, scene_of: Callable[[Splitter, str], Scene | None]) -> Measured:
+def placement(
+    pictures: Sequence[Picture], means: MetricInputs, scene_of: Callable[[Splitter, str], Scene | None]
+) -> Measurement:
     """The spatial score of the scenes that ``scene_of`` reads in the prompts, 0 where it reads none."""
     detector, split = Detector.load(means.weights, means.device), splitter(means.weights)
     scenes = {prompt: scene_of(split, prompt) for prompt in {picture.prompt for picture in pictures}}
@@ -65,7 +67,7 @@ def placement(pictures: Sequence[Picture], means: Means, scene_of: Callable[[Spl
         "prompts_without_scene": sum(scene is None for scene in scenes.values()),
         "resized_by": detector.resized_by,
     }
-    return Measured(values=values, settings=settings, suffix=f"detector {detector.name}")
+    return Measurement(values=values, settings=settings, suffix=f"detector {detector.name}")
 
 
 def score(first: Box | None, second: Box | None, relation: str | None, side: int) -> float:

@@ -56,11 +56,11 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
         for i in range(0, len(prompts), batch_size):
             batch = _rows(tokens, slice(i, i + batch_size)).to(device)
             hidden = bridge.encoder(batch, recipe)
-            heard = bridge.adapt(hidden)
-            mask = torch.ones_like(hidden.mask) if heard.mask is None else heard.mask
-            found = {"hidden_states": hidden.states.float(), "context": heard.context, "mask": mask}
-            if heard.pooled is not None:
-                found["pooled"] = heard.pooled
+            conditioning = bridge.adapt(hidden)
+            mask = torch.ones_like(hidden.mask) if conditioning.mask is None else conditioning.mask
+            found = {"hidden_states": hidden.states.float(), "context": conditioning.context, "mask": mask}
+            if conditioning.pooled is not None:
+                found["pooled"] = conditioning.pooled
             for name, tensor in found.items():
                 parts[name].append(tensor.cpu())
             bar.update(len(batch.ids))
