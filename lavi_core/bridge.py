@@ -1,4 +1,4 @@
-"""A bridge at work: a language model that speaks to a vision model."""
+"""A bridge ready for inference: prompts -> language model -> adapter -> conditioning of a vision model."""
 
 from __future__ import annotations
 

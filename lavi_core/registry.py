@@ -18,7 +18,7 @@ class Registry(Mapping[str, Row], Generic[Row]):
     def register(self, name: str, row: Row) -> None:
         """Add a row from outside of this tree. Raises ValueError for a name that is taken."""
         if name in self._rows:
-            raise ValueError(f"there is a {self.kind} {name!r} already; give yours another name")
+            raise ValueError(f"the {self.kind} {name!r} is there already; give yours another name")
         self._rows[name] = row
 
     def __getitem__(self, name: str) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
-from .attention_heatmaps import AttentionPictures
+from .attention_heatmaps import BridgeAttentionMaps
 from .attention_maps import WatchAttention
 from .bridge import BridgeTextEncode, LoadBridge
 from .context_tokens import BridgeTokens
@@ -28,7 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadVisionModel,
     BridgeTokens,
     WatchAttention,
-    AttentionPictures,
+    BridgeAttentionMaps,
 ]
 
 

@@ -1,4 +1,4 @@
-"""Bridge Attention Maps: a picture for each word of the prompt, bright where the model listened to it."""
+"""Bridge Attention Maps: a heatmap for each word of the prompt, bright where the picture attends to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .attention_maps import AttentionMaps
-from .cache_signature import behind
+from .cache_signature import upstream_signatures
 from .schema import AttentionWire, schema
 
 PANEL, STRIP, GAP = 256, 34, 12  # pixels: the shorter side of a panel at least, the height of its label, between panels
@@ -57,7 +57,7 @@ def word_maps(
     """Labels, and [B W H W'] float32: the attention that each word gets at each place or, for the measure "share", its
     share of the attention to all words there, which special tokens and padding do not drown. nodes: see
     ``AttentionMaps.maps``. Raises ValueError."""
-    maps, every = attention.maps(nodes), attention.heard.words()
+    maps, every = attention.maps(nodes), attention.tokens.words()
     if not every:
         raise ValueError("the watched prompt has no words; watch another conditioning")
     words = select(every, wanted)
@@ -128,7 +128,7 @@ def _labelled(canvas: Tensor, labels: list[tuple[int, int, str]], width: int) ->
     return torch.from_numpy(np.asarray(image).copy()).float() / 255
 
 
-class AttentionPictures(io.ComfyNode):
+class BridgeAttentionMaps(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -172,7 +172,7 @@ class AttentionPictures(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, attention: Any, words: str, measure: str, scale: str) -> io.NodeOutput:
-        return io.NodeOutput(*draw(images, attention, words, measure, scale, behind("images")))
+        return io.NodeOutput(*draw(images, attention, words, measure, scale, upstream_signatures("images")))
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""Which token drives which region: cross-attention, gathered while a clone of the model samples.
+"""Watch Attention: which token drives which region, from the cross-attention of a cloned model while it samples.
 
 Hooks on the projections to queries and keys live only inside a forward pass of that clone; nothing is replaced, so the
 samples are the same to the bit. A map is the mean over heads, layers and steps (DAAM, arXiv 2210.04885).
@@ -18,8 +18,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from .cache_signature import made_in
-from .context_tokens import Hearing, heard_in
+from .cache_signature import current_signatures
+from .context_tokens import ContextTokens, find_context_tokens
 from .schema import AttentionWire, schema
 
 KEY = "lavi_bridge_attention"  # of our wrappers in the host's table
@@ -63,7 +63,7 @@ class Sampling:
 
     size: tuple[int, int] = (0, 0)
     sums: dict[tuple[int, int], tuple[Tensor, int]] = field(default_factory=dict)
-    made_in: frozenset[str] = frozenset()
+    current_signatures: frozenset[str] = frozenset()
     parts: int = 0  # passes over a part of the picture, which are not gathered
 
 
@@ -75,14 +75,14 @@ class AttentionMaps:
     """
 
     context: Tensor
-    heard: Hearing
+    tokens: ContextTokens
     samplings: list[Sampling] = field(default_factory=list)
     now: Sampling = field(default_factory=Sampling)
 
     def sample(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The host's OUTER_SAMPLE: a sampling begins, what the same node gathered before is forgotten."""
-        now = self.now = Sampling((noise.shape[-2], noise.shape[-1]), made_in=made_in())
-        self.samplings = [other for other in self.samplings if other.made_in != now.made_in]
+        now = self.now = Sampling((noise.shape[-2], noise.shape[-1]), current_signatures=current_signatures())
+        self.samplings = [other for other in self.samplings if other.current_signatures != now.current_signatures]
         latents = executor(noise, *args, **kwargs)
         now.sums = {
             grid: (total.to(comfy.model_management.intermediate_device()), count)
@@ -160,15 +160,20 @@ class AttentionMaps:
             height, width = -(-height // 2), -(-width // 2)
         return (height, width) if height * width == places else None
 
-    def maps(self, behind: list[str] | None = None) -> Tensor:
+    def maps(self, upstream_signatures: list[str] | None = None) -> Tensor:
         """Mean attention of each place to each vector of the context. -> [B T H W] float32, CPU, at the latents' size.
 
         behind: signatures of nodes, the first of which that sampled is drawn; None = the latest sampling. Raises
         ValueError where nothing was gathered.
         """
         found = self.samplings[::-1]
-        if behind is not None:
-            found = [sampling for signature in behind for sampling in found if signature in sampling.made_in]
+        if upstream_signatures is not None:
+            found = [
+                sampling
+                for signature in upstream_signatures
+                for sampling in found
+                if signature in sampling.current_signatures
+            ]
         drawn = found[0] if found else Sampling()
         if not drawn.sums:
             why = (
@@ -195,7 +200,7 @@ def _attention(q: Tensor, k: Tensor, heads: int) -> Tensor:
 def watch(model: ModelPatcher, conditioning: Any) -> tuple[ModelPatcher, AttentionMaps]:
     """A clone that gathers, and where to. Raises ValueError for a network without cross-attention."""
     kind_of(model.model.diffusion_model)
-    maps = AttentionMaps(*heard_in(conditioning))
+    maps = AttentionMaps(*find_context_tokens(conditioning))
     watched = model.clone()
     watched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, maps.sample)
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, maps.apply)

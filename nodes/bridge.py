@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from . import folders, lora, model_search
 from .clip import TOKENS, connect_clip
 from .language import LanguageModel
-from .prompt_cache import Memory
+from .prompt_cache import PromptCache
 from .prompt_syntax import LONG_PROMPTS, PromptOptions, describe, read
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
 
@@ -32,7 +32,7 @@ class ConnectedBridge:
     vision_lora: Any  # the core's LoRA, for the vision model
     clip: comfy.sd.CLIP
     stamp: str = ""
-    memory: Memory = field(default_factory=Memory, init=False, compare=False, repr=False)
+    prompts: PromptCache = field(default_factory=PromptCache, init=False, compare=False, repr=False)
 
     @property
     def encoder(self) -> Any:
@@ -65,14 +65,14 @@ class ConnectedBridge:
         """Prompt -> CONDITIONING, and what became of its tokens. One that was encoded before is remembered: the
         language model is neither run nor loaded. Raises ValueError."""
         options = options or PromptOptions()
-        return self.memory.recall((*self._heard_through(), options, text), lambda: self._encode(text, options))
+        return self.prompts.get((*self._state(), options, text), lambda: self._encode(text, options))
 
     def _encode(self, text: str, options: PromptOptions) -> tuple[Any, str]:
         pieces = read(self.encoder, self.config.prompt, text, options)
         report = describe(pieces, self.config.prompt)
         return self.clip.encode_from_tokens_scheduled({TOKENS: pieces}), report
 
-    def _heard_through(self) -> tuple[Any, ...]:
+    def _state(self) -> tuple[Any, ...]:
         """What the conditioning of a prompt depends on, besides the prompt."""
         encoder = self.encoder
         dtypes = tuple(sorted(str(dtype) for dtype in {p.dtype for p in encoder.model.parameters()}))

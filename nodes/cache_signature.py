@@ -1,4 +1,4 @@
-"""Where in a graph a thing was made, told so that it holds over several queues: as the host's node cache tells it."""
+"""Signatures of the nodes that made a thing, equal from one queue to the next, as those of the host's node cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 
-def made_in() -> frozenset[str]:
+def current_signatures() -> frozenset[str]:
     """Signatures of the node that runs now and of the nodes that have expanded into it; empty outside of a graph."""
     running = get_executing_context()
     graph, found, known = get_progress_state().dynprompt, [], {}
@@ -21,7 +21,7 @@ def made_in() -> frozenset[str]:
     return frozenset(found)
 
 
-def behind(name: str) -> list[str] | None:
+def upstream_signatures(name: str) -> list[str] | None:
     """Signatures of the nodes behind the input ``name`` of the node that runs now, the nearest first; None outside of a
     graph."""
     running = get_executing_context()
@@ -45,6 +45,6 @@ def _signature(graph: Any, node_id: str, known: dict[str, str]) -> str:
     if node_id not in known:
         node = graph.get_node(node_id)
         linked = {name: (_signature(graph, at, known), slot) for name, (at, slot) in _links(graph, node_id)}
-        told = repr((node["class_type"], sorted((node["inputs"] | linked).items())))
-        known[node_id] = hashlib.sha256(told.encode()).hexdigest()
+        content = repr((node["class_type"], sorted((node["inputs"] | linked).items())))
+        known[node_id] = hashlib.sha256(content.encode()).hexdigest()
     return known[node_id]

@@ -17,7 +17,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
-from .quantized_patcher import PackedPatcher, casts_blocks
+from .quantized_patcher import QuantizedPatcher, casts_blocks
 
 CASTING = {
     nn.Linear: comfy.ops.manual_cast.Linear,
@@ -33,8 +33,8 @@ def managed(model: nn.Module, load_device: torch.device, offload_device: torch.d
     """A patcher over ``model``, whose leaf modules are changed in place to the host's casting classes."""
     from ..lavi_core.quantized.modules import quantized
 
-    packed = [module for _, module in quantized(model)]
-    for module in packed:
+    blocks = [module for _, module in quantized(model)]
+    for module in blocks:
         casts_blocks(module)
     for module in model.modules():
         casting = _casting(type(module))
@@ -45,7 +45,7 @@ def managed(model: nn.Module, load_device: torch.device, offload_device: torch.d
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)
-    kind = PackedPatcher if packed else ModelPatcher
+    kind = QuantizedPatcher if blocks else ModelPatcher
     patcher = kind(model.to(offload_device), load_device, offload_device)
     patcher.add_callback(CallbacksMP.ON_LOAD, _on_load)
     return patcher
@@ -70,7 +70,7 @@ def _on_load(patcher: ModelPatcher, device: torch.device, *_: Any) -> None:
                 if key in patcher.patches and key not in patcher.backup:
                     patcher.patch_weight_to_device(key, device_to=device)
                     module.comfy_patched_weights = True
-    if isinstance(patcher, PackedPatcher):
+    if isinstance(patcher, QuantizedPatcher):
         patcher.put()
     settle(patcher.model, device)
 

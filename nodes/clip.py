@@ -1,4 +1,4 @@
-"""A connected bridge as the host's own CLIP, so that every stock node that takes a CLIP takes it."""
+"""A bridge and its language model as ComfyUI's own CLIP object, which every stock node with a CLIP input takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
 from .casting import managed, settle
-from .context_tokens import HEARD, hearing
+from .context_tokens import CONTEXT_TOKENS, context_tokens
 from .language import LanguageModel
 from .prompt_syntax import Piece, PromptOptions, read
 
@@ -94,9 +94,9 @@ class BridgeShell(nn.Module):
             pooled = first if pooled is None else pooled
         there = {"device": comfy.model_management.intermediate_device(), "dtype": torch.float32}
         masks = [s.mask[0] if p.recipe.vision_mask else s.mask[0] | True for p, s in zip(pieces, hidden, strict=True)]
-        heard = hearing(self.encoder, pieces, masks, weights)
+        listed = context_tokens(self.encoder, pieces, masks, weights)
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
-        return context.to(**there), None if pooled is None else pooled.to(**there), {HEARD: heard}
+        return context.to(**there), None if pooled is None else pooled.to(**there), {CONTEXT_TOKENS: listed}
 
     def _states(self, tokens: Any, recipe: Any) -> Any:
         """Tokens -> the core's HiddenStates. Stops where the user has pressed cancel."""
@@ -108,15 +108,15 @@ class BridgeShell(nn.Module):
 
     def _adapt(self, hidden: Any) -> tuple[Tensor, Tensor | None]:
         here = self._adapter.load_device
-        heard = self._adapter.model(type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here)))
-        return heard.context, heard.pooled
+        conditioning = self._adapter.model(type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here)))
+        return conditioning.context, conditioning.pooled
 
     def _weighed(self, context: Tensor, blank: Any, weights: Tensor, masked: bool) -> Tensor:
         from ..lavi_core.language.prompt_weights import aligned, weigh
 
         empty, _ = self._adapt(blank)
-        heard = blank.mask[0] if masked else torch.ones_like(blank.mask[0])
-        return weigh(context, aligned(empty, heard.to(empty.device), context.shape[1]), weights)
+        attended = blank.mask[0] if masked else torch.ones_like(blank.mask[0])
+        return weigh(context, aligned(empty, attended.to(empty.device), context.shape[1]), weights)
 
     def load_sd(self, sd: dict[str, Tensor]) -> Any:
         return self.load_state_dict(sd, strict=False)

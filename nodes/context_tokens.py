@@ -1,4 +1,4 @@
-"""What the vision model hears of a prompt, token by token, and Bridge Tokens, which lists it."""
+"""Which token each vector of a context comes from, and Bridge Tokens, the node that lists them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from .prompt_syntax import Piece
 from .schema import schema
 
-HEARD = "lavi_bridge"  # the key under which a Hearing travels in a conditioning
+CONTEXT_TOKENS = "lavi_bridge"  # the key under which a Hearing travels in a conditioning
 
 SCRIPTS = "\u3040-\u30ff\u3400-\u9fff"  # Japanese and Chinese, which put no spaces between words
 WORD = re.compile(f"[{SCRIPTS}]|[^\\s{SCRIPTS}]+")
 
 
-class HeardToken(NamedTuple):
+class ContextToken(NamedTuple):
     """One vector of a context. kind: prompt, template, special or padding. span: in the piece's text, where known."""
 
     text: str
@@ -29,10 +29,10 @@ class HeardToken(NamedTuple):
     span: tuple[int, int] | None
 
 
-class Hearing(NamedTuple):
+class ContextTokens(NamedTuple):
     """What each vector of a context is, the texts of its pieces, and what of each was cut off."""
 
-    tokens: tuple[HeardToken, ...]
+    tokens: tuple[ContextToken, ...]
     texts: tuple[str, ...]
     cut: tuple[str, ...]
 
@@ -53,12 +53,12 @@ class Hearing(NamedTuple):
         return list(found.values())
 
 
-def hearing(encoder: Any, pieces: list[Piece], masks: list[Tensor], weights: list[Tensor]) -> Hearing:
+def context_tokens(encoder: Any, pieces: list[Piece], masks: list[Tensor], weights: list[Tensor]) -> ContextTokens:
     """masks: of each piece, [K] bool, True = the vision model hears it. weights: [K] of each piece."""
     from ..lavi_core.language.prompt_weights import kept_positions, spans
 
     special = set(encoder.tokenizer.all_special_ids)
-    tokens: list[HeardToken] = []
+    tokens: list[ContextToken] = []
     for number, (piece, mask, weighted) in enumerate(zip(pieces, masks, weights, strict=True)):
         positions, found = kept_positions(piece.tokens), spans(piece.tokens)
         tells = any(piece.tokens.reports[0].spans)
@@ -73,39 +73,39 @@ def hearing(encoder: Any, pieces: list[Piece], masks: list[Tensor], weights: lis
                 kind = "special"
             else:
                 kind = "prompt" if span or not tells else "template"
-            tokens.append(HeardToken(str(text), kind, weight, number, span))
+            tokens.append(ContextToken(str(text), kind, weight, number, span))
     cut = (piece.tokens.reports[0].cut_text for piece in pieces)
-    return Hearing(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
+    return ContextTokens(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
 
 
-def heard_in(conditioning: Any) -> tuple[Tensor, Hearing]:
+def find_context_tokens(conditioning: Any) -> tuple[Tensor, ContextTokens]:
     """The first context of a conditioning, [1 T C], and what its vectors are. Raises ValueError where nobody knows."""
     for context, more in conditioning:
-        if HEARD in more:
-            return context, more[HEARD]
+        if CONTEXT_TOKENS in more:
+            return context, more[CONTEXT_TOKENS]
     raise ValueError(
         "this conditioning does not say which token each of its vectors is: connect that of Bridge Text Encode, or of "
         "CLIP Text Encode on a bridge's CLIP"
     )
 
 
-def table(context: Tensor, heard: Hearing) -> str:
+def table(context: Tensor, listed: ContextTokens) -> str:
     """A line a token: position, text, kind, weight, norm. A run of padding is one line."""
     norms = context[0].float().norm(dim=-1).tolist()
     lines = [f"{'':>7}  {'token':<22} {'kind':<8} {'weight':>6} {'norm':>8}"]
-    for padding, run in groupby(range(len(heard.tokens)), lambda i: heard.tokens[i].kind == "padding"):
+    for padding, run in groupby(range(len(listed.tokens)), lambda i: listed.tokens[i].kind == "padding"):
         rows = list(run)
         if padding:
             at, mean = f"{rows[0]}-{rows[-1]}", sum(norms[i] for i in rows) / len(rows)
             lines.append(f"{at:>7}  {f'{len(rows)} x padding':<22} {'padding':<8} {1:>6.2f} {mean:>8.2f} (mean)")
             continue
         for i in rows:
-            token = heard.tokens[i]
+            token = listed.tokens[i]
             shown = repr(token.text)[1:-1]
             lines.append(f"{i:>7}  {shown:<22} {token.kind:<8} {token.weight:>6.2f} {norms[i]:>8.2f}")
-    if len(norms) > len(heard.tokens):
-        lines.append(f"and {len(norms) - len(heard.tokens)} vectors of another conditioning")
-    lines += [f"CUT OFF  {text!r}" for text in heard.cut if text]
+    if len(norms) > len(listed.tokens):
+        lines.append(f"and {len(norms) - len(listed.tokens)} vectors of another conditioning")
+    lines += [f"CUT OFF  {text!r}" for text in listed.cut if text]
     return "\n".join(lines)
 
 
@@ -127,5 +127,5 @@ class BridgeTokens(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning: Any) -> io.NodeOutput:
-        text = table(*heard_in(conditioning))
+        text = table(*find_context_tokens(conditioning))
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -1,4 +1,4 @@
-"""Where our files lie: names in a graph are resolved inside registered model folders and nowhere else."""
+"""The registered model folders: names in a graph are resolved inside them and nowhere else."""
 
 from __future__ import annotations
 

@@ -89,11 +89,11 @@ class HostTrunk(nn.Module):
         self._forward = row.forward
         tokens: Any = model.get_submodule(row.embedding)
         places: Any = model.get_submodule(row.positions) if row.positions else None
-        told = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
         self.config = SimpleNamespace(
             hidden_size=tokens.weight.shape[1],
             vocab_size=tokens.weight.shape[0],
-            max_position_embeddings=told if places is None else places.weight.shape[0],
+            max_position_embeddings=positions if places is None else places.weight.shape[0],
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:
@@ -104,14 +104,14 @@ class HostTrunk(nn.Module):
 class HostLanguageModel(LanguageModel):
     """A LanguageModel whose patcher is that of the host's CLIP.
 
-    heard: the core's ``TextEncoder`` over one text encoder of the CLIP.
+    text_encoder: the core's ``TextEncoder`` over one text encoder of the CLIP.
     """
 
-    heard: Any = None
+    text_encoder: Any = None
 
     @property
     def encoder(self) -> Any:
-        return self.heard
+        return self.text_encoder
 
     def settle(self, device: torch.device) -> None:
         """The host's classes bring their weights themselves."""
@@ -128,10 +128,10 @@ class HostLanguageModel(LanguageModel):
         if any(key.startswith(prefix) for key in clip.patcher.backup):
             comfy.model_management.unload_all_models()  # a LoRA lies in the weights, of which a print is to be made
         called = f"{name} of ComfyUI{_quantisation(model)}"
-        heard = TextEncoder(HostTrunk(model, row), tokenizer, LANGUAGE_FAMILIES[row.family], called)
+        text_encoder = TextEncoder(HostTrunk(model, row), tokenizer, LANGUAGE_FAMILIES[row.family], called)
         patcher = clip.patcher.clone()
         patcher.add_callback(CallbacksMP.ON_LOAD, _land)
-        return cls(name, patcher, prefix, heard)
+        return cls(name, patcher, prefix, text_encoder)
 
 
 def _land(patcher: ModelPatcher, *_: Any) -> None:
@@ -190,9 +190,9 @@ def _tokenizer(clip: comfy.sd.CLIP, name: str) -> Any:
             f"ComfyUI reads prompts for {name} with {type(tokenizer).__name__}, which is no Hugging Face tokenizer; "
             "load the Hugging Face folder of this model with Load Language Model"
         )
-    twin = getattr(transformers, f"{type(tokenizer).__name__}Fast", None)
-    if twin is not None and not tokenizer.is_fast and Path(tokenizer.name_or_path).is_dir():
-        tokenizer = twin.from_pretrained(tokenizer.name_or_path, local_files_only=True)  # what a bridge is trained with
+    fast = getattr(transformers, f"{type(tokenizer).__name__}Fast", None)
+    if fast is not None and not tokenizer.is_fast and Path(tokenizer.name_or_path).is_dir():
+        tokenizer = fast.from_pretrained(tokenizer.name_or_path, local_files_only=True)  # what a bridge is trained with
     if ours.pad_token == tokenizer.pad_token_id:
         return tokenizer
     padding = tokenizer.convert_ids_to_tokens(ours.pad_token)

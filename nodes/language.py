@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 from . import folders
 from .casting import managed, settle
-from .progress import cancellable, watched
+from .progress import cancellable, with_progress
 from .schema import LanguageModelWire, advanced, schema
 
 AUTO = "auto"
@@ -61,11 +61,11 @@ class LanguageModel:
         """
         from ..lavi_core.language import TextEncoder
 
-        refuse_packed(path)
+        refuse_foreign_quantisation(path)
         device = comfy.model_management.text_encoder_device()
         how: dict[str, Any] = {"dtype": dtype or best_dtype(device), "weights": weights, "config": config}
         how["tokenizers"] = folders.host_tokenizers()
-        encoder = watched(lambda told: TextEncoder.load(path, progress=told, **how))
+        encoder = with_progress(lambda progress: TextEncoder.load(path, progress=progress, **how))
         cancellable(encoder.model, encoder.layers())
         return cls(path.name, managed(encoder, device, comfy.model_management.text_encoder_offload_device()))
 
@@ -84,12 +84,12 @@ def is_language_model(path: Path) -> bool:
     return "model_type" in folders.read_json(path / "config.json")
 
 
-def refuse_packed(path: Path) -> None:
+def refuse_foreign_quantisation(path: Path) -> None:
     """Raise ValueError for weights that another library packs and unpacks: patches would be added to packed bytes."""
-    packed = folders.read_json(path / "config.json").get("quantization_config")
-    if packed is not None:
+    method = folders.read_json(path / "config.json").get("quantization_config")
+    if method is not None:
         raise ValueError(
-            f"{path.name} is quantised by {packed.get('quant_method')}, which ComfyUI can neither move nor patch: take "
+            f"{path.name} is quantised by {method.get('quant_method')}, which ComfyUI can neither move nor patch: take "
             "the plain model and dtype 8-bit or 4-bit, or a .gguf file of it"
         )
 

@@ -19,8 +19,8 @@ def find(bridge: str) -> tuple[str, str]:
 
     found = search(read_config(folders.resolve("bridge", bridge, folders.BRIDGES)).language)
     if not found.fitting:
-        raise ValueError(found.told)
-    return found.fitting[0], found.told
+        raise ValueError(found.report)
+    return found.fitting[0], found.report
 
 
 class LoadBridgeWithModel(io.ComfyNode):

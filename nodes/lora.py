@@ -1,4 +1,4 @@
-"""LoRA as the host's own weight patches: added to a clone, checked to have landed whole, gone with the clone."""
+"""LoRA as ComfyUI's own weight patches: added to a clone, checked to fit every site, gone with the clone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which installed language model a bridge was made for, told from what its files say: no weights are loaded."""
+"""The search for the installed language model that a bridge was made for, by its files alone: no weights are loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCABULARIES = ("vocab_size",)
 
 
 @dataclass(frozen=True)
-class Look:
+class Candidate:
     """What the files of an installed language model tell. width, vocabulary: None = config.json does not say.
 
     config: the core's LanguageConfig; None where a size says already that it is another model, or for the problem told.
@@ -51,15 +51,15 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Search:
+class ModelSearch:
     """Installed language models beside the one that a bridge was made for. fitting: names, the first is to be taken."""
 
     wanted: Any  # the core's LanguageConfig
     fitting: tuple[str, ...]
-    others: tuple[Look, ...]
+    others: tuple[Candidate, ...]
 
     @property
-    def told(self) -> str:
+    def report(self) -> str:
         """Which model was found and why, in lines; or, in one sentence, what was sought and what came nearest."""
         wanted, count = self.wanted, len(self.others)
         sizes = f"hidden {wanted.hidden_size}, {wanted.num_layers} layers, vocabulary {wanted.vocab_size}"
@@ -84,7 +84,7 @@ class Search:
         )
 
 
-def search(wanted: Any) -> Search:
+def search(wanted: Any) -> ModelSearch:
     """Look at every installed language model; at those whose sizes fit for their print, which is remembered until a
     file changes."""
     names = [name for name in models() if name != folders.NONE_FOUND]
@@ -97,10 +97,10 @@ def search(wanted: Any) -> Search:
         progress.update(1)
     called = wanted.model_id.rpartition("/")[2]  # of copies, the one of that name
     fitting.sort(key=lambda look: PurePosixPath(look.name).name != called)
-    return Search(wanted, tuple(look.name for look in fitting), tuple(others))
+    return ModelSearch(wanted, tuple(look.name for look in fitting), tuple(others))
 
 
-def look_at(name: str, wanted: Any) -> Look:
+def look_at(name: str, wanted: Any) -> Candidate:
     """At a model: at the sizes in its config.json or .gguf alone where they are not those wanted. The second look is
     free."""
     stamp = folders.stamp("language model", name, *folders.LANGUAGE)
@@ -111,17 +111,17 @@ def look_at(name: str, wanted: Any) -> Look:
 
 
 @lru_cache(REMEMBERED)
-def _sizes(name: str, stamp: str) -> Look:
+def _sizes(name: str, stamp: str) -> Candidate:
     from ..lavi_core.language.gguf_file import gguf_sizes, is_gguf
 
     del stamp  # of the cache's key
     path = folders.resolve("language model", name, *folders.LANGUAGE)
     if is_gguf(path):
-        return Look(name, *gguf_sizes(path))
+        return Candidate(name, *gguf_sizes(path))
     data = folders.read_json(path / "config.json")
-    told = data.get("text_config")
-    data = told if isinstance(told, dict) else data
-    return Look(name, _size(data, WIDTHS), _size(data, VOCABULARIES))
+    nested = data.get("text_config")
+    data = nested if isinstance(nested, dict) else data
+    return Candidate(name, _size(data, WIDTHS), _size(data, VOCABULARIES))
 
 
 def _size(data: dict[str, Any], names: Sequence[str]) -> int | None:
@@ -129,7 +129,7 @@ def _size(data: dict[str, Any], names: Sequence[str]) -> int | None:
 
 
 @lru_cache(REMEMBERED)
-def _whole(name: str, stamp: str) -> Look:
+def _whole(name: str, stamp: str) -> Candidate:
     from ..lavi_core.language import TextEncoder
 
     look = _sizes(name, stamp)
@@ -137,8 +137,8 @@ def _whole(name: str, stamp: str) -> Look:
         path = folders.resolve("language model", name, *folders.LANGUAGE)
         config = TextEncoder.skeleton(path, tokenizers=folders.host_tokenizers()).config
     except ValueError as error:
-        return Look(name, look.width, look.vocabulary, problem=str(error))
-    return Look(name, config.hidden_size, config.vocab_size, config)
+        return Candidate(name, look.width, look.vocabulary, problem=str(error))
+    return Candidate(name, config.hidden_size, config.vocab_size, config)
 
 
 def refuse_other(wanted: Any, loaded: Any, allow_other_model: bool) -> None:
@@ -156,6 +156,6 @@ def refuse_other(wanted: Any, loaded: Any, allow_other_model: bool) -> None:
 def refuse_choice(wanted: Any, name: str, allow_other_model: bool) -> None:
     """The same for a model that is chosen in a graph and not loaded yet. What its files do not tell is left to be seen
     when it is loaded."""
-    told = _whole(name, folders.stamp("language model", name, *folders.LANGUAGE)).config
-    if told is not None:
-        refuse_other(wanted, told, allow_other_model)
+    config = _whole(name, folders.stamp("language model", name, *folders.LANGUAGE)).config
+    if config is not None:
+        refuse_other(wanted, config, allow_other_model)

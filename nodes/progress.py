@@ -1,4 +1,4 @@
-"""Long work that the user can follow and cancel."""
+"""Progress bar and cancel for long work, such as reading a language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 SECONDS = 0.1  # between two looks at the user's cancel
 
 
-def watched(work: Callable[[Callable[[int, int], None]], T]) -> T:
+def with_progress(work: Callable[[Callable[[int, int], None]], T]) -> T:
     """What ``work`` returns, which runs in a thread of its own and tells how far it is: (done, total).
 
     The host's progress bar moves meanwhile. The user's cancel is raised here at once; the thread ends at its next word.
@@ -24,14 +24,14 @@ def watched(work: Callable[[Callable[[int, int], None]], T]) -> T:
     cancelled = threading.Event()
     reached: list[tuple[int, int]] = [(0, 1)]
 
-    def told(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if cancelled.is_set():
             raise InterruptedError
         reached[0] = done, total
 
     def run() -> None:
         try:
-            future.set_result(work(told))
+            future.set_result(work(report))
         except BaseException as error:
             future.set_exception(error)
 

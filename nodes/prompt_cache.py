@@ -1,4 +1,4 @@
-"""Conditionings that were encoded before, kept by the bridge that encoded them and forgotten with it."""
+"""A cache of encoded prompts: conditionings are kept by the bridge that made them and forgotten with it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 LIMIT = 64 * 2**20  # bytes: some 280 prompts of 77 tokens for Stable Diffusion 1, 30 of 120 tokens for PixArt
 
 
-class Memory:
+class PromptCache:
     """The prompts that were used last, up to LIMIT bytes of context."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, tuple[Any, str]] = OrderedDict()
 
-    def recall(self, key: Hashable, encode: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
+    def get(self, key: Hashable, encode: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
         """The conditioning and report under ``key``, by ``encode`` where there is none. Its tensors are shared, as in
         the host's own cache of node outputs; its list and dictionaries are the caller's."""
         if key not in self._kept:

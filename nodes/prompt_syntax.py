@@ -1,4 +1,4 @@
-"""Prompts as people write them: weights in parentheses, BREAK, more tokens than a bridge hears at once, templates."""
+"""The syntax of prompts: weights in parentheses, BREAK, prompts longer than a bridge takes, templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantised weights under the host's memory management: moved as the bytes they are, patched when they are used."""
+"""A ModelPatcher for quantised weights: moved as the bytes they are, LoRA added when they are used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def casts_blocks(module: nn.Module) -> None:
         module.bias = None  # the host asks for it
 
 
-class PackedPatcher(ModelPatcher):
+class QuantizedPatcher(ModelPatcher):
     """A patcher of a model with quantised weights. LoRA on these, by node or by hook, is a function that is called when
     one is dequantised: it is there whether the weight is on the device or not, and unpatching leaves nothing behind."""
 
@@ -50,18 +50,18 @@ class PackedPatcher(ModelPatcher):
         super().__init__(*args, **kwargs)
         self.hooked: dict[str, list[Any]] = {}
 
-    def packed(self) -> Iterator[tuple[str, Any]]:
+    def quantised(self) -> Iterator[tuple[str, Any]]:
         """The host's key of each quantised weight, and its module."""
         return ((f"{path}.weight", m) for path, m in self.model.named_modules() if isinstance(m, CastsBlocks))
 
     def put(self) -> None:
         """Each quantised module has the functions that this patcher has patches for, and no others."""
-        for key, module in self.packed():
+        for key, module in self.quantised():
             patches = [partial(_patched, of[key], key) for of in (self.patches, self.hooked) if key in of]
             module.weight_function = [*patches, *self.weight_wrapper_patches.get(key, [])]
 
     def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        if key in self.patches and key in dict(self.packed()):
+        if key in self.patches and key in dict(self.quantised()):
             return None
         return super().patch_weight_to_device(key, *args, **kwargs)
 
@@ -73,7 +73,7 @@ class PackedPatcher(ModelPatcher):
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
         super().unpatch_model(device_to, unpatch_weights)
         if unpatch_weights:
-            for _, module in self.packed():
+            for _, module in self.quantised():
                 module.weight_function = []
 
     def patch_hooks(self, hooks: Any) -> None:
@@ -83,7 +83,7 @@ class PackedPatcher(ModelPatcher):
     def patch_hook_weight_to_device(
         self, hooks: Any, combined_patches: Any, key: str, *args: Any, **kwargs: Any
     ) -> None:
-        if key not in dict(self.packed()):
+        if key not in dict(self.quantised()):
             super().patch_hook_weight_to_device(hooks, combined_patches, key, *args, **kwargs)
         elif key in combined_patches:
             self.hooked[key] = combined_patches[key]

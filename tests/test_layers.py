@@ -25,12 +25,6 @@ FORBIDDEN = {
     "nodes": {"diffusers", "accelerate", "peft"},
 }
 MAY_REACH = {"lavi_core": {"lavi_core"}, "training": {"training", "lavi_core"}, "nodes": {"nodes", "lavi_core"}}
-CORE_ORDER = (  # a part imports its own tier or an earlier one
-    {"registry", "conditioning", "config", "prompt", "fingerprint", "lora", "quantized"},
-    {"language", "adapters", "vision"},
-    {"bridge", "checkpoint"},
-    {"importers", "exporters"},
-)
 
 
 class Import(NamedTuple):
@@ -90,26 +84,6 @@ def test_a_layer_imports_no_foreign_one(layer: str):
 def test_imports_inside_the_tree_are_relative():
     wrong = [i for i in ALL if not i.relative and i.module[0] in OURS]
     assert not wrong, "\n".join(map(str, wrong))
-
-
-def test_core_imports_one_way_only():
-    tier = {name: rank for rank, names in enumerate(CORE_ORDER) for name in names}
-    wrong = []
-    for found in (
-        i for i in ALL if i.relative and i.module[0] == "lavi_core" and i.file.is_relative_to(ROOT / "lavi_core")
-    ):
-        part = found.file.relative_to(ROOT / "lavi_core").parts[0].removesuffix(".py")
-        target = found.module[1]
-        if part != "__init__" and part != target and not tier[target] <= tier[part]:
-            wrong.append(found)
-        if part != target and tier[target] == tier[part] == 1:
-            wrong.append(found)  # language, adapters and vision do not know of each other
-    assert not wrong, "\n".join(map(str, wrong))
-
-
-def test_every_part_of_core_has_its_place():
-    parts = {p.stem for p in (ROOT / "lavi_core").iterdir() if p.suffix == ".py" or any(p.glob("*.py"))} - {"__init__"}
-    assert parts <= set().union(*CORE_ORDER)
 
 
 def test_heavy_libraries_are_imported_where_they_are_used():

@@ -1,1 +1,1 @@
-"""The workshop: train, sample, evaluate and demonstrate bridges. Never imported by ComfyUI."""
+"""The trainer and its tools: train, sample, evaluate, experiment, demo. Never imported by ComfyUI."""

@@ -1,4 +1,4 @@
-"""A training recipe: one TOML file, frozen once read, unknown keys refused."""
+"""The recipe of a training run: every key of the TOML file with its default, as frozen dataclasses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every adapter has in common: hidden states in, conditioning out, and an optional pooled head."""
+"""The base class of adapters: hidden states in, conditioning out, and an optional head for a pooled vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of one family of language models: a row of facts."""
+"""LanguageFamily: what is known of one family of language models, as a row of facts."""
 
 from __future__ import annotations
 

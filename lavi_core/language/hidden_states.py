@@ -1,4 +1,4 @@
-"""Which hidden states of a trunk are heard: the last, one of them, or the normalised average of all."""
+"""Which hidden states of a language model are given on: the last, one layer's, or the normalised mean of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Hugging Face folder, a single safetensors file or a GGUF file -> trunk and tokenizer."""
+"""A Hugging Face folder, a lone safetensors file or a GGUF file -> a language model without head, and its tokenizer."""
 
 from __future__ import annotations
 

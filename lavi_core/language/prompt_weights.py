@@ -1,4 +1,4 @@
-"""Weights on the words of a prompt, applied to what the vision model hears, as ComfyUI does for its own encoders."""
+"""Prompt weights, as in (word:1.2), applied to the context as ComfyUI applies them to its own encoders' output."""
 
 from __future__ import annotations
 

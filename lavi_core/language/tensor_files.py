@@ -1,4 +1,4 @@
-"""Tensors as they lie in files: what is known of each before it is read, and its bytes when it is."""
+"""Tensors in safetensors files: name, shape and format are known first, the bytes are read when they are needed."""
 
 from __future__ import annotations
 

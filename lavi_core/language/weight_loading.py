@@ -1,4 +1,4 @@
-"""Weights out of their files into an empty model, tensor by tensor: each is held once, in the form it is to have."""
+"""Weights from files into a model built without them, tensor by tensor: each is held once, in its final format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the weights of a language model lie in memory: a row of choices."""
+"""How the weights of a language model are kept in memory: dense, as the file has them, in 8 or 4 bits."""
 
 from __future__ import annotations
 

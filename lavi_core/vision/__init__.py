@@ -1,4 +1,4 @@
-"""Vision models as rows of facts."""
+"""Vision models: the table of targets, each a row of facts, and which row a diffusers config belongs to."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a diffusers network is told beside its context: the ``added_cond_kwargs`` of its forward."""
+"""What a diffusers network takes beside its context: the ``added_cond_kwargs`` of its forward pass."""
 
 from __future__ import annotations
 

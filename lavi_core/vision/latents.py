@@ -1,4 +1,4 @@
-"""The scale of a vision model's latents."""
+"""The latent scale of a vision model: the factor between its VAE's latents and what its network sees."""
 
 from __future__ import annotations
 

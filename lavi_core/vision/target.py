@@ -1,4 +1,4 @@
-"""What is known of one kind of vision model: a row of facts."""
+"""VisionTarget: what is known of one kind of vision model, as a row of facts."""
 
 from __future__ import annotations
 

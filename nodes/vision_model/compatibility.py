@@ -7,7 +7,7 @@ from typing import Any
 import comfy.model_base
 from comfy.model_patcher import ModelPatcher
 
-from .host_models import TWINS
+from .host_models import HOST_MODELS
 
 # How many sizes the host's classes embed beside a pooled vector (width, height, crop, target; the refiner: a score).
 SIZES = {comfy.model_base.SDXL: 6, comfy.model_base.SDXLRefiner: 5}
@@ -19,12 +19,12 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
     from ...lavi_core.vision import VISION_TARGETS
 
     trained, pooled = config.vision, config.adapter.pooled_width
-    twin = TWINS[VISION_TARGETS[trained.target].diffusers_class]
+    host_model = HOST_MODELS[VISION_TARGETS[trained.target].diffusers_class]
     network = model.model.diffusion_model
     offered, asked = f"in width {trained.context_width}", ""
-    if not isinstance(network, twin.network):
-        asked = f"is built as {type(network).__name__}, not as {twin.network.__name__}"
-    elif (width := context_width(model, twin.entrance)) != trained.context_width:
+    if not isinstance(network, host_model.network):
+        asked = f"is built as {type(network).__name__}, not as {host_model.network.__name__}"
+    elif (width := context_width(model, host_model.context_weight)) != trained.context_width:
         asked = f"listens in width {width}"
     elif (wanted := pooled_width(model)) != pooled:
         offered = f"with {_pooled(pooled)}"
@@ -36,10 +36,10 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
         )
 
 
-def context_width(model: ModelPatcher, entrance: str) -> int | None:
+def context_width(model: ModelPatcher, context_weight: str) -> int | None:
     """The width of the context that this model attends to; None = it has no cross-attention."""
     weights = model.model.state_dict().items()
-    return next((weight.shape[1] for name, weight in weights if name.endswith(entrance)), None)
+    return next((weight.shape[1] for name, weight in weights if name.endswith(context_weight)), None)
 
 
 def pooled_width(model: ModelPatcher) -> int | None:

@@ -1,4 +1,4 @@
-"""What is known of a diffusers network's twin in ComfyUI: a row of facts."""
+"""ComfyUI's own class for a diffusers network, and how weights and configs are carried over: a row of facts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twin:
-    """network: the host's class. entrance: how the name of the weight ends where text enters, [width, context width].
+class HostModel:
+    """network: the host's class. context_weight: how the name of the weight
+    [width, context width] ends where text enters.
 
     describe: (config.json, scheduler_config.json, the core's row, latent scale) -> the host's description of the model.
     rename: (weights, the host's ``unet_config``) -> the weights under the host's names; it may empty what it is given.
@@ -20,6 +21,6 @@ class Twin:
     """
 
     network: type[nn.Module]
-    entrance: str
+    context_weight: str
     describe: Callable[[dict[str, Any], dict[str, Any], Any, float], BASE]
     rename: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]

@@ -1,9 +1,9 @@
-"""diffusers' class of a network -> its twin in ComfyUI."""
+"""The table of diffusers network classes and the ComfyUI models they are loaded as."""
 
 from __future__ import annotations
 
-from .host_model import Twin
+from .host_model import HostModel
 from .pixart import PIXART
 from .unet import UNET
 
-TWINS: dict[str, Twin] = {"UNet2DConditionModel": UNET, "PixArtTransformer2DModel": PIXART}
+HOST_MODELS: dict[str, HostModel] = {"UNet2DConditionModel": UNET, "PixArtTransformer2DModel": PIXART}

@@ -9,7 +9,7 @@ import comfy.model_patcher
 import comfy.utils
 
 from .folder import configs, network, weights
-from .host_models import TWINS
+from .host_models import HOST_MODELS
 
 
 def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
@@ -18,9 +18,9 @@ def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.Mod
 
     management = comfy.model_management
     config, scheduler, row = configs(folder)
-    twin = TWINS[row.diffusers_class]
-    model_config = twin.describe(config, scheduler, row, latent_scale(network(folder), row))
-    state = twin.rename(weights(network(folder)), model_config.unet_config)
+    host_model = HOST_MODELS[row.diffusers_class]
+    model_config = host_model.describe(config, scheduler, row, latent_scale(network(folder), row))
+    state = host_model.rename(weights(network(folder)), model_config.unet_config)
     management.throw_exception_if_processing_interrupted()
     device = management.get_torch_device()
     parameters = comfy.utils.calculate_parameters(state)

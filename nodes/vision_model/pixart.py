@@ -16,7 +16,7 @@ from comfy.ldm.pixart.pixartms import PixArtMS, get_2d_sincos_pos_embed_torch
 from torch import Tensor
 
 from .folder import demand
-from .host_model import Twin
+from .host_model import HostModel
 from .latents import latent_format
 from .scheduler import sampling
 
@@ -93,9 +93,9 @@ class PositionedPixArt(PixArtMS):
             sizes = self.csize_embedder(c_size, len(x)), self.ar_embedder(c_ar, len(x))
             t = t + torch.cat(sizes, dim=1)
         modulation = self.t_block(t)
-        heard = self.y_embedder(y, self.training).squeeze(1)
+        context = self.y_embedder(y, self.training).squeeze(1)
         for block in self.blocks:
-            x = block(x, heard, modulation, None, (height, width), **options)
+            x = block(x, context, modulation, None, (height, width), **options)
         return self.unpatchify(self.final_layer(x, t), height, width)
 
 
@@ -114,7 +114,7 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
             f"this PixArt transformer has {channels} channels in and {out} out: ComfyUI's has as many, or twice as many"
         )
     size, patch = config.get("sample_size", 128), config.get("patch_size", 2)
-    sizes_told = config.get("use_additional_conditions")
+    takes_sizes = config.get("use_additional_conditions")
     return {
         "image_model": "pixart_alpha",
         "patch_size": patch,
@@ -124,7 +124,7 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
         "depth": config.get("num_layers", 28),
         "pred_sigma": out == 2 * channels,
         "caption_channels": row.context_width(config),
-        "micro_condition": size == 128 if sizes_told is None else sizes_told,  # as diffusers decides it
+        "micro_condition": size == 128 if takes_sizes is None else takes_sizes,  # as diffusers decides it
         "base_size": size // patch,
         "pe_interpolation": config.get("interpolation_scale") or max(size // 64, 1),
     }
@@ -152,9 +152,9 @@ def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[st
     return renamed
 
 
-PIXART = Twin(
+PIXART = HostModel(
     network=PixArtMS,
-    entrance="y_embedder.y_proj.fc1.weight",
+    context_weight="y_embedder.y_proj.fc1.weight",
     describe=DiffusersPixArt,
     rename=host_names,
 )

@@ -16,7 +16,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep, UNetModel
 from torch import Tensor
 
 from .folder import demand
-from .host_model import Twin
+from .host_model import HostModel
 from .latents import latent_format
 from .scheduler import sampling
 
@@ -159,4 +159,4 @@ def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[st
     return {known[key]: weight for key, weight in state.items()}
 
 
-UNET = Twin(network=UNetModel, entrance="attn2.to_k.weight", describe=DiffusersUNet, rename=host_names)
+UNET = HostModel(network=UNetModel, context_weight="attn2.to_k.weight", describe=DiffusersUNet, rename=host_names)

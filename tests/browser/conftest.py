@@ -13,7 +13,7 @@ from lavi_bridge.tests.browser.chromium import NAMES, FrontEnd, browser, find, o
 from lavi_bridge.tests.nodes.base_folder import STAND_INS
 from lavi_bridge.tests.nodes.host import Place, Server, places
 from lavi_bridge.tests.nodes.tiny import language_model
-from lavi_bridge.training.commands.install_demo import install
+from lavi_bridge.training.demo.install import install
 
 NO_BROWSER = f"NO CHROMIUM FOUND: tests/browser did not run; install one of {', '.join(NAMES)} or set CHROMIUM"
 NO_HOST = "NO COMFYUI HOST FOUND: tests/browser did not run; set COMFYUI_PATH (and COMFYUI_PYTHON)"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from lavi_bridge.tests.nodes.host import ROOT, Place, Server
-from lavi_bridge.training.commands.demo import load
-from lavi_bridge.training.commands.install_demo import install
+from lavi_bridge.training.demo.install import install
+from lavi_bridge.training.demo.show import load
 from lavi_bridge.training.models import named
 from lavi_bridge.training.models.sampling import noise_for, sample
 from lavi_bridge.training.shapebench import PromptSpec, judge

@@ -16,8 +16,8 @@ from .text_inputs import TextInput
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one process runs at a time: its share of a batch, cut by ``accumulation``. The tensors are on the CPU, pinned
-    where a GPU waits for them."""
+    """What one process runs at a time: a part of its share of the batch. The tensors are on the CPU, pinned where a GPU
+    waits for them."""
 
     latents: Tensor  # [b C h w] float32, as the VAE gave them
     noise: Tensor  # [b C h w]
@@ -27,7 +27,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimiser step: this process's micro-batches, one an accumulation step, and the names of all examples."""
+    """One optimiser step: this process's micro-batches, one a step of accumulation, and all examples' names."""
 
     step: int
     names: tuple[str, ...]

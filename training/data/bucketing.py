@@ -1,4 +1,4 @@
-"""How a picture of any shape becomes one of the shapes that are trained on."""
+"""Resize, crop and aspect-ratio buckets: a picture of any shape becomes one of the sizes that are trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that lie in files of their own."""
+"""Data sets of image files: a table of paths and captions, a folder with .txt files, a metadata.jsonl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latents of a source, computed once and kept on disk."""
+"""The cache of VAE latents: each picture is encoded once and read from disk afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pass that encodes the pictures of a source: read, decoded and put through the VAE, a file a shard."""
+"""Encoding of a data set into the latent cache: pictures are read, put through the VAE and written shard by shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file of encoded pictures."""
+"""One file of the latent cache: latents by size, names, captions and the reasons of what could not be read."""
 
 from __future__ import annotations
 

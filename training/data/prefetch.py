@@ -1,4 +1,4 @@
-"""Batches that are ready before the step that takes them."""
+"""Batches are prepared in a thread, some steps ahead."""
 
 from __future__ import annotations
 

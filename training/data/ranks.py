@@ -1,4 +1,4 @@
-"""Work that the processes of a run share."""
+"""Work on a data set that is shared among the processes of a distributed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that are drawn when they are asked for."""
+"""A data set of procedural ShapeBench pictures, rendered when they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source of captioned pictures is to the rest."""
+"""What a data set of captioned pictures offers: the protocol that every data kind follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hidden states of a frozen language model, computed once for each caption and kept on disk."""
+"""The cache of text states: a frozen language model's hidden states, computed once a caption and kept on disk."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class TextStateCache:
             new = {key: text for key, text in zip(keys, captions, strict=True) if not self._has(key)}
             fresh: dict[bytes, _Row] = {}
             if new:
-                said = self.compute(list(new.values()))
-                fresh = {key: self._row(said, i) for i, key in enumerate(new)}
+                hidden = self.compute(list(new.values()))
+                fresh = {key: self._row(hidden, i) for i, key in enumerate(new)}
                 self._keep(fresh)
             rows = [fresh[key] if key in fresh else self._find(key) for key in keys]
             if not self.prompt.vision_mask and len({len(row.mask) for row in rows}) > 1:
                 # A template of another length was cut here: what fills a row up is the batch's.
-                said = self.compute(captions)
-                return HiddenStates(said.states.cpu(), said.mask.cpu())
+                hidden = self.compute(captions)
+                return HiddenStates(hidden.states.cpu(), hidden.mask.cpu())
             return _stack(rows, self.prompt.padding_side == "left")
 
     def flush(self) -> None:
@@ -114,8 +114,8 @@ class TextStateCache:
                 self._pending = {}
             self._open_new()
 
-    def _row(self, said: HiddenStates, index: int) -> _Row:
-        states, mask = said.states[index].cpu(), said.mask[index].cpu()
+    def _row(self, hidden: HiddenStates, index: int) -> _Row:
+        states, mask = hidden.states[index].cpu(), hidden.mask[index].cpu()
         if self.prompt.vision_mask:
             states, mask = states[mask], mask[mask]
         return _Row(states.clone(), mask.clone())

@@ -1,4 +1,4 @@
-"""WebDataset: captioned pictures in tars that are read once, from one end to the other, and never held."""
+"""WebDataset: captioned pictures in tar files, each read once from start to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run will write, against the room that there is."""
+"""The disk space that a run will need, against what is free."""
 
 from __future__ import annotations
 

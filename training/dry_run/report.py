@@ -1,4 +1,4 @@
-"""What a dry run has found."""
+"""The report of a dry run: facts, notes, and the problems that would stop the run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Scores of bridges and the tables made of them."""
+"""Evaluation: pictures drawn from prompt files, metrics, and tables beside the paper's."""

@@ -1,4 +1,4 @@
-"""The things that a prompt names: noun phrases by spaCy, as T2I-CompBench takes them, or by a few rules without it."""
+"""Noun phrases of a prompt: by spaCy, as T2I-CompBench takes them, or by a few rules without it."""
 
 from __future__ import annotations
 

@@ -27,21 +27,21 @@ def score(args: argparse.Namespace) -> str:
     rows = {name: METRICS[name] for name in names}
     run = Run.open(args.folder)
     reference = Path(args.reference) if args.reference else None
-    means = MetricInputs(
+    inputs = MetricInputs(
         weights=Weights.read(args.weights),
         device=pick_device(args.device),
         batch_size=args.batch_size,
         reference=reference,
     )
-    if means.batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {means.batch_size}")
+    if inputs.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {inputs.batch_size}")
     metrics, by_picture = _earlier(run)
     missing: dict[str, str] = {}
     for name, row in rows.items():
         if args.missing and "value" in metrics.get(name, {}):
             continue
         try:
-            measured = row.measure(row.of(run.pictures), means)
+            measured = row.measure(row.of(run.pictures), inputs)
         except Inapplicable as reason:
             metrics[name] = {"inapplicable": str(reason)}
             continue

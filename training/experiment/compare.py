@@ -1,4 +1,4 @@
-"""From single answers to figures with intervals."""
+"""Figures with confidence intervals, and verdicts on claims, from the single answers of the runs."""
 
 from __future__ import annotations
 

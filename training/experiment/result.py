@@ -1,4 +1,4 @@
-"""What was measured of one bridge: a small JSON file beside its run."""
+"""The result of one trained and judged bridge: a small JSON file beside its run."""
 
 from __future__ import annotations
 

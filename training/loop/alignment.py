@@ -1,4 +1,4 @@
-"""A head start for a bridge: before it meets the vision model, it learns to say what the model's own encoder says.
+"""Alignment before training: the bridge learns to give the context that the vision model's own text encoder gives.
 
 Captions alone are needed, no pictures and no vision model, so a step costs a fraction of a training step. For each
 caption the own encoder's context is the target, word by word: every token of the new language model is asked for the
@@ -42,7 +42,7 @@ def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) ->
                 f"the tokenizer of {encoder.config.model_id} cannot say which letters a token covers (it has no "
                 "tokenizer.json), which alignment needs: set align.steps = 0"
             )
-    heard = PromptRecipe(max_length=recipe.prompt.max_length)
+    teacher_prompt = PromptRecipe(max_length=recipe.prompt.max_length)
     if teacher.config.hidden_size != pair.adapter_config.out_width:
         raise ValueError(
             f"align.teacher {section.teacher} gives width {teacher.config.hidden_size}, the vision model takes "
@@ -61,15 +61,15 @@ def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) ->
     for step in bar:
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         indices, epochs = order.batch(step)
-        said = [source.caption(i, e) for i, e in zip(indices, epochs, strict=True)]
+        captions = [source.caption(i, e) for i, e in zip(indices, epochs, strict=True)]
         plain = [source.plain_caption(i, e) for i, e in zip(indices, epochs, strict=True)]
         with torch.no_grad():
-            reference = teacher(teacher.tokenize(plain, heard).to(device), heard).states  # [B T C]
-            texts = zip(said, plain, strict=True)
-            places = torch.stack([_places(a, b, pair.encoder, teacher, recipe) for a, b in texts]).to(device)
+            reference = teacher(teacher.tokenize(plain, teacher_prompt).to(device), teacher_prompt).states  # [B T C]
+            texts = zip(captions, plain, strict=True)
+            places = torch.stack([_target_positions(a, b, pair.encoder, teacher, recipe) for a, b in texts]).to(device)
             target = torch.gather(reference, 1, places.unsqueeze(-1).expand(-1, -1, reference.shape[-1]))
             scale = target.var(dim=(0, 1)).mean()
-        tokens = pair.encoder.tokenize(said, recipe.prompt).to(device)
+        tokens = pair.encoder.tokenize(captions, recipe.prompt).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             context = pair.condition(tokens).context
         loss = functional.mse_loss(context.float(), target) / scale
@@ -85,22 +85,22 @@ def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) ->
 
 
 def check_prompt(prompt: PromptRecipe) -> None:
-    """Raise ValueError for a prompt recipe whose tokens do not lie where ``_places`` counts them."""
+    """Raise ValueError for a prompt recipe whose tokens do not lie where ``_target_positions`` counts them."""
     for key in ("template", "padding", "padding_side", "cut_template"):
         found, wanted = getattr(prompt, key), getattr(PromptRecipe(), key)
         if found != wanted:
             raise ValueError(f"alignment needs prompt.{key} = {wanted!r}, not {found!r}: set it so, or align.steps = 0")
 
 
-def _places(said: str, plain: str, student: TextEncoder, teacher: TextEncoder, recipe: Recipe) -> Tensor:
-    """For every token of ``said`` the position in the teacher's tokens of ``plain`` that it is to sound like. [T]"""
-    mine, theirs = (_words(encoder, text, recipe) for encoder, text in ((student, said), (teacher, plain)))
+def _target_positions(caption: str, plain: str, student: TextEncoder, teacher: TextEncoder, recipe: Recipe) -> Tensor:
+    """For every token of ``caption`` the position in the teacher's tokens of ``plain`` whose state it learns. [T]"""
+    ours, theirs = (_words(encoder, text, recipe) for encoder, text in ((student, caption), (teacher, plain)))
     # The teacher's positions of each word, of what stands before and after the words, and of padding.
     first = {word: place for place, word in reversed(list(enumerate(theirs)))}
     end = max((place for place, word in enumerate(theirs) if isinstance(word, int)), default=0) + 1
-    same = _same_words(said.split(), plain.split())
+    same = _same_words(caption.split(), plain.split())
     found = []
-    for place, word in enumerate(mine):
+    for place, word in enumerate(ours):
         if isinstance(word, int):
             found.append(first.get(same[word], 0))
         elif word == "before":
@@ -130,10 +130,10 @@ def _words(encoder: TextEncoder, text: str, recipe: Recipe) -> list[int | str]:
     return words + ["padding"] * (recipe.prompt.max_length - len(words))
 
 
-def _same_words(said: list[str], plain: list[str]) -> list[int]:
+def _same_words(words: list[str], plain: list[str]) -> list[int]:
     """For every word of a paraphrase the word of the plain caption that it stands for."""
-    same = [0] * len(said)
-    for _, i1, i2, j1, j2 in SequenceMatcher(None, said, plain, autojunk=False).get_opcodes():
+    same = [0] * len(words)
+    for _, i1, i2, j1, j2 in SequenceMatcher(None, words, plain, autojunk=False).get_opcodes():
         for i in range(i1, i2):
             same[i] = min(j1 + (i - i1) * max(j2 - j1, 1) // (i2 - i1), max(len(plain) - 1, 0))
     return same

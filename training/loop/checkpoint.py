@@ -1,4 +1,4 @@
-"""A run's checkpoints, to resume from: trained weights, optimiser and step, in folders that appear whole or not at all.
+"""Checkpoints to resume from: trained weights, optimizer state and step, in folders that appear whole or not at all.
 
 Tensors are whole, whatever the number of processes: a state goes on with any other number of them.
 """

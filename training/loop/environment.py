@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""Library versions and the device that a run was made with, for its folder and its bridge file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: log.jsonl, its curves, TensorBoard and wandb."""
+"""The log of a run: log.jsonl, curves.png, TensorBoard and wandb."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trainer at a time in an output folder."""
+"""A lock on the output folder: one trainer at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a noise level counts in the loss."""
+"""Loss weighting by noise level: none, min-SNR or debiased."""
 
 from __future__ import annotations
 

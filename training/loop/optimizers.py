@@ -1,4 +1,4 @@
-"""Optimizers that a recipe can name, and what of them a state keeps."""
+"""The optimizers that a recipe can name, and what of their state a checkpoint keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run on many processes: what the launcher decides (see ``launch/``), and how the pair is spread over them.
+"""Distributed training: what the launcher asks for (see ``launch/``), and DDP, FSDP2 or DeepSpeed around the pair.
 
 Trained weights are whole on every process and their gradients averaged (DDP). FSDP2 shards what is frozen and large,
 layer by layer: each is gathered for the moment that it computes. LoRA and adapter are small beside it; whole, they

@@ -1,4 +1,4 @@
-"""The learning rate over a run."""
+"""Learning-rate schedules: warm-up, then constant, linear or cosine."""
 
 from __future__ import annotations
 

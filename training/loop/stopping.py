@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run after the step in hand, with everything saved."""
+"""SIGTERM and Ctrl-C: the step in hand is finished, everything is saved, the run ends."""
 
 from __future__ import annotations
 

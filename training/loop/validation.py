@@ -1,4 +1,4 @@
-"""The loss on held-out examples, by noise level, always with the same noise: a curve that can be read."""
+"""Validation loss on held-out examples, by noise level, always with the same noise."""
 
 from __future__ import annotations
 

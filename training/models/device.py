@@ -1,4 +1,4 @@
-"""Which device a command computes on."""
+"""The device that a command computes on: cuda, mps or cpu."""
 
 from __future__ import annotations
 

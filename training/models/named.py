@@ -1,4 +1,4 @@
-"""Where a recipe's models are: a path, or a name of the demo's models."""
+"""Model names in recipes and on the command line -> local paths: a path, or ``demo:NAME``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the vision model is trained to predict, built from the scheduler config that lies beside it."""
+"""The training objective: epsilon, v-prediction or flow matching, read from the vision model's scheduler config."""
 
 from __future__ import annotations
 

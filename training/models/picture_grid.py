@@ -1,4 +1,4 @@
-"""Captioned picture grids."""
+"""A grid of pictures with captions, as one PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bridge, a vision model and a VAE put together, without ComfyUI."""
+"""Text to picture without ComfyUI: a bridge, a vision model and a VAE put together."""
 
 from __future__ import annotations
 

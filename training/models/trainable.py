@@ -1,4 +1,4 @@
-"""What of a model is trained: nothing, LoRA injected by peft, or every weight."""
+"""Frozen, LoRA or full training of a model: weights are frozen or opened, LoRA is injected by peft and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VAEs from local files: pictures to latents and back."""
+"""VAEs from local files: pictures -> latents, latents -> pictures."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from host_side import BASE, MODELS, check, connected, language_model, node_class
 
 import nodes as stock
 
-attention_ = importlib.import_module("hyphen-pack.nodes.attention_maps")
-hearing_ = importlib.import_module("hyphen-pack.nodes.context_tokens")
-heat_ = importlib.import_module("hyphen-pack.nodes.attention_heatmaps")
-origin_ = importlib.import_module("hyphen-pack.nodes.cache_signature")
+attention_maps_ = importlib.import_module("hyphen-pack.nodes.attention_maps")
+context_tokens_ = importlib.import_module("hyphen-pack.nodes.context_tokens")
+heatmaps_ = importlib.import_module("hyphen-pack.nodes.attention_heatmaps")
+signature_ = importlib.import_module("hyphen-pack.nodes.cache_signature")
 prompting_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
 
 PROMPT = "a red circle, left of a blue square"
@@ -58,7 +58,7 @@ def a_watched_model_samples_the_same_bits():
         positive, negative = encode(bridge, PROMPT), encode(bridge, "")
         plain = sampled(model, positive, negative, latents(side, 2))
         for conditioning in (positive, negative):
-            watched, maps = attention_.watch(model, conditioning)
+            watched, maps = attention_maps_.watch(model, conditioning)
             assert torch.equal(sampled(watched, positive, negative, latents(side, 2)), plain), name
             found = maps.maps()
             assert found.shape == (2, conditioning[0][0].shape[1], side, side), (name, found.shape)
@@ -71,7 +71,7 @@ def a_watched_model_samples_the_same_bits():
 def without_the_node_nothing_is_there():
     model, bridge = model_and_bridge("flow")
     positive, negative = encode(bridge, PROMPT), encode(bridge, "")
-    watched, _ = attention_.watch(model, positive)
+    watched, _ = attention_maps_.watch(model, positive)
     sampled(watched, positive, negative, latents(16))
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules()]
     assert not any(hooks)
@@ -85,7 +85,7 @@ def the_maps_are_the_hosts_own_attention():
     """Against a replacement of every cross-attention, as another pack would write it, over two steps."""
     model, bridge = model_and_bridge("flow")
     positive, negative = encode(bridge, PROMPT), encode(bridge, "")
-    watched, maps = attention_.watch(model, positive)
+    watched, maps = attention_maps_.watch(model, positive)
     seen = []
 
     def replaced(q, k, v, options):
@@ -110,7 +110,7 @@ def the_maps_are_the_hosts_own_attention():
 def each_sampling_begins_anew_and_combined_prompts_are_told_apart():
     model, bridge = model_and_bridge("flow")
     positive, negative, other = (encode(bridge, text) for text in (PROMPT, "", "a blue square"))
-    watched, maps = attention_.watch(model, positive)
+    watched, maps = attention_maps_.watch(model, positive)
     sampled(watched, positive, negative, latents(16))
     once = maps.maps()
     sampled(watched, positive, negative, latents(16), seed=8)
@@ -131,7 +131,7 @@ def maps_are_those_of_the_sampler_behind_the_pictures():
     """Two samplers in a row, the second within a node that expands; after more of them than are kept, none is left."""
     model, bridge = model_and_bridge("flow")
     positive, negative = encode(bridge, PROMPT), encode(bridge, "")
-    watched, maps = attention_.watch(model, positive)
+    watched, maps = attention_maps_.watch(model, positive)
 
     def run(graph, node_id, seed):
         reset_progress_state("id", graph)
@@ -143,7 +143,7 @@ def maps_are_those_of_the_sampler_behind_the_pictures():
         graph.original_prompt["maps"] = {"class_type": "Maps", "inputs": {"images": [images, 0]}}
         reset_progress_state("id", graph)
         with CurrentNodeContext("id", "maps"):
-            return maps.maps(origin_.behind("images"))
+            return maps.maps(signature_.upstream_signatures("images"))
 
     def told(**first):
         plain = {"1": {"class_type": "Sampler", "inputs": {"seed": 1, **first}}}
@@ -156,7 +156,7 @@ def maps_are_those_of_the_sampler_behind_the_pictures():
     assert torch.equal(drawn(graph, "1"), first) and torch.equal(drawn(graph, "2"), second)
     assert torch.equal(drawn(told(), "2"), second)  # a later queue, in which the host has the node from its cache
     refused(["watched MODEL"], drawn, told(model="another"), "2")
-    for seed in range(attention_.KEPT):
+    for seed in range(attention_maps_.KEPT):
         run(told(seed=10 + seed), "1", 10 + seed)
     refused(["change its seed"], drawn, graph, "1")
 
@@ -166,19 +166,21 @@ def what_has_no_cross_attention_or_no_words_is_refused():
     model, bridge = model_and_bridge("flow")
     positive = encode(bridge, PROMPT)
     sd3 = comfy.sd.load_diffusion_model(str(MODELS / "diffusion_models" / "tiny-sd3.safetensors"))
-    refused(["cross-attention", "UNetModel", "PixArtMS"], attention_.watch, sd3, positive)
-    refused(["Bridge Text Encode"], attention_.watch, model, [[positive[0][0], {}]])
-    maps = attention_.AttentionMaps(*hearing_.heard_in(positive))
+    refused(["cross-attention", "UNetModel", "PixArtMS"], attention_maps_.watch, sd3, positive)
+    refused(["Bridge Text Encode"], attention_maps_.watch, model, [[positive[0][0], {}]])
+    maps = attention_maps_.AttentionMaps(*context_tokens_.find_context_tokens(positive))
     refused(["watched MODEL"], maps.maps)
 
 
 def with_attention(bridge, where, side=8):
     """Maps in which each word gets all attention at one place, on top of a little everywhere."""
-    context, heard = hearing_.heard_in(encode(bridge, PROMPT, long_prompts="full length"))
+    context, heard = context_tokens_.find_context_tokens(encode(bridge, PROMPT, long_prompts="full length"))
     sums = torch.full((1, context.shape[1], side, side), 1e-3)
     for (_, tokens), (row, column) in zip(heard.words(), where, strict=True):
         sums[0, tokens, row, column] = 1.0
-    return attention_.AttentionMaps(context, heard, [attention_.Sampling((side, side), {(side, side): (sums, 1)})])
+    return attention_maps_.AttentionMaps(
+        context, heard, [attention_maps_.Sampling((side, side), {(side, side): (sums, 1)})]
+    )
 
 
 @check
@@ -186,23 +188,25 @@ def a_word_is_drawn_where_it_is_heard():
     bridge = connected("flow", language_model("bert"))
     places = [(i // 8 * 4, i % 8) for i in range(len(WORDS))]
     maps = with_attention(bridge, places)
-    assert [word for word, _ in maps.heard.words()] == WORDS
+    assert [word for word, _ in maps.tokens.words()] == WORDS
     images = torch.rand(1, 128, 128, 3)
-    for measure, scale in itertools.product(heat_.MEASURES, heat_.SCALES):
-        masks = heat_.draw(images, maps, "", measure, scale)[1]
+    for measure, scale in itertools.product(heatmaps_.MEASURES, heatmaps_.SCALES):
+        masks = heatmaps_.draw(images, maps, "", measure, scale)[1]
         assert masks.shape == (len(WORDS), 128, 128) and masks.min() >= 0 and masks.max() <= 1
         for mask, (row, column) in zip(masks, places, strict=True):
             peak = int(mask.argmax())
             assert (peak // 128 // 16, peak % 128 // 16) == (row, column)
-    sheets, _ = heat_.draw(images, maps, "", "attention", "each word")
-    picture = sheets[0, heat_.GAP + heat_.STRIP :, heat_.GAP :][: heat_.PANEL, : heat_.PANEL]
+    sheets, _ = heatmaps_.draw(images, maps, "", "attention", "each word")
+    picture = sheets[0, heatmaps_.GAP + heatmaps_.STRIP :, heatmaps_.GAP :][: heatmaps_.PANEL, : heatmaps_.PANEL]
     assert sheets.shape[0] == 1 and (picture.mean() - images.mean()).abs() < 0.05
-    strip = sheets[0, heat_.GAP : heat_.GAP + heat_.STRIP]
+    strip = sheets[0, heatmaps_.GAP : heatmaps_.GAP + heatmaps_.STRIP]
     assert (strip < 0.5).any() and (strip > 0.9).float().mean() > 0.5  # dark letters on white
-    (red,) = heat_.draw(images, maps, "red circle", "attention", "each word")[1]
+    (red,) = heatmaps_.draw(images, maps, "red circle", "attention", "each word")[1]
     assert red[:16, 16:48].max() > 0.9 and red[64:].max() < 0.1
-    refused(["'cat'", "red circle"], heat_.draw, images, maps, "cat", "attention", "each word")
-    refused(["1 pictures", "2 were given"], heat_.draw, images.repeat(2, 1, 1, 1), maps, "", "attention", "each word")
+    refused(["'cat'", "red circle"], heatmaps_.draw, images, maps, "cat", "attention", "each word")
+    refused(
+        ["1 pictures", "2 were given"], heatmaps_.draw, images.repeat(2, 1, 1, 1), maps, "", "attention", "each word"
+    )
 
 
 @check

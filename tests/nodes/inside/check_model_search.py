@@ -104,7 +104,7 @@ def a_model_that_is_not_there_is_named_with_the_nearest():
     wanted = language_of("llama.safetensors")
     missing = dataclasses.replace(wanted, model_id="a-fine-tune", fingerprint="0" * 64)
     found = installed.search(missing)
-    assert not found.fitting and "\n" not in found.told
+    assert not found.fitting and "\n" not in found.report
     sizes = f"hidden 32, 2 layers, vocabulary {wanted.vocab_size}"
     for words in (
         f"a-fine-tune ({sizes}, fingerprint 000000000000)",
@@ -112,19 +112,19 @@ def a_model_that_is_not_there_is_named_with_the_nearest():
         "models/LLM",
         "put a-fine-tune there",
     ):
-        assert words in found.told, (words, found.told)
+        assert words in found.report, (words, found.report)
     lone = MODELS / "LLM" / "lone-junk.safetensors"  # a broken download is passed over
     lone.write_bytes(b"")
     try:
-        assert "nearest is" in installed.search(missing).told and "lone-junk" not in installed.search(missing).told
+        assert "nearest is" in installed.search(missing).report and "lone-junk" not in installed.search(missing).report
         assert installed.search(wanted).fitting
     finally:
         lone.unlink()
     with another_model() as folder:
         (folder / "model.safetensors").write_bytes(b"cut")
-        assert f"nearest is {folder.name} (" in (told := installed.search(missing).told) and "cut short" in told, told
+        assert f"nearest is {folder.name} (" in (told := installed.search(missing).report) and "cut short" in told, told
     nameless = dataclasses.replace(wanted, fingerprint=None)
-    assert "records no fingerprint" in installed.search(nameless).told
+    assert "records no fingerprint" in installed.search(nameless).report
 
 
 @check

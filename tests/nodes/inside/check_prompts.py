@@ -16,7 +16,7 @@ from host_side import HOST, check, connected, context, language_model, refused
 import nodes as stock
 
 prompting_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
-memory_ = importlib.import_module("hyphen-pack.nodes.prompt_cache")
+prompt_cache_ = importlib.import_module("hyphen-pack.nodes.prompt_cache")
 core = importlib.import_module("hyphen-pack.lavi_core.prompt")
 tokens_ = importlib.import_module("hyphen-pack.lavi_core.language.tokens")
 weights_ = importlib.import_module("hyphen-pack.lavi_core.language.prompt_weights")
@@ -198,32 +198,32 @@ def whatever_a_conditioning_depends_on_is_encoded_anew():
         for text, options in told:
             encode(bridge, text, **options)
         assert len(passes) == len(told)
-    key = bridge._heard_through()
+    key = bridge._state()
     bridge.patcher.add_patches({"model.encoder.layer.0.attention.self.query.weight": (torch.zeros(32, 32),)}, 0.5)
-    assert bridge._heard_through() != key
+    assert bridge._state() != key
     encode(bridge, "a red circle")
     assert len(passes) == len(told) + 1
     others = [replace(bridge, stamp="another"), replace(bridge, name="another")]
     others += [connected("bert", strength=0.5), connected("bert", language_model("bert", torch.bfloat16))]
     others += [replace(bridge, config=replace(bridge.config, prompt=replace(bridge.config.prompt, max_length=20)))]
-    keys = [other._heard_through() for other in (bridge, *others)]
+    keys = [other._state() for other in (bridge, *others)]
     assert len(set(keys)) == len(keys)
-    assert not any(len(other.memory) for other in others)
+    assert not any(len(other.prompts) for other in others)
 
 
 @check
 def what_is_remembered_is_bounded():
-    bridge, limit = connected("bert"), memory_.LIMIT
+    bridge, limit = connected("bert"), prompt_cache_.LIMIT
     passes = passes_of(bridge)
     context_bytes = encode(bridge, "0")[0].nbytes
     try:
-        memory_.LIMIT = 3 * context_bytes
+        prompt_cache_.LIMIT = 3 * context_bytes
         for text in ("1", "2", "0", "3"):
             encode(bridge, text)
-        assert len(bridge.memory) == 3 and bridge.memory.nbytes <= memory_.LIMIT
+        assert len(bridge.prompts) == 3 and bridge.prompts.nbytes <= prompt_cache_.LIMIT
         encode(bridge, "0")
         assert len(passes) == 4
         encode(bridge, "1")  # the one that was asked for longest ago
         assert len(passes) == 5
     finally:
-        memory_.LIMIT = limit
+        prompt_cache_.LIMIT = limit

@@ -83,9 +83,9 @@ def a_lora_never_touches_the_bytes_and_goes_with_the_model():
     one, other = connected("packed", model), connected("packed", model, 0.0)
     for _ in range(2):
         close(context(one), "packed.lora.0")
-        one.memory._kept.clear()
+        one.prompts._kept.clear()
         close(context(other), "packed.plain.0")
-        other.memory._kept.clear()
+        other.prompts._kept.clear()
 
 
 @check

@@ -1,4 +1,4 @@
-"""Tiny text encoders of the host's own classes, their twins in transformers, and bridges made for the twins."""
+"""Tiny text encoders of the host's own classes, the same networks in transformers, and bridges made for these."""
 
 # pyright: reportMissingImports=false
 

@@ -21,7 +21,7 @@ from lavi_bridge.training.commands import main
 from lavi_bridge.training.models.bridges import exporting
 from safetensors.torch import load_file, save_file
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 CASES = sorted(file.parent.name for file in GOLDEN.glob("*/case.json"))
 
 

@@ -17,7 +17,7 @@ from lavi_bridge.training.commands import main
 from lavi_bridge.training.models.diffusers_folder import read_vision
 from safetensors.torch import load_file, save_file
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from lavi_bridge.training.commands.demo import load
+from lavi_bridge.training.demo.show import load
 from lavi_bridge.training.evaluation.shapebench import ROWS, Settings, evaluate
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models import named
@@ -14,7 +14,7 @@ from lavi_bridge.training.models.pipeline import Pipeline
 from lavi_bridge.training.recipe import read_recipe
 from scipy.stats import binom
 
-RECIPE = Path(named.__file__).parent / "recipes" / "experiment" / "bridge.toml"
+RECIPE = Path(named.__file__).parents[1] / "recipes" / "experiment" / "bridge.toml"
 # Of 200 prompts each, `lavi-bridge demo --prompts 200 --precision bf16`: the README's table.
 MEASURED = {"single": 1.0, "color": 0.995, "shape": 0.945, "texture": 0.935}
 PROMPTS = 16

@@ -12,9 +12,9 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.config import from_dict
 from lavi_bridge.lavi_core.files import write_safetensors, write_text
-from lavi_bridge.training.commands.install_demo import install
 from lavi_bridge.training.demo.assemble import assemble
 from lavi_bridge.training.demo.autoencoder import AutoencoderRecipe
+from lavi_bridge.training.demo.install import install
 from lavi_bridge.training.demo.start import StartRecipe
 from lavi_bridge.training.evaluation.metric_weights import Weights
 from lavi_bridge.training.evaluation.suite import read_suite
@@ -25,7 +25,7 @@ from lavi_bridge.training.recipe import read_recipe
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-RECIPES = Path(named.__file__).parent / "recipes"
+RECIPES = Path(named.__file__).parents[1] / "recipes"
 PARTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
 
 

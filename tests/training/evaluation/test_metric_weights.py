@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from lavi_bridge.training import recipe
 from lavi_bridge.training.evaluation.metric_weights import ROLES, Weights, checksum
-from lavi_bridge.training.models import named
 
 
 def test_a_folders_checksum_is_what_the_documented_command_prints(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_path_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 
 def test_the_file_to_copy_names_every_role() -> None:
-    path = Path(named.__file__).parent / "recipes" / "evaluation" / "weights.toml"
+    path = Path(recipe.__file__).parent / "recipes" / "evaluation" / "weights.toml"
     found = Weights.read(path)
     assert set(found.paths) == set(ROLES) and not any(found.sums.values())
     command = "find -L . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"

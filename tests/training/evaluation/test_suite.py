@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from lavi_bridge.tests.training.evaluation.models import write_weights
 from lavi_bridge.tests.training.evaluation.test_own_encoder import write_pipeline
+from lavi_bridge.training import recipe
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.evaluation.paper_figures import PAPER
 from lavi_bridge.training.evaluation.suite import read_suite
-from lavi_bridge.training.models import named as recipes
 
 SUITE = """
 prompts = [{prompts}]
@@ -105,7 +105,7 @@ def test_a_suite_that_does_not_fit_is_refused(suite: Path, old: str, new: str, s
 
 
 def test_the_committed_suites_are_the_papers_tables() -> None:
-    folder = Path(recipes.__file__).parent / "recipes" / "evaluation"
+    folder = Path(recipe.__file__).parent / "recipes" / "evaluation"
     for name in PAPER:
         made = read_suite(folder / f"{name}.toml")
         assert (made.paper, [entry.name for entry in made.bridge]) == (name, list(PAPER[name].columns))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.demo.start import tokenizer
-from lavi_bridge.training.loop.alignment import _places, _same_words, align
+from lavi_bridge.training.loop.alignment import _target_positions, _same_words, align
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.shapebench import VOCABULARIES
@@ -45,9 +45,9 @@ def test_words_of_a_paraphrase_find_their_plain_words() -> None:
 
 def test_every_kind_of_token_finds_its_place(recipe: Path, tiny: Path, teacher: Path) -> None:
     student, own = TextEncoder.load(tiny / "text_encoder"), TextEncoder.load(teacher)
-    found = _places("a red ball", "a red circle", student, own, read_recipe(recipe)).tolist()
+    found = _target_positions("a red ball", "a red circle", student, own, read_recipe(recipe)).tolist()
     assert found == [0, 1, 2, 3, 4, *range(5, 16)]  # [CLS], three words, [SEP], padding
-    assert _places("", "", student, own, read_recipe(recipe)).tolist() == list(range(16))
+    assert _target_positions("", "", student, own, read_recipe(recipe)).tolist() == list(range(16))
 
 
 def test_aligning_lowers_the_error_and_is_repeatable(recipe: Path, teacher: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lavi_bridge.training.loop import parallel
 
-LAUNCH = Path(parallel.__file__).parent / "launch"
+LAUNCH = Path(parallel.__file__).parents[1] / "launch"
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero2"])

@@ -27,7 +27,7 @@ with held(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), str(Path(__file__).parents[2])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         mine, worker = map(int, process.stdout.readline().split())

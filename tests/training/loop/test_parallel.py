@@ -21,7 +21,7 @@ from lavi_bridge.training.loop import parallel
 from lavi_bridge.training.loop.checkpoint import states
 from safetensors import safe_open
 
-LAUNCH = Path(parallel.__file__).parent / "launch"
+LAUNCH = Path(parallel.__file__).parents[1] / "launch"
 
 
 def launched(name: str) -> dict[str, str]:

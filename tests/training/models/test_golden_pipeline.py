@@ -12,7 +12,7 @@ from lavi_bridge.training.commands import main
 from lavi_bridge.training.models.pipeline import Pipeline
 from safetensors.torch import load_file
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.mark.parametrize("case", sorted(file.parent.name for file in GOLDEN.glob("*/case.json")))

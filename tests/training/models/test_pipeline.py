@@ -14,7 +14,7 @@ from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.demo.start import tokenizer
 from lavi_bridge.training.loop.trainer import Trainer
-from lavi_bridge.training.models.named import sampling
+from lavi_bridge.training.models import sampling
 from lavi_bridge.training.models.objective import Objective
 from lavi_bridge.training.models.sampling import noise_for, scheduler_for
 from lavi_bridge.training.models.vae import load_vae

@@ -11,7 +11,7 @@ from lavi_bridge.lavi_core.files import write_safetensors
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.recipe import read_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").rglob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").rglob("*.toml"))
 
 
 def test_overrides_reach_nested_keys(recipe: Path) -> None:

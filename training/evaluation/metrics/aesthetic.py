@@ -14,24 +14,24 @@ from .clip import Clip, resized_by
 from .metric import Measurement, MetricInputs
 
 
-def aesthetic_v1(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
+def aesthetic_v1(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
     """github.com/LAION-AI/aesthetic-predictor: one linear layer."""
-    return _measure(pictures, means, "aesthetic-v1")
+    return _measure(pictures, inputs, "aesthetic-v1")
 
 
-def aesthetic_v2(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
+def aesthetic_v2(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
     """github.com/christophschuhmann/improved-aesthetic-predictor: five linear layers with nothing between them but
     dropout, which is off."""
-    return _measure(pictures, means, "aesthetic-v2")
+    return _measure(pictures, inputs, "aesthetic-v2")
 
 
 @torch.no_grad()
-def _measure(pictures: Sequence[Picture], means: MetricInputs, role: str) -> Measurement:
-    path = means.weights.get(role)
-    clip = Clip.load(means.weights, "clip-l14", means.device)
+def _measure(pictures: Sequence[Picture], inputs: MetricInputs, role: str) -> Measurement:
+    path = inputs.weights.get(role)
+    clip = Clip.load(inputs.weights, "clip-l14", inputs.device)
     head = load_head(path, clip.model.config.projection_dim)
     values = {}
-    for batch, images in batches(pictures, means.batch_size, role):
+    for batch, images in batches(pictures, inputs.batch_size, role):
         scores = head(clip.images(images)).squeeze(-1).tolist()
         values |= {picture.id: score for picture, score in zip(batch, scores, strict=True)}
     return Measurement(values=values, settings={"head": path.name, "model": clip.name, "resized_by": resized_by(clip)})

@@ -84,12 +84,12 @@ def question(phrase: str) -> str:
     return UNHEARD.sub("", f"{phrase}?".lower())
 
 
-def blip_vqa(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
+def blip_vqa(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
     """The product over the prompt's noun phrases (at most 8) of P(yes) to "<phrase>?"; 1 where it has none, as in
     T2I-CompBench."""
-    blip, split = Blip.load(means.weights, means.device), splitter(means.weights)
+    blip, split = Blip.load(inputs.weights, inputs.device), splitter(inputs.weights)
     values, details = {}, {}
-    for batch, images in batches(pictures, means.batch_size, "BLIP-VQA"):
+    for batch, images in batches(pictures, inputs.batch_size, "BLIP-VQA"):
         seen = blip.see(images)
         for i, picture in enumerate(batch):
             phrases = split.phrases(picture.prompt)[:MOST_PHRASES]

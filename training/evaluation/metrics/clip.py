@@ -48,11 +48,11 @@ class Clip:
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self._tokens(texts, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
-        said = self.model.text_model(
+        text_of = self.model.text_model(
             input_ids=tokens["input_ids"].to(self.model.device),
             attention_mask=tokens["attention_mask"].to(self.model.device),
         ).pooler_output
-        return F.normalize(self.model.text_projection(said).float(), dim=-1).cpu()
+        return F.normalize(self.model.text_projection(text_of).float(), dim=-1).cpu()
 
     @property
     def length(self) -> int:
@@ -65,11 +65,11 @@ class Clip:
         return self.tokenizer(texts, **options)
 
 
-def clip_score(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
+def clip_score(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
     """The cosine of picture and prompt by OpenAI's ViT-B/32, neither scaled nor clipped: of that size are the paper's
     CLIP scores (0.31 to 0.32) and T2I-CompBench's non-spatial score."""
-    clip = Clip.load(means.weights, "clip-b32", means.device)
-    values = cosines(clip, pictures, [picture.prompt for picture in pictures], means.batch_size)
+    clip = Clip.load(inputs.weights, "clip-b32", inputs.device)
+    values = cosines(clip, pictures, [picture.prompt for picture in pictures], inputs.batch_size)
     return Measurement(values=values, settings=settings_of(clip, [picture.prompt for picture in pictures]))
 
 
@@ -86,10 +86,10 @@ def settings_of(clip: Clip, texts: Sequence[str]) -> dict[str, Any]:
 
 def cosines(clip: Clip, pictures: Sequence[Picture], texts: Sequence[str], batch_size: int) -> dict[int, float]:
     """Picture id -> its cosine with the text at its place."""
-    said = dict(zip((picture.id for picture in pictures), texts, strict=True))
+    text_of = dict(zip((picture.id for picture in pictures), texts, strict=True))
     values = {}
     for batch, images in batches(pictures, batch_size, "CLIP score"):
-        alike = (clip.images(images) * clip.texts([said[picture.id] for picture in batch])).sum(-1)
+        alike = (clip.images(images) * clip.texts([text_of[picture.id] for picture in batch])).sum(-1)
         values |= {picture.id: value for picture, value in zip(batch, alike.tolist(), strict=True)}
     return values
 

@@ -21,17 +21,17 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 LISTS = ("spatial", "action", "spatialaction")  # the files of T2I-CompBench beside the one of all complex prompts
 
 
-def three_in_one(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
+def three_in_one(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
     """The mean of BLIP-VQA, the spatial score and the CLIP score without adjectives; of two of them where the prompt
     is of T2I-CompBench's spatial or action list alone (meta "complex")."""
-    split = splitter(means.weights)
-    clip = Clip.load(means.weights, "clip-b32", means.device)
-    asked, stood = blip_vqa(pictures, means), placement(pictures, means, around)
+    split = splitter(inputs.weights)
+    clip = Clip.load(inputs.weights, "clip-b32", inputs.device)
+    asked, stood = blip_vqa(pictures, inputs), placement(pictures, inputs, around)
     texts = [split.without_adjectives(picture.prompt) for picture in pictures]
     parts = {
         "blip-vqa": asked.values,
         "spatial": stood.values,
-        "clip": cosines(clip, pictures, texts, means.batch_size),
+        "clip": cosines(clip, pictures, texts, inputs.batch_size),
     }
     details = {p.id: {name: values[p.id] for name, values in parts.items()} for p in pictures}
     values = {p.id: combine(details[p.id], list_of(p)) for p in pictures}

@@ -1,4 +1,4 @@
-"""Object detectors of transformers, from a local folder: where in a picture is the thing called so?"""
+"""Object detectors of transformers, from a local folder: the box of a named object in a picture."""
 
 from __future__ import annotations
 

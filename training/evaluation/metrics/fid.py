@@ -69,24 +69,24 @@ def distance(a: Statistics, b: Statistics) -> float:
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
-def fid(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
-    """Of each category of at least 2 pictures and of all, against ``means.reference``. Raises Inapplicable for one
+def fid(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
+    """Of each category of at least 2 pictures and of all, against ``inputs.reference``. Raises Inapplicable for one
     picture, which has no covariance."""
     if len(pictures) < 2:
         raise Inapplicable(f"a FID needs at least 2 pictures, the run has {len(pictures)}: draw more prompts or seeds")
-    path = means.weights.get("inception")
-    if means.reference is None:
+    path = inputs.weights.get("inception")
+    if inputs.reference is None:
         raise Unavailable("statistics of true pictures are missing: make them with `evaluate stats`, give --reference")
-    reference, extractor = Statistics.load(means.reference), sha256_of(path)
+    reference, extractor = Statistics.load(inputs.reference), sha256_of(path)
     if reference.extractor != extractor:
         raise ValueError(
-            f"{means.reference} was made with an Inception of sha256 {reference.extractor[:12]}, {path} has "
+            f"{inputs.reference} was made with an Inception of sha256 {reference.extractor[:12]}, {path} has "
             f"{extractor[:12]}: make the statistics again"
         )
-    extract = inception(path, means.device)
-    features = np.concatenate([extract(images) for _, images in batches(pictures, means.batch_size, "FID")])
+    extract = inception(path, inputs.device)
+    features = np.concatenate([extract(images) for _, images in batches(pictures, inputs.batch_size, "FID")])
     settings = {
-        "reference": means.reference.name,
+        "reference": inputs.reference.name,
         "reference_n": reference.n,
         "reference_size": reference.size or "as they were",
         "inception": extractor[:12],

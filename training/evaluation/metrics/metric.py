@@ -1,4 +1,4 @@
-"""What a metric is, and what it says of a run."""
+"""What a metric is: what it may use, and what it returns for a run."""
 
 from __future__ import annotations
 

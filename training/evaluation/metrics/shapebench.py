@@ -14,7 +14,7 @@ from .metric import Measurement, MetricInputs
 BOUND_PROMPTS = 200  # of which ceiling and chance are taken
 
 
-def shapes(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
+def shapes(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
     """1 where all that the prompt names holds. Of the pictures whose prompt is a caption of ShapeBench; settings hold
     the judge's score of true pictures (ceiling) and of good pictures of other prompts (chance), by category."""
     specs = {picture.id: spec for picture in pictures if (spec := spec_of(picture.prompt)) is not None}
@@ -22,7 +22,7 @@ def shapes(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
     if not ours:
         raise Inapplicable("no prompt of the run is a caption of ShapeBench; make such with `evaluate prompts`")
     values, details = {}, {}
-    for batch, images in batches(ours, means.batch_size, "judge"):
+    for batch, images in batches(ours, inputs.batch_size, "judge"):
         for picture, image in zip(batch, images, strict=True):
             verdict = judge(image, specs[picture.id])
             values[picture.id] = float(verdict.correct)

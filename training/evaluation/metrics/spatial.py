@@ -40,19 +40,19 @@ class Scene(NamedTuple):
     relation: str | None
 
 
-def spatial(pictures: Sequence[Picture], means: MetricInputs) -> Measurement:
+def spatial(pictures: Sequence[Picture], inputs: MetricInputs) -> Measurement:
     """A quarter for the surest box of either thing, times its confidence; a half for where they stand; 0 below 0.5."""
-    return placement(pictures, means, ends)
+    return placement(pictures, inputs, ends)
 
 
 def placement(
-    pictures: Sequence[Picture], means: MetricInputs, scene_of: Callable[[Splitter, str], Scene | None]
+    pictures: Sequence[Picture], inputs: MetricInputs, scene_of: Callable[[Splitter, str], Scene | None]
 ) -> Measurement:
     """The spatial score of the scenes that ``scene_of`` reads in the prompts, 0 where it reads none."""
-    detector, split = Detector.load(means.weights, means.device), splitter(means.weights)
+    detector, split = Detector.load(inputs.weights, inputs.device), splitter(inputs.weights)
     scenes = {prompt: scene_of(split, prompt) for prompt in {picture.prompt for picture in pictures}}
     values = {picture.id: 0.0 for picture in pictures}
-    for batch, images in batches(pictures, means.batch_size, "spatial"):
+    for batch, images in batches(pictures, inputs.batch_size, "spatial"):
         asked = [(p, image, s) for p, image in zip(batch, images, strict=True) if (s := scenes[p.prompt]) is not None]
         if not asked:
             continue
