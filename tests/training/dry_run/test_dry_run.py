@@ -125,7 +125,7 @@ def test_an_optimizer_keeps_as_much_as_is_said(kind):
     except ValueError as error:
         pytest.skip(str(error))
     weight.grad = torch.ones_like(weight)
-    optimizers.averaged(optimizer, False)
+    optimizers.use_averaged_weights(optimizer, False)
     optimizer.step()
     kept = sum(value.nbytes for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor))
     assert kept == pytest.approx(memory.MOMENTS[kind] * weight.numel(), rel=0.02)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.demo.start import tokenizer
-from lavi_bridge.training.loop.alignment import _target_positions, _same_words, align
+from lavi_bridge.training.loop.alignment import _same_words, _target_positions, align
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.shapebench import VOCABULARIES

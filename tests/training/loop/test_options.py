@@ -12,7 +12,7 @@ import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.training.loop import checkpoint
 from lavi_bridge.training.loop.bad_steps import BadSteps
-from lavi_bridge.training.loop.loss_weighting import WEIGHTINGS, weights
+from lavi_bridge.training.loop.loss_weighting import WEIGHTINGS, loss_weights
 from lavi_bridge.training.loop.optimizers import OPTIMIZERS
 from lavi_bridge.training.loop.schedules import learning_rate_scale
 from lavi_bridge.training.loop.trainer import Trainer
@@ -129,9 +129,9 @@ def test_a_weighting_is_the_same_weight_of_x0_for_every_objective(weighting: str
     level = 1000 / (1 + snr.sqrt())  # where flow has this ratio
     assert torch.allclose(objective("flow").snr(level), snr, rtol=1e-4)
     in_x0 = {
-        "epsilon": weights(vp, t, section) * snr,
-        "v_prediction": weights(objective("v_prediction"), t, section) * (snr + 1),
-        "flow": weights(objective("flow"), level, section) / (level / 1000) ** 2,
+        "epsilon": loss_weights(vp, t, section) * snr,
+        "v_prediction": loss_weights(objective("v_prediction"), t, section) * (snr + 1),
+        "flow": loss_weights(objective("flow"), level, section) / (level / 1000) ** 2,
     }
     assert torch.allclose(in_x0["epsilon"], in_x0["v_prediction"], rtol=1e-4)
     assert torch.allclose(in_x0["epsilon"], in_x0["flow"], rtol=1e-3)
@@ -141,8 +141,8 @@ def test_min_snr_is_the_papers_formula() -> None:
     """min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v: arXiv 2303.09556, section 3.4."""
     t, section = torch.tensor([5, 500, 990]), LossSection(weighting="min_snr", gamma=5.0)
     snr = objective("epsilon").snr(t)
-    assert torch.allclose(weights(objective("epsilon"), t, section), snr.clamp(max=5) / snr)
-    assert torch.allclose(weights(objective("v_prediction"), t, section), snr.clamp(max=5) / (snr + 1))
+    assert torch.allclose(loss_weights(objective("epsilon"), t, section), snr.clamp(max=5) / snr)
+    assert torch.allclose(loss_weights(objective("v_prediction"), t, section), snr.clamp(max=5) / (snr + 1))
 
 
 def test_loss_weights_and_offset_noise_change_what_is_trained(recipe: Path, tmp_path: Path) -> None:
