@@ -15,7 +15,7 @@ from lavi_bridge.training.recipe import read_recipe
 from scipy.stats import binom
 
 RECIPE = Path(named.__file__).parents[1] / "recipes" / "experiment" / "bridge.toml"
-# Of 200 prompts each, `lavi-bridge demo --prompts 200 --precision bf16`: the README's table.
+# Of 200 prompts each, `lavi-bridge demo --prompts 200 --precision bf16`: the table of training/demo/README.md.
 MEASURED = {"single": 1.0, "color": 0.995, "shape": 0.945, "texture": 0.935}
 PROMPTS = 16
 
