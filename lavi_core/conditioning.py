@@ -1,4 +1,4 @@
-"""The two records that flow: a language model's hidden states, and the conditioning of a vision model."""
+"""The two dataclasses passed on: a language model's hidden states, and the conditioning of a vision model."""
 
 from __future__ import annotations
 

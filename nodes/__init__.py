@@ -1,12 +1,12 @@
-"""The nodes: the only layer that imports comfy. One file per concern; ``execute`` is a doorway of a few lines."""
+"""The nodes: the only layer that imports comfy. A file a concern; ``execute`` calls plain code in a few lines."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
 from . import folders
-from .attention_heatmaps import BridgeAttentionMaps
-from .attention_maps import WatchAttention
+from .attention_maps import BridgeAttentionMaps
+from .attention_recorder import WatchAttention
 from .bridge import BridgeTextEncode, LoadBridge
 from .context_tokens import BridgeTokens
 from .from_clip import LanguageModelFromCLIP

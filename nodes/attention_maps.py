@@ -1,233 +1,196 @@
-"""Watch Attention: which token drives which region, from the cross-attention of a cloned model while it samples.
-
-Hooks on the projections to queries and keys live only inside a forward pass of that clone; nothing is replaced, so the
-samples are the same to the bit. A map is the mean over heads, layers and steps (DAAM, arXiv 2210.04885).
-"""
+"""Bridge Attention Maps: a heatmap for each word of the prompt, bright where the picture attends to it."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import math
 from typing import Any
 
-import comfy.model_management
 import torch
 import torch.nn.functional as F
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
-from torch import Tensor, nn
+from torch import Tensor
 
-from .cache_signature import current_signatures
-from .context_tokens import ContextTokens, find_context_tokens
+from .attention_recorder import AttentionMaps
+from .cache_signature import upstream_signatures
 from .schema import AttentionWire, schema
 
-KEY = "lavi_bridge_attention"  # of our wrappers in the host's table
-KEPT = 8  # samplings whose maps are kept: the host may give the pictures of an earlier one again, from its cache
+PANEL, STRIP, GAP = 256, 34, 12  # pixels: the shorter side of a panel at least, the height of its label, between panels
+COLUMNS = (4, 5, 3)  # the first of them that leaves fewest places empty
+# matplotlib's "inferno" (CC0) at eighths, dark to bright
+INFERNO = (
+    (0.001, 0.000, 0.014),
+    (0.123, 0.047, 0.283),
+    (0.342, 0.062, 0.429),
+    (0.556, 0.129, 0.412),
+    (0.736, 0.216, 0.330),
+    (0.889, 0.350, 0.198),
+    (0.978, 0.558, 0.035),
+    (0.968, 0.803, 0.172),
+    (0.988, 0.998, 0.645),
+)
+SCALES = ("each word", "all words")
+MEASURES = ("attention", "share")
 
 
-@dataclass(frozen=True)
-class CrossAttention:
-    """Where a kind of network has its cross-attention. path: the modules' names end so. heads: their attribute."""
+def select(words: list[tuple[str, list[int]]], wanted: str) -> list[tuple[str, list[int]]]:
+    """Of the words of a prompt those that are ``wanted``, by words or phrases with commas between; "" = all.
 
-    path: str
-    query: str
-    key: str  # of the keys, or of keys and values in one
-    heads: str
+    Raises ValueError for one that the vision model did not hear.
+    """
+    phrases = [phrase.split() for phrase in wanted.split(",") if phrase.strip()]
+    if not phrases:
+        return words
+    heard, found = [word.lower() for word, _ in words], []
+    for phrase in phrases:
+        lower, length = [word.lower() for word in phrase], len(phrase)
+        at = next((i for i in range(len(heard)) if heard[i : i + length] == lower), None)
+        if at is None:
+            prompt = " ".join(word for word, _ in words)
+            raise ValueError(f"{' '.join(phrase)!r} is not in the prompt as the vision model heard it: {prompt}")
+        found.append((" ".join(phrase), [i for _, tokens in words[at : at + length] for i in tokens]))
+    return found
 
 
-CROSS_ATTENTION = {
-    "UNetModel": CrossAttention(path="attn2", query="to_q", key="to_k", heads="heads"),
-    "PixArtMS": CrossAttention(path="cross_attn", query="q_linear", key="kv_linear", heads="num_heads"),
-}
+def word_maps(
+    attention: AttentionMaps, wanted: str, measure: str, nodes: list[str] | None = None
+) -> tuple[list[str], Tensor]:
+    """Labels, and [B W H W'] float32: the attention that each word gets at each place or, for the measure "share", its
+    share of the attention to all words there, which special tokens and padding do not drown. nodes: see
+    ``AttentionMaps.maps``. Raises ValueError."""
+    maps, every = attention.maps(nodes), attention.tokens.words()
+    if not every:
+        raise ValueError("the watched prompt has no words; watch another conditioning")
+    words = select(every, wanted)
+    found = torch.stack([maps[:, tokens].sum(1) for _, tokens in words], dim=1)
+    if measure == "share":
+        found = found / maps[:, [i for _, tokens in every for i in tokens]].sum(1, keepdim=True)
+    return [word for word, _ in words], found
 
 
-def kind_of(network: nn.Module) -> CrossAttention:
-    """The row of a network. Raises ValueError for one whose text is no cross-attention's."""
-    for ancestor in type(network).__mro__:
-        if ancestor.__name__ in CROSS_ATTENTION:
-            return CROSS_ATTENTION[ancestor.__name__]
-    raise ValueError(
-        f"attention maps are drawn of models with cross-attention ({', '.join(CROSS_ATTENTION)}), this one is a "
-        f"{type(network).__name__}: take the node out"
+def normalised(maps: Tensor, scale: str) -> Tensor:
+    """Each map, or all of a picture together, from 0 to 1. [B W H W']"""
+    over = (-2, -1) if scale == "each word" else (-3, -2, -1)
+    low, high = maps.amin(over, keepdim=True), maps.amax(over, keepdim=True)
+    return (maps - low) / (high - low).clamp(min=1e-8)
+
+
+def coloured(heat: Tensor) -> Tensor:
+    """[H W] from 0 to 1 -> [H W 3]"""
+    palette = torch.tensor(INFERNO)
+    at = heat.clamp(0, 1) * (len(palette) - 1)
+    low = at.floor().long().clamp(max=len(palette) - 2)
+    return torch.lerp(palette[low], palette[low + 1], (at - low)[..., None])
+
+
+def over(picture: Tensor, heat: Tensor) -> Tensor:
+    """The heat over the darkened picture, and a line around what is above half of it. [H W 3], [H W] -> [H W 3]"""
+    grey = (picture @ torch.tensor([0.299, 0.587, 0.114]))[..., None]
+    shown = torch.lerp(0.45 * torch.lerp(grey, picture, 0.5), coloured(heat), 0.2 + 0.45 * heat[..., None])
+    hot = (heat > 0.5).float()[None]
+    line = F.max_pool2d(hot, 3, stride=1, padding=1)[0] - hot[0]
+    return torch.where(line[..., None] > 0, torch.ones(3), shown)
+
+
+def sheet(picture: Tensor, labels: list[str], heats: Tensor) -> Tensor:
+    """The picture, and it again under the heat of each word. [H W 3], [W H W] -> [H' W' 3]"""
+    height, width = (round(side * max(1.0, PANEL / min(picture.shape[:2]))) for side in picture.shape[:2])
+    picture = _resized(picture.movedim(-1, 0), height, width).movedim(0, -1)
+    panels = [picture, *(over(picture, heat) for heat in _resized(heats, height, width))]
+    columns = min(COLUMNS, key=lambda count: -len(panels) % count) if len(panels) > max(COLUMNS) else len(panels)
+    rows = math.ceil(len(panels) / columns)
+    canvas = torch.ones(rows * (height + STRIP) + (rows + 1) * GAP, columns * width + (columns + 1) * GAP, 3)
+    places = [
+        (GAP + row * (height + STRIP + GAP), GAP + column * (width + GAP))
+        for row in range(rows)
+        for column in range(columns)
+    ][: len(panels)]
+    for (top, left), panel in zip(places, panels, strict=True):
+        canvas[top + STRIP : top + STRIP + height, left : left + width] = panel
+    return _labelled(
+        canvas, [(left, top, text) for (top, left), text in zip(places, ["picture", *labels], strict=True)], width
     )
 
 
-@dataclass
-class Sampling:
-    """The attention of one sampling.
-
-    size: of the latents. sums: grid of a layer -> sum of its maps [B T h w], and their number. made_in: signatures of
-    the node that sampled.
-    """
-
-    size: tuple[int, int] = (0, 0)
-    sums: dict[tuple[int, int], tuple[Tensor, int]] = field(default_factory=dict)
-    current_signatures: frozenset[str] = frozenset()
-    parts: int = 0  # passes over a part of the picture, which are not gathered
+def _resized(maps: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(maps[None].float(), (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-@dataclass
-class AttentionMaps:
-    """What runs on a LAVI_ATTENTION wire: the attention to one context, of the samplings that came last.
+def _labelled(canvas: Tensor, labels: list[tuple[int, int, str]], width: int) -> Tensor:
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
 
-    context: [1 T C]. samplings: the latest last, one of each node and its inputs.
-    """
-
-    context: Tensor
-    tokens: ContextTokens
-    samplings: list[Sampling] = field(default_factory=list)
-    now: Sampling = field(default_factory=Sampling)
-
-    def sample(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The host's OUTER_SAMPLE: a sampling begins, what the same node gathered before is forgotten."""
-        now = self.now = Sampling((noise.shape[-2], noise.shape[-1]), current_signatures=current_signatures())
-        self.samplings = [other for other in self.samplings if other.current_signatures != now.current_signatures]
-        latents = executor(noise, *args, **kwargs)
-        now.sums = {
-            grid: (total.to(comfy.model_management.intermediate_device()), count)
-            for grid, (total, count) in now.sums.items()
-        }
-        self.samplings = [*self.samplings, now][-KEPT:]
-        return latents
-
-    def apply(
-        self,
-        executor: Any,
-        x: Tensor,
-        t: Tensor,
-        c_concat: Any = None,
-        c_crossattn: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """The host's APPLY_MODEL: one pass, watched where the context is in its batch."""
-        options = transformer_options or {}
-        rows = self._rows(c_crossattn, len(options.get("cond_or_uncond", [0])))
-        with ExitStack() as hooks:
-            if rows is not None and tuple(x.shape[-2:]) != self.now.size:
-                self.now.parts += 1
-            elif rows is not None:
-                self._watch(executor.class_obj.diffusion_model, rows, hooks)
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
-    def _rows(self, batch: Tensor | None, chunks: int) -> slice | None:
-        """The rows of a batch of ``chunks`` conditionings that hear our context, which the host may have repeated."""
-        if batch is None or batch.ndim != 3 or batch.shape[1] % self.context.shape[1]:
-            return None
-        ours = self.context.repeat(1, batch.shape[1] // self.context.shape[1], 1)[0].to(batch)
-        size = batch.shape[0] // chunks
-        for start in range(0, batch.shape[0], size):
-            if batch.shape[2] == ours.shape[1] and torch.equal(batch[start], ours):
-                return slice(start, start + size)
-        return None
-
-    def _watch(self, network: nn.Module, rows: slice, hooks: ExitStack) -> None:
-        kind = kind_of(network)
-        for name, module in network.named_modules():
-            if name.rpartition(".")[2] == kind.path:
-                heads, seen = getattr(module, kind.heads), []
-                query, key = module.get_submodule(kind.query), module.get_submodule(kind.key)
-
-                def take_query(_: nn.Module, __: Any, q: Tensor, seen: list[Tensor] = seen) -> None:
-                    seen[:] = [q]
-
-                def take_key(_: nn.Module, __: Any, k: Tensor, seen: list[Tensor] = seen, heads: int = heads) -> None:
-                    if seen:
-                        self._add(seen.pop(), k, heads, rows)
-
-                hooks.callback(query.register_forward_hook(take_query).remove)
-                hooks.callback(key.register_forward_hook(take_key).remove)
-
-    def _add(self, q: Tensor, k: Tensor, heads: int, rows: slice) -> None:
-        """q: [B N D]; k: [B R*T D] or, with the values behind it, [B R*T 2D], the batch perhaps folded into R*T."""
-        width, length = q.shape[-1], self.context.shape[1]
-        k = k.reshape(q.shape[0], -1, k.shape[-1])[..., :width]
-        grid = self._grid(q.shape[1])
-        if k.shape[1] % length or grid is None:
-            return  # tokens of another node were added
-        found = torch.stack([_attention(one, other, heads) for one, other in zip(q[rows], k[rows], strict=True)])
-        found = found.unflatten(-1, (-1, length)).sum(-2)  # [B N T]
-        found = found.transpose(1, 2).unflatten(-1, grid)
-        total, count = self.now.sums.get(grid, (torch.zeros_like(found), 0))
-        self.now.sums[grid] = (total + found, count + 1)
-
-    def _grid(self, places: int) -> tuple[int, int] | None:
-        """Height and width of a layer with so many places: the latents', halved some times and rounded up."""
-        height, width = self.now.size
-        while height * width > places:
-            height, width = -(-height // 2), -(-width // 2)
-        return (height, width) if height * width == places else None
-
-    def maps(self, upstream_signatures: list[str] | None = None) -> Tensor:
-        """Mean attention of each place to each vector of the context. -> [B T H W] float32, CPU, at the latents' size.
-
-        behind: signatures of nodes, the first of which that sampled is drawn; None = the latest sampling. Raises
-        ValueError where nothing was gathered.
-        """
-        found = self.samplings[::-1]
-        if upstream_signatures is not None:
-            found = [
-                sampling
-                for signature in upstream_signatures
-                for sampling in found
-                if signature in sampling.current_signatures
-            ]
-        drawn = found[0] if found else Sampling()
-        if not drawn.sums:
-            why = (
-                "it is limited to an area, which cannot be drawn: watch one for the whole picture"
-                if drawn.parts
-                else "connect the watched MODEL to the sampler of these pictures, and this conditioning to its "
-                "positive or negative; where they are connected so, change its seed, for it to sample again"
-            )
-            raise ValueError(f"no attention to the watched conditioning was seen: {why}")
-        layers = sum(count for _, count in drawn.sums.values())
-        scaled = [F.interpolate(total, drawn.size, mode="bilinear") for total, _ in drawn.sums.values()]
-        return torch.stack(scaled).sum(0) / layers
+    image = Image.fromarray((canvas * 255).round().to(torch.uint8).numpy())
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=22)
+    for left, top, text in labels:
+        while text and draw.textlength(text, font=font) > width:
+            text = text[:-2] + "…" if len(text) > 2 else ""
+        draw.text((left, top + 2), text, fill=(20, 20, 20), font=font)
+    return torch.from_numpy(np.asarray(image).copy()).float() / 255
 
 
-def _attention(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """softmax(q k / sqrt d), its mean over the heads. [N D], [M D] -> [N M] float32"""
-    q, k = (part.float().unflatten(-1, (heads, -1)).transpose(0, 1) for part in (q, k))
-    mean = torch.zeros(q.shape[1], k.shape[1], device=q.device)
-    for one, other in zip(q, k, strict=True):
-        mean += (one @ other.T * q.shape[-1] ** -0.5).softmax(-1) / heads
-    return mean
-
-
-def watch(model: ModelPatcher, conditioning: Any) -> tuple[ModelPatcher, AttentionMaps]:
-    """A clone that gathers, and where to. Raises ValueError for a network without cross-attention."""
-    kind_of(model.model.diffusion_model)
-    maps = AttentionMaps(*find_context_tokens(conditioning))
-    watched = model.clone()
-    watched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, maps.sample)
-    watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, maps.apply)
-    return watched, maps
-
-
-class WatchAttention(io.ComfyNode):
+class BridgeAttentionMaps(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="LaViBridgeWatchAttention",
-            display_name="Watch Attention (LaVi-Bridge)",
-            description="Notes, while the model samples, which token of a prompt each place of the picture attends to. "
-            "The picture stays the same to the bit. For Bridge Attention Maps.",
-            search_aliases=["cross attention", "attention map", "daam", "heatmap"],
+            node_id="LaViBridgeAttentionMaps",
+            display_name="Bridge Attention Maps (LaVi-Bridge)",
+            description="Draws which word of the prompt drives which region: the picture once more for each word, "
+            "bright where the model listened to it.",
+            search_aliases=["cross attention", "attention map", "daam", "heatmap", "see prompt", "explain"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that goes to the sampler, behind Apply Bridge to Model."),
-                io.Conditioning.Input(
-                    "conditioning", tooltip="From Bridge Text Encode: the prompt to watch, positive or negative."
+                io.Image.Input("images", tooltip="The decoded pictures of the watched sampler."),
+                AttentionWire.Input("attention", tooltip="From Watch Attention."),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip="Words or phrases of the prompt to draw, with commas between. Empty: every word.",
+                ),
+                io.Combo.Input(
+                    "measure",
+                    options=list(MEASURES),
+                    default="attention",
+                    tooltip="attention: as the model computes it, of which special tokens and padding take their part. "
+                    "share: of the attention to all words, how much goes to this one, place by place.",
+                ),
+                io.Combo.Input(
+                    "scale",
+                    options=list(SCALES),
+                    default="each word",
+                    tooltip="each word: every map reaches from dark to bright. all words: one scale for all, so that "
+                    "words that drive little stay dark.",
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="A clone that is watched, for the sampler."),
-                AttentionWire.Output(display_name="attention", tooltip="For Bridge Attention Maps."),
+                io.Image.Output(display_name="IMAGE", tooltip="One sheet for each picture."),
+                io.Mask.Output(
+                    display_name="maps",
+                    tooltip="The maps themselves, from 0 to 1, at the pictures' size: all words of the first picture, "
+                    "then of the next.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, conditioning: Any) -> io.NodeOutput:
-        return io.NodeOutput(*watch(model, conditioning))
+    def execute(cls, images: Tensor, attention: Any, words: str, measure: str, scale: str) -> io.NodeOutput:
+        return io.NodeOutput(*draw(images, attention, words, measure, scale, upstream_signatures("images")))
+
+
+def draw(
+    images: Tensor,
+    attention: AttentionMaps,
+    words: str,
+    measure: str,
+    scale: str,
+    nodes: list[str] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sheets [B H' W' 3] and maps [B*W H W'] of pictures [B H W' 3] that these ``nodes`` made. Raises ValueError."""
+    labels, maps = word_maps(attention, words, measure, nodes)
+    if len(maps) != len(images):
+        raise ValueError(
+            f"the watched sampler made {len(maps)} pictures, {len(images)} were given: connect the decoded pictures of "
+            "that sampler"
+        )
+    heats = normalised(maps, scale)
+    pictures = images[..., :3].float().cpu()
+    sheets = [sheet(picture, labels, heat) for picture, heat in zip(pictures, heats, strict=True)]
+    return torch.stack(sheets), _resized(heats.flatten(0, 1), *images.shape[1:3])

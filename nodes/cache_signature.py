@@ -1,4 +1,4 @@
-"""Signatures of the nodes that made a thing, equal from one queue to the next, as those of the host's node cache."""
+"""Signatures of a node and its inputs, equal from one queue to the next: which sampler made these pictures?"""
 
 from __future__ import annotations
 

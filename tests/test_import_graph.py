@@ -1,4 +1,4 @@
-"""The import graph of each layer: no circle of files, and no arrow from a lower room to a higher one."""
+"""The import graph of each layer: no circle of files, and no import from a lower folder to a higher one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOMS = {
     ),
     "nodes": (
         *("schema folders cache_signature prompt_cache progress prompt_syntax quantized_patcher vision_model",),
-        *("casting context_tokens", "language attention_maps", "clip lora model_search attention_heatmaps", "bridge"),
+        *("casting context_tokens", "language attention_recorder", "clip lora model_search attention_maps", "bridge"),
         *("from_clip load_with_model vision", "hook"),
     ),
 }

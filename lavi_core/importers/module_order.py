@@ -1,4 +1,4 @@
-"""The order of LoRA lists that name no module: the one in which the libraries of their time declare the modules.
+"""The module order that gives the authors' unnamed LoRA tensors their names: that of the libraries of their time.
 
 Stated, not asked of the installed libraries: these may declare a class's attributes in another order, and a query
 matrix taken for a key matrix has the right shape.

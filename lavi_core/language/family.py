@@ -1,4 +1,4 @@
-"""LanguageFamily: what is known of one family of language models, as a row of facts."""
+"""LanguageFamily: what is set for one architecture: its loader, LoRA targets, layer list, position numbers."""
 
 from __future__ import annotations
 

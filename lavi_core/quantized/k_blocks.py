@@ -1,4 +1,4 @@
-"""Formats of 256 values with scales of their own for every 16 or 32 (ggml-quants.h): blocks [N bytes] uint8 -> [N 256].
+"""GGUF k-quants, dequantised: blocks of 256 values with scales for every 16 or 32; [N bytes] uint8 -> [N 256].
 
 Operations stand in the order of the gguf package's numpy, so that results are equal to the bit.
 """

@@ -1,4 +1,4 @@
-"""Formats of 32 values with one scale (ggml-quants.h): blocks [N bytes] uint8 -> [N 32] float32.
+"""GGUF blocks of 32 values with one scale, dequantised: [N bytes] uint8 -> [N 32] float32 (ggml-quants.h).
 
 Operations stand in the order of the gguf package's numpy, so that results are equal to the bit.
 """

@@ -12,7 +12,6 @@ PIXART = VisionTarget(
     diffusers_class="PixArtTransformer2DModel",
     lora_sites=r"transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
     keys=TRANSFORMER,
-    mask="drop",
     formerly={"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"},  # the released folder's
     width_key="caption_channels",
     added=micro_conditions,

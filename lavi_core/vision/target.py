@@ -1,11 +1,11 @@
-"""VisionTarget: what is known of one kind of vision model, as a row of facts."""
+"""VisionTarget: what is set for one architecture: LoRA targets and their names in files, widths, latent scale."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -23,8 +23,6 @@ class VisionTarget:
         from other rows of that class. formerly: what a config.json says that was written before the class had its name.
     lora_sites: regex, matched against whole module paths of that class.
     keys: how LoRA tensors are named in a file, so that stock ComfyUI reads them.
-    mask: what the host does with masked tokens: "attend" = the model attends to every position, padding included;
-        "drop" = masked tokens are taken out before cross-attention, which is the same as masking them.
     width_key: the key of config.json that holds the width of the context.
     size_ids: how many sizes (original, crop, target) are embedded beside a pooled vector; 0 = takes neither.
     added: config.json, conditioning and picture size -> what the diffusers network is told beside its context.
@@ -36,7 +34,6 @@ class VisionTarget:
     diffusers_class: str
     lora_sites: str
     keys: KeyFormat
-    mask: Literal["attend", "drop"]
     told_by: Mapping[str, Any] = field(default_factory=dict)
     formerly: Mapping[str, Any] = field(default_factory=dict)
     width_key: str = "cross_attention_dim"

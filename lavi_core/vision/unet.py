@@ -20,7 +20,6 @@ SD1 = VisionTarget(
     diffusers_class="UNet2DConditionModel",
     lora_sites=SITES,
     keys=KOHYA,
-    mask="attend",
     told_by={"cross_attention_dim": 768, "addition_embed_type": None},
     latent_scale=0.18215,
 )
@@ -30,7 +29,6 @@ LDM = VisionTarget(
     diffusers_class="UNet2DConditionModel",
     lora_sites=SITES,
     keys=KOHYA,
-    mask="attend",
     told_by={"cross_attention_dim": 1280, "addition_embed_type": None},
     latent_scale=0.18215,
 )
@@ -40,7 +38,6 @@ SDXL = VisionTarget(
     diffusers_class="UNet2DConditionModel",
     lora_sites=SITES,
     keys=KOHYA,
-    mask="attend",
     told_by={"addition_embed_type": "text_time"},
     size_ids=6,
     added=pooled_and_sizes,
@@ -52,6 +49,5 @@ UNET = VisionTarget(
     diffusers_class="UNet2DConditionModel",
     lora_sites=SITES,
     keys=KOHYA,
-    mask="attend",
     told_by={"addition_embed_type": None},
 )

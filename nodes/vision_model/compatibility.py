@@ -7,7 +7,7 @@ from typing import Any
 import comfy.model_base
 from comfy.model_patcher import ModelPatcher
 
-from .host_models import HOST_MODELS
+from .registry import HOST_MODELS
 
 # How many sizes the host's classes embed beside a pooled vector (width, height, crop, target; the refiner: a score).
 SIZES = {comfy.model_base.SDXL: 6, comfy.model_base.SDXLRefiner: 5}

@@ -1,4 +1,4 @@
-"""ComfyUI's own class for a diffusers network, and how weights and configs are carried over: a row of facts."""
+"""HostModel: ComfyUI's class for a diffusers network, and how its weights and configs are renamed."""
 
 from __future__ import annotations
 

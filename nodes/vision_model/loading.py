@@ -9,7 +9,7 @@ import comfy.model_patcher
 import comfy.utils
 
 from .folder import configs, network, weights
-from .host_models import HOST_MODELS
+from .registry import HOST_MODELS
 
 
 def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

@@ -23,6 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..models.bridges.encoding import encode
+    from ..models.bridge_files.encoding import encode
 
     return encode(args)

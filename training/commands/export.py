@@ -18,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..models.bridges.exporting import export
+    from ..models.bridge_files.exporting import export
 
     return export(args)

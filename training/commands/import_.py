@@ -17,6 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..models.bridges.importing import import_released
+    from ..models.bridge_files.importing import import_released
 
     return import_released(args)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """The facts as text, or as JSON."""
-    from ..models.bridges.describing import describe, readable
+    from ..models.bridge_files.describing import describe, readable
 
     facts = describe(args.bridge)
     return json.dumps(facts, indent=2) if args.json else readable(facts)

@@ -1,11 +1,11 @@
 """Captioned pictures for training: where they come from, their latents, and the order they are seen in."""
 
 from ...lavi_core.registry import Registry
-from .bucketing import UnreadableImage
 from .image_files import FolderSource, JsonlSource, TsvSource
 from .latent_cache import LatentCache
 from .order import Order
 from .prefetch import Prefetch
+from .resize_and_crop import UnreadableImage
 from .shapebench import ShapeBenchSource
 from .sources import Captions, IndexedSource, Source
 from .text_states import TextStateCache

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..recipe import DataSection
-from .bucketing import AspectBuckets
+from .resize_and_crop import AspectBuckets
 from .sources import IndexedSource
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}

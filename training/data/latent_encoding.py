@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from ..models.vae import encode, vae_batch_size
-from .bucketing import UnreadableImage
 from .latent_shard import ShardWriter
+from .resize_and_crop import UnreadableImage
 from .sources import Example, Shard
 
 log = logging.getLogger(__name__)

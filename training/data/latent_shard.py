@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...lavi_core.files import reading, write_safetensors
-from .bucketing import Size
+from .resize_and_crop import Size
 
 
 class ShardWriter:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..recipe import DataSection
-from .bucketing import AspectBuckets, UnreadableImage
 from .image_files import SUFFIXES, columns, pick_caption
+from .resize_and_crop import AspectBuckets, UnreadableImage
 from .sources import Example, Shard
 
 CHUNK = 2**20

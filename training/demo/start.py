@@ -1,4 +1,4 @@
-"""A small vision model before its training: a random network, a flow scheduler and, if asked for, a text encoder.
+"""Makes the demo's small vision model before its training: a random network, a scheduler, a pretrained text encoder.
 
 ``python -m lavi_bridge.training.demo.start RECIPE.toml``. The demo's text encoder (a two-layer BERT over the words of
 training captions) is first taught to read: from the state of every word it must tell what the object that the word

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data import SOURCES
 from ..models.pair import Pair
 from ..recipe import Recipe
-from . import memory
+from . import memory_estimate
 from .report import Report, in_bytes
 
 
@@ -23,7 +23,7 @@ def check(
     output = Path(recipe.output)
     cache = Path(recipe.data.cache or output / "latents")
     values = sum(p.numel() for p in pair.trained().values())
-    one = int(values * (4 + memory.MOMENTS.get(recipe.optimizer.kind, 8) + (4 if recipe.ema else 0)))
+    one = int(values * (4 + memory_estimate.MOMENTS.get(recipe.optimizer.kind, 8) + (4 if recipe.ema else 0)))
     kept = min(recipe.keep, -(-recipe.steps // recipe.save_every) + 1) + 1  # one while it is written
     if recipe.keep_every:
         kept += recipe.steps // recipe.keep_every

@@ -17,7 +17,7 @@ from ..models.pair import GROUPS, Pair
 from ..models.vae import VAE_FACTOR, load_vae
 from ..models.vision_model import VisionModel
 from ..recipe import Recipe
-from . import memory
+from . import memory_estimate
 from .report import Report, in_bytes
 
 
@@ -77,7 +77,7 @@ def latents(
 ) -> tuple[int, int, int]:
     """[C h w] of one picture's latents, by running the VAE without data."""
     side = recipe.data.resolution
-    peak, (channels, *sizes) = memory.encoding(vae, device, side, recipe.precision == "bf16")
+    peak, (channels, *sizes) = memory_estimate.encoding(vae, device, side, recipe.precision == "bf16")
     if sizes != [side // VAE_FACTOR] * 2:
         raise ValueError(
             f"the VAE {recipe.vision.vae} turns {side} pixels into {sizes[0]} latents, the vision models here take "

@@ -7,7 +7,7 @@ import os
 from ..data import SOURCES
 from ..models.device import pick_device
 from ..recipe import Recipe
-from . import data, disk, models, settings, step_memory
+from . import data, disk, memory_check, models, settings
 from .report import Report
 
 
@@ -36,5 +36,5 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
         models.trained(report, pair)
         report.got(disk.check, report, recipe, pair, latents, count, tokens)
         if latents is not None:
-            report.got(step_memory.check, report, pair, vae, latents, tokens, device, world)
+            report.got(memory_check.check, report, pair, vae, latents, tokens, device, world)
     return report

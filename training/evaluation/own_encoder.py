@@ -1,4 +1,4 @@
-"""``lavi-bridge evaluate own``: the vision model's own text encoder as a bridge, the row that others stand beside."""
+"""``lavi-bridge evaluate own``: the vision model's own text encoder as a bridge, the baseline of every table."""
 
 from __future__ import annotations
 

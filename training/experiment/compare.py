@@ -1,4 +1,4 @@
-"""Figures with confidence intervals, and verdicts on claims, from the single answers of the runs."""
+"""Figures with confidence intervals, and verdicts on claims, from the scores of single pictures."""
 
 from __future__ import annotations
 

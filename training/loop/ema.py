@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) of the trained weights, as users get them; training goes on without it."""
+"""The exponential moving average (EMA) of the trained weights: saved in the bridge, not used in the forward pass."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from ..recipe import Recipe
 from . import optimizers, parallel
 from .bad_steps import BadSteps
 from .ema import EMA
+from .learning_rate import learning_rate_scale
 from .loss_weighting import loss_weights
-from .schedules import learning_rate_scale
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

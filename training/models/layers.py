@@ -1,4 +1,4 @@
-"""The layers of both models: which of them run, which are freed, and which run again in the backward pass."""
+"""Layers of both models: those that no recipe needs are dropped; gradient checkpointing; the outermost lists."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from host_side import BASE, MODELS, check, connected, language_model, node_class
 
 import nodes as stock
 
-attention_maps_ = importlib.import_module("hyphen-pack.nodes.attention_maps")
+attention_maps_ = importlib.import_module("hyphen-pack.nodes.attention_recorder")
 context_tokens_ = importlib.import_module("hyphen-pack.nodes.context_tokens")
-heatmaps_ = importlib.import_module("hyphen-pack.nodes.attention_heatmaps")
+heatmaps_ = importlib.import_module("hyphen-pack.nodes.attention_maps")
 signature_ = importlib.import_module("hyphen-pack.nodes.cache_signature")
 prompting_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
 

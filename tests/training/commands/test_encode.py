@@ -16,7 +16,7 @@ from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.training.commands import main
-from lavi_bridge.training.models.bridges.encoding import encode_prompts, read_prompts
+from lavi_bridge.training.models.bridge_files.encoding import encode_prompts, read_prompts
 from safetensors.torch import load_file
 
 LANGUAGE = Path(__file__).resolve().parents[2] / "golden" / "t5_unet" / "text_encoder"

@@ -18,7 +18,7 @@ from lavi_bridge.lavi_core.config import LoRAConfig
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.training.commands import main
-from lavi_bridge.training.models.bridges import exporting
+from lavi_bridge.training.models.bridge_files import exporting
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"

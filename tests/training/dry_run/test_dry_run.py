@@ -17,7 +17,7 @@ from lavi_bridge.lavi_core.language import TextEncoder, TokenBatch
 from lavi_bridge.tests.training.paper import RECIPES
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.data import SOURCES
-from lavi_bridge.training.dry_run import data, disk, dry_run, memory, models, settings
+from lavi_bridge.training.dry_run import data, disk, dry_run, memory_estimate, models, settings
 from lavi_bridge.training.dry_run.report import Report
 from lavi_bridge.training.loop import optimizers
 from lavi_bridge.training.models.pair import Pair, attention_kernel
@@ -69,14 +69,14 @@ def test_the_step_without_data_takes_what_a_real_one_takes(name, changes, paper,
     report = Report()
     encoder, vision = models.language(report, recipe), models.vision(report, recipe)
     batch = recipe.batch_size // recipe.accumulation
-    found = memory.training_step(models.pair(recipe, encoder, vision), CPU, batch, (4, 8, 8), 16)
+    found = memory_estimate.training_step(models.pair(recipe, encoder, vision), CPU, batch, (4, 8, 8), 16)
 
     pair = real_pair(recipe).train()
     trained = list(pair.trained().values())
     if recipe.accumulation > 1:
         for p in trained:
             p.grad = torch.zeros_like(p)
-    with memory.Counter(CPU) as count:
+    with memory_estimate.Counter(CPU) as count:
         for tensor in (*pair.parameters(), *pair.buffers(), *(p.grad for p in trained if p.grad is not None)):
             count.hold(tensor)
         ids, mask = torch.zeros(batch, 16, dtype=torch.long), torch.ones(batch, 16, dtype=torch.bool)
@@ -94,7 +94,7 @@ def test_the_step_without_data_takes_what_a_real_one_takes(name, changes, paper,
 
 
 def test_what_is_counted_is_what_lives(recipe):
-    with memory.Counter(CPU) as count:
+    with memory_estimate.Counter(CPU) as count:
         a = torch.zeros(1000)
         b = a[:10] + 1
         view = a.view(10, 100)
@@ -113,11 +113,11 @@ def test_checkpointing_is_seen(recipe):
         read = read_recipe(recipe, [f"gradient_checkpointing={switch}"])
         report = Report()
         pair = models.pair(read, models.language(report, read), models.vision(report, read))
-        kept.append(memory.training_step(pair, CPU, 4, (4, 8, 8), 16).kept)
+        kept.append(memory_estimate.training_step(pair, CPU, 4, (4, 8, 8), 16).kept)
     assert kept[1] < 0.5 * kept[0]
 
 
-@pytest.mark.parametrize("kind", sorted(memory.MOMENTS))
+@pytest.mark.parametrize("kind", sorted(memory_estimate.MOMENTS))
 def test_an_optimizer_keeps_as_much_as_is_said(kind):
     weight = torch.nn.Parameter(torch.ones(512, 256))
     try:
@@ -128,11 +128,11 @@ def test_an_optimizer_keeps_as_much_as_is_said(kind):
     optimizers.use_averaged_weights(optimizer, False)
     optimizer.step()
     kept = sum(value.nbytes for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor))
-    assert kept == pytest.approx(memory.MOMENTS[kind] * weight.numel(), rel=0.02)
+    assert kept == pytest.approx(memory_estimate.MOMENTS[kind] * weight.numel(), rel=0.02)
 
 
 def test_every_optimizer_has_its_figure():
-    assert memory.MOMENTS.keys() == optimizers.OPTIMIZERS.keys()
+    assert memory_estimate.MOMENTS.keys() == optimizers.OPTIMIZERS.keys()
 
 
 def test_drawing_takes_memory_too(recipe, capsys):
@@ -211,7 +211,7 @@ def test_sizes_that_do_not_run(recipe, monkeypatch):
     def fails(*_):
         raise RuntimeError("mat1 and mat2 cannot be multiplied\nin some place")
 
-    monkeypatch.setattr(memory, "training_step", fails)
+    monkeypatch.setattr(memory_estimate, "training_step", fails)
     assert problems(recipe) == ["a training step does not run: mat1 and mat2 cannot be multiplied"]
 
 
@@ -248,7 +248,7 @@ def test_a_disk_that_is_too_small(recipe, monkeypatch):
 
 
 def test_a_device_that_is_too_small(recipe, monkeypatch):
-    monkeypatch.setattr(memory, "of_device", lambda _: (10**6, 10**6))
+    monkeypatch.setattr(memory_estimate, "of_device", lambda _: (10**6, 10**6))
     (found,) = problems(recipe)
     assert "the device has 1 MB" in found and "gradient_checkpointing" in found
 

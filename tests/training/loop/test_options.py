@@ -12,9 +12,9 @@ import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.training.loop import checkpoint
 from lavi_bridge.training.loop.bad_steps import BadSteps
+from lavi_bridge.training.loop.learning_rate import learning_rate_scale
 from lavi_bridge.training.loop.loss_weighting import WEIGHTINGS, loss_weights
 from lavi_bridge.training.loop.optimizers import OPTIMIZERS
-from lavi_bridge.training.loop.schedules import learning_rate_scale
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.objective import Objective
 from lavi_bridge.training.recipe import LossSection, OptimizerSection, read_recipe

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.language import TextEncoder
-from lavi_bridge.training.loop.schedules import learning_rate_scale
+from lavi_bridge.training.loop.learning_rate import learning_rate_scale
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.pipeline import Pipeline
 from lavi_bridge.training.models.vision_model import load_vision_model

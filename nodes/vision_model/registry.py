@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ...lavi_core.registry import Registry
 from .host_model import HostModel
 from .pixart import PIXART
 from .unet import UNET
 
-HOST_MODELS: dict[str, HostModel] = {"UNet2DConditionModel": UNET, "PixArtTransformer2DModel": PIXART}
+HOST_MODELS: Registry[HostModel] = Registry(
+    "network class for ComfyUI", {"UNet2DConditionModel": UNET, "PixArtTransformer2DModel": PIXART}
+)

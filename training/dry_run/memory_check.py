@@ -1,4 +1,4 @@
-"""The memory of a training step, part by part, against what the device has."""
+"""The memory of a training step, part by part, against what the device has; the counting is memory_estimate.py's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..data.batch import micro_batch_size
 from ..loop import parallel
 from ..models.pair import Pair
 from ..models.vae import vae_batch_size
-from . import memory
+from . import memory_estimate
 from .report import Report, in_bytes
 
 MARGIN = 1.5  # of a process over its tensors: 1.02 to 1.03 measured on a CPU, 1.24 to 1.47 with glibc's own allocator
@@ -24,23 +24,23 @@ def check(
     recipe = pair.recipe
     values = sum(p.numel() for p in pair.trained().values())
     try:
-        step = memory.training_step(pair, device, micro_batch_size(recipe, world), latents, tokens)
+        step = memory_estimate.training_step(pair, device, micro_batch_size(recipe, world), latents, tokens)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         report.notes.append(f"the memory of a step could not be estimated: this model asks for its data ({error})")
         return
     except (RuntimeError, TypeError) as error:  # a shape that does not fit
         raise ValueError(f"a training step does not run: {str(error).splitlines()[0]}") from error
     kept = {
-        "optimizer": int(values * memory.MOMENTS.get(recipe.optimizer.kind, 8)),
+        "optimizer": int(values * memory_estimate.MOMENTS.get(recipe.optimizer.kind, 8)),
         "average (ema)": 4 * values if recipe.ema else 0,
         "VAE": sum(p.nbytes for p in vae.parameters()),
     }
     drawn, count = 0, vae_batch_size(recipe.data.resolution)
     if recipe.sample.every:
         averages = kept["average (ema)"]  # the weights that train are kept aside
-        drawn = memory.drawing(pair, vae, device, latents, tokens, count) + kept["optimizer"] + 2 * averages
+        drawn = memory_estimate.drawing(pair, vae, device, latents, tokens, count) + kept["optimizer"] + 2 * averages
     peak = max(step.peak + sum(kept.values()), drawn)
-    there, free = memory.of_device(device)
+    there, free = memory_estimate.of_device(device)
     report.add("memory of a step", f"an estimate, for {device.type}; {in_bytes(free)} of {in_bytes(there)} are free")
     report.add("  weights", in_bytes(step.weights))
     for name, bytes_ in kept.items():

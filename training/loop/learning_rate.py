@@ -1,4 +1,4 @@
-"""Learning-rate schedules: warm-up, then constant, linear or cosine."""
+"""The learning rate over the steps: warm-up, then constant, linear or cosine; times each group's own in the recipe."""
 
 from __future__ import annotations
 

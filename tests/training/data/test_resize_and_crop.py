@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lavi_bridge.training.data.bucketing import AspectBuckets, Size, bucket_sizes
+from lavi_bridge.training.data.resize_and_crop import AspectBuckets, Size, bucket_sizes
 from lavi_bridge.training.recipe import DataSection
 from PIL import Image
 

@@ -1,4 +1,4 @@
-"""How much memory a step takes, counted without taking it.
+"""The memory of a training step, counted without taking it: real models on tensors that have sizes and no data.
 
 The real models run a real forward and backward pass on tensors that have sizes and no data (torch's FakeTensorMode),
 and every tensor is counted from its birth to its end. Not seen are what kernels take inside themselves, what the
