@@ -16,7 +16,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6 transformers==5.24.0 peft==0.21.2
 
-HF_HUB_OFFLINE=1 "$work/venv/bin/python" - "$work/adapter" <<'PYTHON'
+HF_HUB_OFFLINE=1 "$work/venv/bin/python" -W ignore::FutureWarning - "$work/adapter" <<'PYTHON'
 import copy, json, sys
 import peft, torch, transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
