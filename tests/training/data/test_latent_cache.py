@@ -180,7 +180,7 @@ import conftest
 from accelerate import Accelerator
 from lavi_bridge.training.data import SOURCES, LatentCache, sources
 from lavi_bridge.training.recipe import DataSection
-from lavi_bridge.training.models.vision_model import load_vae
+from lavi_bridge.training.models.vae import load_vae
 from torch.multiprocessing import start_processes
 
 vae = load_vae(vae_file)  # before the fork: what it imports costs seconds
