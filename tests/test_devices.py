@@ -16,6 +16,7 @@ NAME = re.compile(r"(cpu|cuda|mps|xpu|npu|mlu|hip|hpu|vulkan|xla|privateuseone)(
 CPU_IS_MEANT = {
     ("lavi_core/checkpoint.py", "_storable"): "a tensor on its way to a file",
     ("lavi_core/exporters/released.py", "_halves"): "tensors on their way to a file",
+    ("lavi_core/files.py", "write_safetensors"): "a tensor on its way to a file",
     ("lavi_core/fingerprint.py", "_sample_fingerprint"): "the bytes are hashed by the standard library",
     ("lavi_core/importers/pickles.py", "read_pickle"): "a file is read into memory, whatever device wrote it",
     ("lavi_core/language/encoder.py", "load"): "files are read into memory; the caller names another device",
