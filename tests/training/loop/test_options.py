@@ -15,6 +15,7 @@ from lavi_bridge.training.loop.bad_steps import BadSteps
 from lavi_bridge.training.loop.learning_rate import learning_rate_scale
 from lavi_bridge.training.loop.loss_weighting import WEIGHTINGS, loss_weights
 from lavi_bridge.training.loop.optimizers import OPTIMIZERS
+from lavi_bridge.training.loop.step import TrainStep
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.objective import Objective
 from lavi_bridge.training.recipe import LossSection, OptimizerSection, read_recipe
@@ -96,13 +97,13 @@ def test_validation_is_always_the_same_and_trains_nothing(recipe: Path, tmp_path
 
 def test_held_out_examples_are_never_trained_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
-    examine = BadSteps.examine
+    check = BadSteps.check
 
     def watch(self, step, loss, norm, names, write):
         seen.update(names)
-        return examine(self, step, loss, norm, names, write)
+        return check(self, step, loss, norm, names, write)
 
-    monkeypatch.setattr(BadSteps, "examine", watch)
+    monkeypatch.setattr(BadSteps, "check", watch)
     trainer = run(recipe, tmp_path / "run", *VALIDATED, "steps=12")
     held = {trainer.latents.name(i) for i in trainer.held_out.tolist()}
     assert held and seen and not held & seen
@@ -170,10 +171,14 @@ def test_a_bad_step_is_named_skipped_and_leaves_no_trace(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of step 3 is made infinite: weights after it are those before it, and the batch is listed."""
-    loss = Trainer.loss
-    monkeypatch.setattr(
-        Trainer, "loss", lambda self, part: loss(self, part) * (float("inf") if self.step == 3 else 1.0)
-    )
+    loss = TrainStep.loss
+
+    def broken(self, micro_batch):
+        taken = vars(self).setdefault("taken", [])
+        taken.append(micro_batch)
+        return loss(self, micro_batch) * (float("inf") if len(taken) == 4 else 1.0)
+
+    monkeypatch.setattr(TrainStep, "loss", broken)
     trainer = run(recipe, tmp_path / "run", 'optimizer.bad_steps="skip"')
     assert len(entries(tmp_path / "run", "loss")) == 5
     assert entries(tmp_path / "run", "skipped") == ["loss is inf"]
@@ -191,12 +196,12 @@ def test_an_exploding_loss_is_a_bad_step(tmp_path: Path) -> None:
     assert bad_steps.check(30, 4.9, 1.0, ["a"], True) is None
     again = BadSteps(OptimizerSection(explosion=10.0, bad_steps="skip"), tmp_path)
     again.restore(bad_steps.dump())
-    assert "times the usual" in (again.examine(31, 50.0, 1.0, ["b", "c"], True) or "")
+    assert "times the usual" in (again.check(31, 50.0, 1.0, ["b", "c"], True) or "")
     with pytest.raises(ValueError, match=r"times the usual .* on the batch b, c"):
         bad_steps.check(31, 50.0, 1.0, ["b", "c"], True)
     with pytest.raises(ValueError, match="loss is nan"):
         for step in range(40):
-            again.examine(step, float("nan"), 1.0, ["d"], False)
+            again.check(step, float("nan"), 1.0, ["d"], False)
 
 
 def test_a_frozen_language_model_is_asked_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
