@@ -13,7 +13,7 @@ from . import adapters
 from . import lora as _lora
 from .adapters import Adapter
 from .checkpoint import BridgeCheckpoint
-from .conditioning import Conditioning, HiddenStates
+from .conditioning import Conditioning, HiddenStates, stack
 from .config import BridgeConfig, LanguageConfig
 from .language import TextEncoder, TokenBatch
 from .registry import Registry
@@ -66,7 +66,10 @@ class Bridge(nn.Module):
         return bridge.eval()
 
     def forward(self, prompts: Sequence[str]) -> Conditioning:
-        """Prompts -> Conditioning, on the language model's device."""
+        """Prompts -> Conditioning, on the language model's device. Each is encoded as if it were alone: where
+        padding to the longest would change it, prompts go one by one, and a mask leaves out what fills up the shorter."""
+        if self.config.prompt.varies_with_batch and len(prompts) > 1:
+            return stack([self([prompt]) for prompt in prompts])
         tokens = self.encoder.tokenize(prompts, self.config.prompt)
         return self.encode_tokens(tokens.to(self.encoder.computes_on))
 
@@ -79,7 +82,18 @@ class Bridge(nn.Module):
         autocast is on. The mask is passed on only where the recipe gives it to the vision model."""
         with torch.autocast(hidden.states.device.type, enabled=False):
             conditioning: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask))
+        check_finite(conditioning)
         return conditioning if self.config.prompt.vision_mask else replace(conditioning, mask=None)
+
+
+def check_finite(conditioning: Conditioning) -> None:
+    """Raise ValueError for a context or pooled vector that is not finite, which every sampler would spread."""
+    for name, part in (("context", conditioning.context), ("pooled vector", conditioning.pooled)):
+        if part is not None and not bool(torch.isfinite(part).all()):
+            raise ValueError(
+                f"the {name} that the bridge's adapter gives is not finite (inf or NaN), though the language model's "
+                "states are: its weights are damaged; fetch or train the bridge again"
+            )
 
 
 def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_model: bool = False) -> None:

@@ -15,6 +15,8 @@ class PromptRecipe:
     template: text around the prompt with exactly one ``{prompt}`` (a rendered chat template, an instruction, a suffix).
     max_length: tokens kept, template and special tokens included.
     padding: "max_length" pads every prompt to ``max_length``; "longest" pads to the longest of the batch.
+        Where one of the models attends to padding, "longest" makes a prompt depend on its company: recipes for training
+        refuse it, and a bridge that was trained so is given one prompt at a time.
     padding_side: where padding goes, whatever the tokenizer's own default is.
     pad_token: a token's text; None = the tokenizer's pad token, else its unknown token, else its end token.
     add_special_tokens: whether the tokenizer adds its own begin and end tokens.
@@ -42,6 +44,12 @@ class PromptRecipe:
             raise ValueError(f"a prompt template holds {PROMPT} exactly once, this one does not: {self.template!r}")
         if self.max_length < 1:
             raise ValueError(f"max_length must be at least 1 token, got {self.max_length}")
+
+    @property
+    def varies_with_batch(self) -> bool:
+        """Whether what is given on for a prompt depends on the prompts beside it: on padding to the longest of the
+        batch that one of the models attends to."""
+        return self.padding == "longest" and not (self.language_mask and self.vision_mask)
 
     def render(self, prompt: str) -> str:
         """The text that is tokenised. A plain replacement: braces inside the prompt mean nothing."""

@@ -107,8 +107,11 @@ class BridgeShell(nn.Module):
         return self.encoder(tokens.to(self._device), recipe)
 
     def _adapt(self, hidden: Any) -> tuple[Tensor, Tensor | None]:
+        from ..lavi_core.bridge import check_finite
+
         here = self._adapter.load_device
         conditioning = self._adapter.model(type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here)))
+        check_finite(conditioning)
         return conditioning.context, conditioning.pooled
 
     def _weighed(self, context: Tensor, blank: Any, weights: Tensor, masked: bool) -> Tensor:

@@ -232,6 +232,12 @@ class Recipe:
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
         ADAPTERS[self.adapter.kind]
+        if self.prompt.varies_with_batch:
+            deaf = "vision" if self.prompt.language_mask else "language"
+            raise ValueError(
+                f'prompt.padding = "longest" with prompt.{deaf}_mask = false makes a prompt depend on its '
+                f'batch: set prompt.{deaf}_mask = true or prompt.padding = "max_length"'
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay from 0 (none) up to 1, such as 0.999, got {self.ema}")
         if unknown := set(self.trackers) - {"tensorboard", "wandb"}:

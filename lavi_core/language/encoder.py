@@ -18,6 +18,7 @@ from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
 from ..quantized.storage import STORAGES
 from .family import LanguageFamily
+from .finite import first_overflow, is_finite, refusal
 from .hidden_states import read_states
 from .loading import find_source, load_trunk
 from .tokens import TokenBatch, tokenize
@@ -150,7 +151,8 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: TokenBatch, recipe: PromptRecipe) -> HiddenStates:
         """Hidden states of the tokens, on the tokens' device; the template's are cut where the recipe says so.
 
-        Differentiable. Only the layers that ``recipe.hidden_states`` needs are run.
+        Differentiable. Only the layers that ``recipe.hidden_states`` needs are run. Raises ValueError, where no
+        gradient is asked for, for states that are not finite: what is not trained on is remembered or drawn with.
         """
         inputs: dict[str, Tensor] = {"input_ids": tokens.ids}
         if recipe.language_mask:
@@ -158,7 +160,16 @@ class TextEncoder(nn.Module):
             if recipe.padding_side == "left" and not bool(tokens.mask.all()):
                 inputs |= self._positions(tokens.mask)
         states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
-        return HiddenStates(states, tokens.mask) if tokens.keep is None else _cut(states, tokens.mask, tokens.keep)
+        hidden = HiddenStates(states, tokens.mask) if tokens.keep is None else _cut(states, tokens.mask, tokens.keep)
+        return hidden if torch.is_grad_enabled() else self._finite(hidden, inputs, recipe)
+
+    def _finite(self, hidden: HiddenStates, inputs: dict[str, Tensor], recipe: PromptRecipe) -> HiddenStates:
+        """``hidden``, whose masked states are zeros if they are not finite: nobody attends to them."""
+        if is_finite(hidden.states):
+            return hidden
+        if recipe.vision_mask and is_finite(hidden.states[hidden.mask]):
+            return hidden._replace(states=torch.where(hidden.mask.unsqueeze(-1), hidden.states, 0))
+        raise refusal(self.config.model_id, self.dtype, first_overflow(lambda: self.model(**inputs), self.layers()))
 
     def _positions(self, mask: Tensor) -> dict[str, Tensor]:
         """Position ids that begin at the first real token of each row."""

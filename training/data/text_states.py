@@ -83,6 +83,11 @@ class TextStateCache:
             fresh: dict[bytes, _Row] = {}
             if new:
                 hidden = self.compute(list(new.values()))
+                if not bool(torch.isfinite(hidden.states).all()):
+                    raise ValueError(
+                        "the text states that the language model gives are not finite (inf or NaN), so none is kept: "
+                        "take a wider dtype"
+                    )
                 fresh = {key: self._row(hidden, i) for i, key in enumerate(new)}
                 self._keep(fresh)
             rows = [fresh[key] if key in fresh else self._find(key) for key in keys]

@@ -9,6 +9,7 @@ start; with ``steps = 0`` there is none.
 from __future__ import annotations
 
 import logging
+import math
 from difflib import SequenceMatcher
 
 import torch
@@ -73,6 +74,11 @@ def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) ->
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             context = pair.condition(tokens).context
         loss = functional.mse_loss(context.float(), target) / scale
+        if not math.isfinite(loss.item()):
+            raise ValueError(
+                f"the alignment loss is {loss.item()} at step {step}: lower align.boost or the learning rates, or load "
+                f"{pair.encoder.config.model_id} with precision = 'fp32'"
+            )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_norm)

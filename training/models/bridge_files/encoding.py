@@ -43,7 +43,7 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
     hidden_states: [N S D] float32, with the language LoRA; S = T unless the recipe cuts the template.
     context: [N S C] float32, what the vision model hears.
     mask: [N S] bool, the positions of context that the vision model attends to; all of them where the recipe gives it
-        no mask.
+        no mask, but what fills up a shorter prompt that was encoded alone (``PromptRecipe.varies_with_batch``).
     pooled: [N P] float32, only where the adapter has a pooled head.
     """
     from tqdm import tqdm
@@ -52,10 +52,12 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
     tokens = bridge.encoder.tokenize(prompts, recipe)
     device = bridge.encoder.computes_on
     parts: dict[str, list[Tensor]] = {"hidden_states": [], "context": [], "mask": [], "pooled": []}
+    batches = (_rows(tokens, slice(i, i + batch_size)) for i in range(0, len(prompts), batch_size))
+    if recipe.varies_with_batch:
+        batches = (bridge.encoder.tokenize([prompt], recipe) for prompt in prompts)
     with tqdm(total=len(prompts), desc="encoding", unit="prompt", disable=None) as bar:
-        for i in range(0, len(prompts), batch_size):
-            batch = _rows(tokens, slice(i, i + batch_size)).to(device)
-            hidden = bridge.encoder(batch, recipe)
+        for batch in batches:
+            hidden = bridge.encoder(batch.to(device), recipe)
             conditioning = bridge.adapt(hidden)
             mask = torch.ones_like(hidden.mask) if conditioning.mask is None else conditioning.mask
             found = {"hidden_states": hidden.states.float(), "context": conditioning.context, "mask": mask}
