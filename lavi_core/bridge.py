@@ -16,6 +16,7 @@ from .checkpoint import BridgeCheckpoint
 from .conditioning import Conditioning, HiddenStates, stack
 from .config import BridgeConfig, LanguageConfig
 from .language import TextEncoder, TokenBatch
+from .language.facts import differing
 from .registry import Registry
 
 _LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach})
@@ -67,7 +68,7 @@ class Bridge(nn.Module):
 
     def forward(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts -> Conditioning, on the language model's device. Each is encoded as if it were alone: where
-        padding to the longest would change it, prompts go one by one, and a mask leaves out what fills up the shorter."""
+        padding to the longest would change it, prompts go one by one, and a mask leaves out what fills them up."""
         if self.config.prompt.varies_with_batch and len(prompts) > 1:
             return stack([self([prompt]) for prompt in prompts])
         tokens = self.encoder.tokenize(prompts, self.config.prompt)
@@ -118,3 +119,5 @@ def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_m
             refuse(fact, getattr(wanted, name), getattr(loaded, name), way_out)
     if ours is not None and theirs is not None and ours != theirs:
         refuse("fingerprint", ours[:12], theirs[:12], way_out)
+    if (odd := differing(wanted.facts, loaded.facts)) is not None:
+        refuse(*odd, way_out)

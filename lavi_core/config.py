@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from .prompt import PromptRecipe
 
-SCHEMA = 1
+SCHEMA = 2  # 2: facts of the language model
 
 T = TypeVar("T")
 
@@ -77,6 +77,8 @@ class LanguageConfig:
 
     fingerprint: sha256 over a sample of its weights and its whole vocabulary, see ``fingerprint.py``; None = not
         recorded (a bridge imported where no weights were), never checked against.
+    facts: what of its config, its tokenizer and the size of its weights shapes its states, see ``language/facts.py``;
+        None = not recorded (schema 1).
     """
 
     model_id: str
@@ -85,6 +87,7 @@ class LanguageConfig:
     num_layers: int
     vocab_size: int
     fingerprint: str | None
+    facts: dict[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

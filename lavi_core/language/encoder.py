@@ -17,6 +17,7 @@ from ..config import LanguageConfig
 from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
 from ..quantized.storage import STORAGES
+from .facts import config_facts, token_facts
 from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
 from .hidden_states import read_states
@@ -30,7 +31,7 @@ _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_l
 class TextEncoder(nn.Module):
     """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any.
 
-    weights_fingerprint: what gives the print of weights that are not in memory as they are in their files.
+    weights_print: what gives fingerprint and magnitudes of weights that are not in memory as they are in their files.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class TextEncoder(nn.Module):
         tokenizer: Any,
         family: LanguageFamily,
         model_id: str,
-        weights_fingerprint: Callable[[], str | None] | None = None,
+        weights_print: Callable[[], tuple[str | None, list[float] | None]] | None = None,
     ):
         super().__init__()
         self.model = model
@@ -48,7 +49,10 @@ class TextEncoder(nn.Module):
         self.lora: Applied | None = None
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
-        weights = weights_fingerprint() if weights_fingerprint else fingerprint.weights_fingerprint(model)
+        if weights_print is None:
+            weights, sizes = fingerprint.weights_fingerprint(model), fingerprint.magnitudes(model)
+        else:
+            weights, sizes = weights_print()
         self.config = LanguageConfig(
             model_id=model_id,
             family=family.name,
@@ -56,6 +60,7 @@ class TextEncoder(nn.Module):
             num_layers=len(self.layers()),
             vocab_size=int(trunk.vocab_size),
             fingerprint=fingerprint.join(fingerprint.vocabulary_fingerprint(tokenizer), weights),
+            facts=config_facts(trunk) | token_facts(tokenizer) | ({} if sizes is None else {"weights": sizes}),
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..fingerprint import files_fingerprint, parts_fingerprint
+from ..fingerprint import files_fingerprint, files_magnitudes, parts_fingerprint, parts_magnitudes
 from ..quantized.storage import STORAGES, Storage, requantize
 from .families import family_of
 from .family import LanguageFamily
@@ -40,17 +40,20 @@ class Source(NamedTuple):
         with torch.device("meta"):
             return _trunk(_empty(self.config, self.family), self.family)
 
-    def print(self) -> str | None:
-        """That of the weights, slices of which are read; None where there are none, or not plainly the trunk's."""
+    def print(self) -> tuple[str | None, list[float] | None]:
+        """Fingerprint and magnitudes of the weights, of which slices are read; None where there are none, or they are
+        not plainly the trunk's."""
         if self.files is not None:
-            return files_fingerprint(self.empty(), self.files)
+            empty = self.empty()
+            return files_fingerprint(empty, self.files), files_magnitudes(empty, self.files)
         with Empty():
             whole = _empty(self.config, self.family)
         slots = Slots(whole, _trunk(whole, self.family))
         tensors = slots.found_in(gguf_tensors(self.path, whole))
         if tensors is None:
-            return None
-        return parts_fingerprint((tensor, tensor.shape) for tensor in tensors.values() if len(tensor.shape) > 1)
+            return None, None
+        parts = [(tensor, tensor.shape) for tensor in tensors.values()]
+        return parts_fingerprint(part for part in parts if len(part[1]) > 1), parts_magnitudes(parts)
 
 
 def find_source(

@@ -41,9 +41,7 @@ def states(folder: Path, dtype: torch.dtype, recipe: PromptRecipe = RECIPE):
 
 
 def test_float16_is_refused_and_wider_dtypes_are_right(overflowing: Path):
-    with pytest.raises(
-        ValueError, match=r"in float16 are not finite from layer 1 on .* load it in bfloat16"
-    ):
+    with pytest.raises(ValueError, match=r"in float16 are not finite from layer 1 on .* load it in bfloat16"):
         states(overflowing, torch.float16)
     for dtype in (torch.bfloat16, torch.float32):
         assert torch.isfinite(states(overflowing, dtype).states).all()
