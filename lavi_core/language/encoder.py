@@ -29,7 +29,8 @@ _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_l
 
 
 class TextEncoder(nn.Module):
-    """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any.
+    """model: the trunk, without LM head or decoder. lora: the deltas that a bridge has put into it, if any. files: what
+    its weights were read from; () = it was not loaded from files.
 
     weights_print: what gives fingerprint and magnitudes of weights that are not in memory as they are in their files.
     """
@@ -47,6 +48,7 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.family = family
         self.lora: Applied | None = None
+        self.files: tuple[Path, ...] = ()
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
         if weights_print is None:
@@ -99,6 +101,7 @@ class TextEncoder(nn.Module):
         packed = source.files is not None and bool(STORAGES[weights].linear)
         # a streamed model's print is that of its files, and one that was quantised here keeps the one it had before
         encoder = cls(model, *known, source.print if stream or packed else None).eval()
+        encoder.files = tuple([source.path] if source.files is None else source.files)
         return encoder if stream else encoder.to(device)
 
     @classmethod

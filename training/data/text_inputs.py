@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,16 @@ import torch
 
 from ...lavi_core.conditioning import HiddenStates
 from ...lavi_core.language import TokenBatch
+from ...lavi_core.language.tokens import pad_id
 from ..models.pair import Pair
 from ..recipe import Recipe
-from .text_states import TextStateCache, why_uncacheable
+from .content_hash import content_hash
+from .text_states import TextStateCache
 
 log = logging.getLogger(__name__)
 
+# What a config says that changes no state: where it lies, who saved it, what its dtype is (a fact of its own).
+UNSHAPING = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 TextInput = TokenBatch | HiddenStates  # captions on their way into the language model, or text states out of it
 
 
@@ -30,18 +35,22 @@ class TextInputs:
         self.cache: TextStateCache | None = None
         if recipe.language.train != "frozen" or not recipe.language.states_gb:
             return
-        reason = "a sharded model runs on all processes together" if sharded else why_uncacheable(recipe.prompt)
-        if reason:
-            log.warning("the frozen language model runs at every step: %s", reason)
+        if sharded:
+            log.warning("the frozen language model runs at every step: a sharded model runs on all processes together")
             return
+        folder = Path(recipe.data.cache or output / "latents")
+        config = {k: v for k, v in pair.encoder.model.config.to_dict().items() if k not in UNSHAPING}
         facts = {
-            "language_model": pair.language_config.fingerprint,
+            "weights": content_hash(pair.encoder.files, folder),
+            "config": config,
+            "pad": pad_id(pair.encoder.tokenizer, recipe.prompt),
             "dtype": str(next(pair.encoder.parameters()).dtype),
             "precision": recipe.precision,
             "device": device.type,
         }
-        folder = recipe.data.cache or output / "latents"
-        self.cache = TextStateCache(folder, facts, recipe.prompt, self._compute, recipe.language.states_gb)
+        self.cache = TextStateCache(
+            folder, facts, recipe.prompt, self._compute, recipe.language.states_gb, key_of=self._keys
+        )
 
     def __call__(self, captions: Sequence[str]) -> TextInput:
         if self.cache is not None:
@@ -52,6 +61,15 @@ class TextInputs:
         """Write new text states to disk, with each checkpoint of the run: resumed, it goes on to the bit."""
         if self.cache is not None:
             self.cache.flush()
+
+    def _keys(self, captions: Sequence[str]) -> list[bytes]:
+        """By token ids: a tokenizer that was changed has others for the same caption."""
+        tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
+        kept = [None] * len(captions) if tokens.keep is None else tokens.keep
+        rows = zip(tokens.ids, tokens.mask, kept, strict=True)
+        parts = [(ids[mask], None if keep is None else keep[mask]) for ids, mask, keep in rows]
+        texts = [f"{ids.tolist()} {None if keep is None else keep.tolist()}" for ids, keep in parts]
+        return [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
 
     def _compute(self, captions: Sequence[str]) -> HiddenStates:
         tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt).to(self.device)

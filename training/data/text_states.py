@@ -23,7 +23,7 @@ from ...lavi_core.prompt import PromptRecipe
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 2: keys and facts tell a language model that was changed
 FILE_BYTES = 2**28  # of states that are gathered before a file is written
 
 
@@ -50,16 +50,20 @@ class TextStateCache:
         prompt: PromptRecipe,
         compute: Callable[[Sequence[str]], HiddenStates],
         most_gb: float = float("inf"),
+        key_of: Callable[[Sequence[str]], Sequence[bytes]] | None = None,
     ):
         """facts: what the states depend on besides ``prompt``: the language model's print, dtype, precision; they name
-        a folder within ``folder``. most_gb: disk space from which on new states are computed, but not kept.
+        a folder within ``folder``. key_of: 16 bytes that tell each caption from others, such as of its tokens; None =
+        of its text. most_gb: disk space from which on new states are computed, but not kept.
 
-        Raises ValueError for a prompt recipe by which a caption's states are not its own, see ``why_uncacheable``.
+        Raises ValueError for a prompt recipe by which a caption's states are not its own, see
+        ``PromptRecipe.varies_with_batch``.
         """
-        if reason := why_uncacheable(prompt):
-            raise ValueError(f"hidden states cannot be kept: {reason}")
+        if prompt.varies_with_batch:
+            raise ValueError("text states cannot be kept: by this prompt recipe they depend on the batch")
         facts = json.loads(json.dumps({**facts, "prompt": asdict(prompt), "format": FORMAT}, sort_keys=True))
         self.prompt, self.compute, self.most_bytes = prompt, compute, most_gb * 1e9
+        self.key_of = key_of or (lambda captions: [_key(caption) for caption in captions])
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
         self.folder = Path(folder) / f"states-{name}"
         if not (self.folder / "facts.json").is_file():
@@ -78,7 +82,7 @@ class TextStateCache:
     def get(self, captions: Sequence[str]) -> HiddenStates:
         """states [B T D] and mask [B T] of the captions, on the CPU."""
         with self._lock, torch.no_grad():
-            keys = [_key(caption) for caption in captions]
+            keys = list(self.key_of(captions))
             new = {key: text for key, text in zip(keys, captions, strict=True) if not self._has(key)}
             fresh: dict[bytes, _Row] = {}
             if new:
@@ -168,17 +172,6 @@ class _StateFile:
     def row(self, row: int) -> _Row:
         part = slice(self.ends[row - 1] if row else 0, self.ends[row])
         return _Row(self.states[part], self.mask[part])
-
-
-def why_uncacheable(prompt: PromptRecipe) -> str | None:
-    """Why a caption's hidden states depend on its batch by this prompt recipe; None where they do not."""
-    if prompt.padding == "max_length" or (prompt.language_mask and prompt.vision_mask):
-        return None
-    deaf = "language" if not prompt.language_mask else "vision"
-    return (
-        f'with prompt.padding = "longest" and prompt.{deaf}_mask = false they depend on the batch; set '
-        f'prompt.{deaf}_mask = true or prompt.padding = "max_length"'
-    )
 
 
 def _stack(rows: Sequence[_Row], left: bool) -> HiddenStates:
