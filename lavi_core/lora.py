@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .peft_config import HEADS, check_plain
 from .quantized.modules import Quantized
+
+log = logging.getLogger(__name__)
+
+# Parts of larger models beside the trunk that turns tokens into states, by the names that transformers gives them.
+OTHER_PARTS = {
+    *("decoder", "vision_tower", "vision_model", "visual", "vision_encoder", "image_encoder", "audio_tower"),
+    *("multi_modal_projector", "mm_projector", "connector", "qformer"),
+}
 
 
 class Delta(NamedTuple):
@@ -69,14 +79,32 @@ def check(model: nn.Module, lora: LoRA) -> None:
 def rebase(model: nn.Module, lora: LoRA) -> LoRA:
     """The same deltas by the paths of ``model``, where the LoRA was trained on a larger model that holds it.
 
-    A LoRA of a causal LM names "model.layers.0...", its trunk alone "layers.0...". What does not fit even so is left to
+    A LoRA of a causal LM names "model.layers.0...", its trunk alone "layers.0...". Deltas of what is not in the trunk
+    (a decoder, a vision tower, a head) are left out and named in the log. What does not fit otherwise is left to
     ``check`` to refuse.
     """
     modules = {name for name, _ in model.named_modules()}
-    parts = next(iter(lora), "").split(".")
-    cut = next((i for i in range(len(parts)) if ".".join(parts[i:]) in modules), 0)
-    prefix = "".join(f"{part}." for part in parts[:cut])
-    return {path.removeprefix(prefix): delta for path, delta in lora.items()}
+    found: dict[str, Delta] = {}
+    left: list[str] = []
+    for path, delta in lora.items():
+        parts = path.split(".")
+        cuts = (i for i in range(len(parts)) if ".".join(parts[i:]) in modules and not OTHER_PARTS & set(parts[:i]))
+        cut = next(cuts, None)
+        if cut is None and (OTHER_PARTS | HEADS) & set(parts):
+            left.append(path)
+        else:
+            found[".".join(parts[cut or 0 :])] = delta
+    if left and not found:
+        raise ValueError(f"the LoRA adapts no part of {type(model).__name__}, its first delta is for {left[0]}")
+    if left:
+        log.warning("%d of %d deltas of the LoRA are of no use here, being of %s", len(left), len(lora), _names(left))
+    return found
+
+
+def _names(paths: list[str]) -> str:
+    """The parts of a larger model that these modules lie in."""
+    parts = (next(part for part in path.split(".") if part in OTHER_PARTS | HEADS) for path in paths)
+    return ", ".join(sorted(set(parts)))
 
 
 @torch.no_grad()
@@ -125,7 +153,7 @@ def attach(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
 def from_peft(folder: str | Path) -> LoRA:
     """Read a folder that peft's ``save_pretrained`` wrote; ``rebase`` it where it was trained on a model with a head.
 
-    Raises ValueError for a file that is missing, DoRA, trained biases, or whole modules saved beside the LoRA.
+    Raises ValueError for a file that is missing, and for what is no plain LoRA, see ``peft_config.py``.
     """
     from safetensors.torch import load_file
 
@@ -134,12 +162,7 @@ def from_peft(folder: str | Path) -> LoRA:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}, so it is not a LoRA saved by peft as safetensors")
     config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        raise ValueError(f"{folder} holds a {config.get('peft_type')}, only LoRA is read")
-    if config.get("use_dora"):
-        raise ValueError(f"{folder} holds a DoRA, which is more than a low-rank delta; train a plain LoRA")
-    if config.get("bias", "none") != "none":
-        raise ValueError(f"{folder} was trained with bias = {config['bias']!r}; only bias = 'none' is read")
+    check_plain(config, folder)
     state = load_file(str(folder / "adapter_model.safetensors"))
     return from_peft_state(
         state,
@@ -160,6 +183,9 @@ def from_peft_state(
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         found = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)\.(?:[^.]+\.)?weight", key)
+        if found is None and HEADS & set(key.split(".")):
+            log.warning("%s is of a head, which is of no use here", key)
+            continue
         if found is None:
             raise ValueError(f"{key} is not one half of a LoRA pair")
         halves.setdefault(found[1], {})[found[2]] = tensor

@@ -12,7 +12,7 @@ from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.config import AdapterConfig, BridgeConfig, VisionConfig
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
-from lavi_bridge.training.models.bridges.encoding import encode_prompts
+from lavi_bridge.training.models.bridge_files.encoding import encode_prompts
 
 from .conftest import tiny_config, write_tokenizer
 

@@ -251,7 +251,7 @@ def test_quantised_weights_take_no_merge():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "holds a DoRA"),
+        ({"use_dora": True}, "is a DoRA"),
         ({"bias": "all"}, "bias = 'all'; only bias = 'none' is read"),
         ({"peft_type": "LOHA"}, "holds a LOHA, only LoRA is read"),
     ],
@@ -273,7 +273,7 @@ def test_peft_folders_that_are_refused(language_folder, tmp_path, change, messag
 def test_peft_leftovers_are_refused(language_folder, tmp_path):
     encoder = TextEncoder.load(language_folder("llama"))
     peft_model(encoder.model, encoder.lora_sites(), modules_to_save=["norm"]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"norm.weight is not one half of a LoRA pair"):
+    with pytest.raises(ValueError, match=r"holds whole modules beside the LoRA \(modules_to_save\)"):
         lora.from_peft(tmp_path)
     with pytest.raises(ValueError, match="the LoRA of x has only its down matrix"):
         lora.from_peft_state({"x.lora_A.weight": torch.zeros(2, 2)}, alpha=1)
