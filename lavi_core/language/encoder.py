@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .. import fingerprint
 from ..conditioning import HiddenStates
@@ -22,7 +24,8 @@ from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
 from .hidden_states import read_states
 from .loading import find_source, load_trunk
-from .tokens import TokenBatch, tokenize
+from .probe import entries_agree, ignores_padding, probe_ids
+from .tokens import TokenBatch, pad_id, tokenize
 from .weight_loading import Progress
 
 _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers")
@@ -49,6 +52,8 @@ class TextEncoder(nn.Module):
         self.family = family
         self.lora: Applied | None = None
         self.files: tuple[Path, ...] = ()
+        self._ignores_padding: dict[str, bool] = {}
+        self._entries: str | None = ""  # why its layers' states cannot be taken one by one; "" = not known yet
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
         if weights_print is None:
@@ -137,9 +142,14 @@ class TextEncoder(nn.Module):
     def positions(self) -> int | None:
         """How many tokens the model has positions for; None = it counts relative ones (T5)."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit <= self.family.reserved_positions:
-            return None
-        return limit - self.family.reserved_positions
+        reserved = self.family.reserved_positions or self._reserved_positions()
+        return limit - reserved if isinstance(limit, int) and limit > reserved else None
+
+    def _reserved_positions(self) -> int:
+        """Of a table of positions that has a padding row, as RoBERTa's: the rows up to that one."""
+        tables = (m for name, m in self.model.named_modules() if name.endswith("position_embeddings"))
+        rows = (getattr(table, "padding_idx", None) for table in tables)
+        return next((row + 1 for row in rows if isinstance(row, int)), 0)
 
     def tokenize(self, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
         """See ``tokens.tokenize``. Raises ValueError too for more tokens than the model has positions for."""
@@ -162,12 +172,15 @@ class TextEncoder(nn.Module):
         Differentiable. Only the layers that ``recipe.hidden_states`` needs are run. Raises ValueError, where no
         gradient is asked for, for states that are not finite: what is not trained on is remembered or drawn with.
         """
-        inputs: dict[str, Tensor] = {"input_ids": tokens.ids}
-        if recipe.language_mask:
-            inputs["attention_mask"] = tokens.mask.long()
-            if recipe.padding_side == "left" and not bool(tokens.mask.all()):
-                inputs |= self._positions(tokens.mask)
+        self._check_recipe(recipe, tokens)
+        inputs = self._inputs(tokens.ids, tokens.mask if recipe.language_mask else None, recipe.padding_side == "left")
         states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
+        expected = (*tokens.ids.shape, self.config.hidden_size)
+        if states.shape != expected:
+            raise ValueError(
+                f"the hidden states {recipe.hidden_states!r} of {self.config.model_id} have shape "
+                f"{tuple(states.shape)}, not {expected}: take other hidden_states, or another language model"
+            )
         hidden = HiddenStates(states, tokens.mask) if tokens.keep is None else _cut(states, tokens.mask, tokens.keep)
         return hidden if torch.is_grad_enabled() else self._finite(hidden, inputs, recipe)
 
@@ -178,6 +191,68 @@ class TextEncoder(nn.Module):
         if recipe.vision_mask and is_finite(hidden.states[hidden.mask]):
             return hidden._replace(states=torch.where(hidden.mask.unsqueeze(-1), hidden.states, 0))
         raise refusal(self.config.model_id, self.dtype, first_overflow(lambda: self.model(**inputs), self.layers()))
+
+    def _inputs(self, ids: Tensor, mask: Tensor | None, left: bool) -> dict[str, Tensor]:
+        """mask: None = the model is given none. left: padding is on the left."""
+        inputs = {"input_ids": ids}
+        if mask is not None:
+            inputs["attention_mask"] = mask.long()
+            if left and not bool(mask.all()):
+                inputs |= self._positions(mask)
+        return inputs
+
+    def ignores_padding(self, side: Literal["left", "right"]) -> bool:
+        """Whether masked padding on this side leaves the states of real tokens as they are. Known of the families in
+        the table; of any other model it is found out, once, by a short pass."""
+        if self.family.name != "generic":
+            return True
+        if side not in self._ignores_padding:
+
+            def run(ids: Tensor, mask: Tensor) -> Tensor:
+                return self.model(**self._inputs(ids, mask, side == "left")).last_hidden_state
+
+            ids = probe_ids(self.config.vocab_size, self.computes_on)
+            with eval_mode(self.model):
+                self._ignores_padding[side] = ignores_padding(run, ids, self._pad_for_probe(), side == "left")
+        return self._ignores_padding[side]
+
+    def _pad_for_probe(self) -> int:
+        return pad_id(self.tokenizer, PromptRecipe())
+
+    def _check_recipe(self, recipe: PromptRecipe, tokens: TokenBatch) -> None:
+        """Raise ValueError for a recipe that gives wrong states with this model: of one that no row knows, found out
+        when it first matters."""
+        if self.family.name != "generic" or isinstance(tokens.ids, FakeTensor):  # these have no values
+            return
+        name, left = self.config.model_id, recipe.padding_side == "left"
+        if recipe.language_mask and (left or recipe.padding == "longest") and not bool(tokens.mask.all()):
+            if left and not self.ignores_padding("left"):
+                raise ValueError(
+                    f"{name} gives tokens other states where padding lies on their left; set padding_side = 'right'"
+                )
+            if not left and not self.ignores_padding("right"):
+                raise ValueError(
+                    f"the states of {name} depend on how much padding follows, though it is masked; set padding = "
+                    "'max_length', so that it is always the same"
+                )
+        if recipe.hidden_states != "last" and self._entries is not None:
+            if self._entries == "":
+                self._entries = self._probe_entries()
+            if self._entries is not None:
+                raise ValueError(
+                    f"hidden_states = {recipe.hidden_states!r} cannot be had of {name} ({self._entries}); set "
+                    "hidden_states = 'last'"
+                )
+
+    def _probe_entries(self) -> str | None:
+        ids, layers = probe_ids(self.config.vocab_size, self.computes_on), self.layers()
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+        def read(index: int) -> Tensor:
+            return read_states(lambda: self.model(**inputs), layers, index)
+
+        with eval_mode(self.model):
+            return entries_agree(self.model, read, ids, len(layers))
 
     def _positions(self, mask: Tensor) -> dict[str, Tensor]:
         """Position ids that begin at the first real token of each row."""
@@ -210,6 +285,18 @@ class TextEncoder(nn.Module):
         if not sites:
             raise ValueError(f"no LoRA sites were found in {type(self.model).__name__} by {self.family.lora_sites}")
         return sites
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode inside, and in the mode it had afterwards: some are in training mode by themselves."""
+    was = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was:
+            module.training = training
 
 
 def _cut(states: Tensor, mask: Tensor, keep: Tensor) -> HiddenStates:

@@ -55,7 +55,8 @@ class TextInputs:
     def __call__(self, captions: Sequence[str]) -> TextInput:
         if self.cache is not None:
             return self.cache.get(captions)
-        return self.pair.encoder.tokenize(captions, self.recipe.prompt).trimmed(self.recipe.prompt)
+        tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
+        return tokens.trimmed(self.recipe.prompt) if self.pair.encoder.ignores_padding("right") else tokens
 
     def flush(self) -> None:
         """Write new text states to disk, with each checkpoint of the run: resumed, it goes on to the bit."""

@@ -77,6 +77,7 @@ def test_only_the_layers_needed_run(kind, which, ran, language_folder):
     encoder = TextEncoder.load(language_folder(kind))
     recipe = PromptRecipe(max_length=20, hidden_states=which)
     tokens = encoder.tokenize(PROMPTS, recipe)
+    encoder(tokens, recipe)  # what a model can do that no row knows is found out once
     count = []
     hooks = [layer.register_forward_hook(lambda *_: count.append(1)) for layer in encoder.layers()]
     encoder(tokens, recipe)
@@ -90,6 +91,7 @@ def test_normalized_mean(kind, language_folder):
     encoder = TextEncoder.load(language_folder(kind))
     recipe = PromptRecipe(max_length=20, hidden_states="normalized_mean")
     tokens = encoder.tokenize(PROMPTS, recipe)
+    encoder(tokens, recipe)  # what a model can do that no row knows is found out once
     outputs = []
     for layer in encoder.layers():
         layer.register_forward_hook(lambda _m, _a, out: outputs.append(out[0] if isinstance(out, tuple) else out))
