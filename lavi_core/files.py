@@ -44,7 +44,10 @@ def write_safetensors(
 def _replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` whose file takes its place once it is whole."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: its folder cannot be made ({error.strerror})") from error
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary

@@ -22,7 +22,8 @@ class PromptRecipe:
     add_special_tokens: whether the tokenizer adds its own begin and end tokens.
     language_mask: the language model is given the attention mask (the authors' SD runs give none: padding is attended).
     vision_mask: the vision model attends to real tokens alone (the authors' PixArt runs).
-    hidden_states: "last" = the output after the final norm; an int = that entry of the model's hidden states
+    hidden_states: "last" = the output after the final norm; "last_before_norm" = the last layer's output before it
+        (Qwen-Image's and Flux.2's); an int = that entry of the model's hidden states
         (0 = embeddings, negative counts from the end, before the final norm except for the last entry);
         "normalized_mean" = the mean over all layers' outputs, each layer-normalised first (arXiv 2506.08210).
     cut_template: tokens of the template are cut from the states; how many is computed by tokenising, never stored.
@@ -36,7 +37,7 @@ class PromptRecipe:
     add_special_tokens: bool = True
     language_mask: bool = True
     vision_mask: bool = False
-    hidden_states: Literal["last", "normalized_mean"] | int = "last"
+    hidden_states: Literal["last", "last_before_norm", "normalized_mean"] | int = "last"
     cut_template: bool = False
 
     def __post_init__(self) -> None:

@@ -63,18 +63,22 @@ class LanguageModel:
 
         refuse_foreign_quantisation(path)
         device = comfy.model_management.text_encoder_device()
-        how: dict[str, Any] = {"dtype": dtype or best_dtype(device), "weights": weights, "config": config}
+        how: dict[str, Any] = {"dtype": dtype or best_dtype(device, path), "weights": weights, "config": config}
         how["tokenizers"] = folders.host_tokenizers()
         encoder = with_progress(lambda progress: TextEncoder.load(path, progress=progress, **how))
         cancellable(encoder.model, encoder.layers())
         return cls(path.name, managed(encoder, device, comfy.model_management.text_encoder_offload_device()))
 
 
-def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 before float16, whose range T5 and Gemma leave; float32 where neither is fast (the CPU)."""
+def best_dtype(device: torch.device, path: Path) -> torch.dtype:
+    """bfloat16 before float16, whose range some models leave: these, and any model where neither is fast (the CPU), are
+    float32."""
+    from ..lavi_core.language.finite import leaves_float16
+
     if comfy.model_management.should_use_bf16(device):
         return torch.bfloat16
-    if comfy.model_management.should_use_fp16(device, prioritize_performance=False):
+    narrow = comfy.model_management.should_use_fp16(device, prioritize_performance=False)
+    if narrow and not leaves_float16(folders.read_json(path / "config.json")):
         return torch.float16
     return torch.float32
 

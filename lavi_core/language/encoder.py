@@ -23,7 +23,7 @@ from .facts import config_facts, token_facts
 from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
 from .hidden_states import read_states
-from .loading import find_source, load_trunk
+from .loading import find_source, load_trunk, verify
 from .probe import entries_agree, ignores_padding, probe_ids
 from .tokens import TokenBatch, pad_id, tokenize
 from .weight_loading import Progress
@@ -126,6 +126,11 @@ class TextEncoder(nn.Module):
         known = source.tokenizer, source.family, model_id(source.path)
         return cls(source.empty(), *known, source.print).eval()
 
+    @staticmethod
+    def verify(path: str | Path) -> None:
+        """Raise ValueError, with the sentence of ``load``, for a path that it would refuse, without loading it."""
+        verify(find_source(Path(path)))
+
     @property
     def computes_on(self) -> torch.device:
         """The device; of a streamed model, whose weights are in their files, the CPU. (ComfyUI's memory management sets
@@ -182,7 +187,8 @@ class TextEncoder(nn.Module):
                 f"{tuple(states.shape)}, not {expected}: take other hidden_states, or another language model"
             )
         hidden = HiddenStates(states, tokens.mask) if tokens.keep is None else _cut(states, tokens.mask, tokens.keep)
-        return hidden if torch.is_grad_enabled() else self._finite(hidden, inputs, recipe)
+        unchecked = torch.is_grad_enabled() or isinstance(states, FakeTensor)  # the latter has no values
+        return hidden if unchecked else self._finite(hidden, inputs, recipe)
 
     def _finite(self, hidden: HiddenStates, inputs: dict[str, Tensor], recipe: PromptRecipe) -> HiddenStates:
         """``hidden``, whose masked states are zeros if they are not finite: nobody attends to them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,13 @@ def first_overflow(run: Callable[[], Any], layers: nn.ModuleList) -> int | None:
         for hook in hooks:
             hook.remove()
     return found[0] if found else None
+
+
+def leaves_float16(config: Mapping[str, Any]) -> bool:
+    """Whether a model with this config.json may have states beyond float16: one that was trained in bfloat16, and the
+    families that are known for it."""
+    trained = config.get("dtype") or config.get("torch_dtype")
+    return trained == "bfloat16" or str(config.get("model_type", "")).startswith(("t5", "umt5", "mt5", "gemma"))
 
 
 def refusal(model_id: str, dtype: torch.dtype, layer: int | None) -> ValueError:

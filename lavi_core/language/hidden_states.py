@@ -21,7 +21,7 @@ class _Reached(Exception):
 
 
 def read_states(
-    run: Callable[[], Any], layers: nn.ModuleList, which: Literal["last", "normalized_mean"] | int
+    run: Callable[[], Any], layers: nn.ModuleList, which: Literal["last", "last_before_norm", "normalized_mean"] | int
 ) -> Tensor:
     """The hidden states ``which`` (see ``PromptRecipe.hidden_states``) of the forward pass ``run``. -> [B T D]
 
@@ -30,6 +30,8 @@ def read_states(
     """
     if which == "normalized_mean":
         return _normalized_mean(run, layers)
+    if which == "last_before_norm":
+        return _last_output(run, layers)
     index = len(layers) if which == "last" else entry(which, len(layers))
     if index == len(layers):
         return run().last_hidden_state
@@ -53,6 +55,22 @@ def entry(which: int, num_layers: int) -> int:
     if not 0 <= index <= num_layers:
         raise ValueError(f"hidden state {which} was asked for; a model of {num_layers} layers has 0 to {num_layers}")
     return index
+
+
+def _last_output(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
+    """What the last layer passes on, which transformers' own entries have in some versions alone."""
+
+    def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+    hook = layers[-1].register_forward_hook(leave)
+    try:
+        run()
+    except _Reached as reached:
+        return reached.states
+    finally:
+        hook.remove()
+    raise ValueError(f"the last layer was not seen to run; {_HIDDEN}")
 
 
 def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:

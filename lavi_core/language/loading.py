@@ -106,11 +106,38 @@ def load_trunk(
         with safetensors(source.files) as stored:
             trunk = _filled(source, stored, dtype or _stored_dtype(source.config, stored), storage, progress)
     if trunk is None and not path.is_dir():
-        raise ValueError(
-            f"{path.name} does not hold a {source.config.model_type} model of {source.config.hidden_size} channels by "
-            "its usual names: choose the config that belongs to it"
-        )
+        raise _not_its_names(source)
     return _converted(source, dtype, storage) if trunk is None else trunk
+
+
+def verify(source: Source) -> None:
+    """Raise ValueError, with the sentence of ``load_trunk``, for what that would refuse; no weight is read where the
+    files plainly hold the trunk's."""
+    if source.files is None:
+        with Empty():
+            gguf_tensors(source.path, _empty(source.config, source.family))
+        return
+    if not source.files:
+        raise ValueError(f"{source.path} has no model.safetensors")
+    if getattr(source.config, "quantization_config", None) is None:
+        check_scales(source.path, names(source.files))
+    with Empty():
+        whole = _empty(source.config, source.family)
+    slots = Slots(whole, _trunk(whole, source.family))
+    with safetensors(source.files) as stored:
+        prefix = slots.prefix_in(stored)
+        if prefix is not None and slots.found_in(stored, prefix) is not None:
+            return
+    if not source.path.is_dir():
+        raise _not_its_names(source)
+    _from_pretrained(source.family, source.path, None, device_map={"": "meta"})
+
+
+def _not_its_names(source: Source) -> ValueError:
+    return ValueError(
+        f"{source.path.name} does not hold a {source.config.model_type} model of {source.config.hidden_size} channels "
+        "by its usual names: choose the config that belongs to it"
+    )
 
 
 def _converted(source: Source, dtype: torch.dtype | None, storage: Storage, **more: Any) -> nn.Module:

@@ -12,7 +12,11 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bridge", help="a bridge .safetensors")
     parser.add_argument("prompts", nargs="+")
-    parser.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
+    parser.add_argument(
+        "--language-model",
+        help="folder, .gguf file, demo:minilm or demo:smollm2 (default: the bridge's own, looked for)",
+    )
+    parser.add_argument("--language-models", metavar="FOLDER", help="where the bridge's own is looked for")
     parser.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")
     parser.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
     parser.add_argument("-o", "--output", default="sample.png")
@@ -31,14 +35,20 @@ def run(args: argparse.Namespace) -> str:
     from ...lavi_core.files import write_bytes
     from ..models import named
     from ..models.diffusers_folder import read_config
+    from ..models.find_language import find_language
     from ..models.picture_grid import png
     from ..models.pipeline import Pipeline
     from ..models.vae import VAE_FACTOR
 
+    if args.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {args.steps}")
     demo = args.vision_model == "demo:vision"
-    language, vision = named.language(args.language_model), named.vision(args.vision_model)
+    vision, asked = named.vision(args.vision_model), args.language_model
+    language = named.language(asked) if asked else find_language(named.bridge(args.bridge), args.language_models)
     vae = named.vae_for(args.vision_model, args.vae)
     size = args.size or read_config(vision)[0]["sample_size"] * VAE_FACTOR
+    if size < VAE_FACTOR or size % VAE_FACTOR:
+        raise ValueError(f"--size must be a multiple of {VAE_FACTOR} pixels, which make one latent, got {size}")
     pipeline = Pipeline.load(named.bridge(args.bridge), language, vision, vae, device=args.device)
     for prompt, cut in zip(args.prompts, pipeline.tokens_cut(args.prompts), strict=True):
         if cut:

@@ -3,6 +3,7 @@
 from ...lavi_core.registry import Registry
 from .image_files import FolderSource, JsonlSource, TsvSource
 from .latent_cache import LatentCache
+from .latent_encoding import MAX_UNREADABLE
 from .order import Order
 from .prefetch import Prefetch
 from .resize_and_crop import UnreadableImage
@@ -23,6 +24,7 @@ SOURCES: Registry[type[Source]] = Registry(
 )
 
 __all__ = [
+    "MAX_UNREADABLE",
     "SOURCES",
     "Captions",
     "IndexedSource",

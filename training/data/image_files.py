@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ class TsvSource(_Files):
         if not table.is_file():
             raise ValueError(f"there is no table of captions at {table}")
         pairs = []
-        with table.open(encoding="utf-8-sig") as lines:  # str.splitlines would also split at U+2028 and the like
+        # Not by str.splitlines, which would also split at U+2028 and the like.
+        with _utf8(table), table.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -77,8 +79,7 @@ class FolderSource(_Files):
         bare = [p for p in images if not p.with_suffix(".txt").is_file()]
         if bare:
             raise ValueError(f"{len(bare)} of {len(images)} images have no .txt beside them, the first is {bare[0]}")
-        texts = [(p, p.with_suffix(".txt").read_text(encoding="utf-8-sig").strip()) for p in images]
-        super().__init__(section, texts, folder)
+        super().__init__(section, [(p, _caption_of(p)) for p in images], folder)
 
 
 class JsonlSource(_Files):
@@ -93,11 +94,26 @@ class JsonlSource(_Files):
         if not table.is_file():
             raise ValueError(f"there is no metadata.jsonl at {table}")
         pairs = []
-        with table.open(encoding="utf-8-sig") as lines:
+        with _utf8(table), table.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     pairs.append(_pair(line, section.caption_column, f"{table} line {number}", table.parent))
         super().__init__(section, pairs, table)
+
+
+@contextmanager
+def _utf8(path: Path) -> Iterator[None]:
+    """Raise ValueError that names the file for one that is no UTF-8 text."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
+
+
+def _caption_of(image: Path) -> str:
+    text = image.with_suffix(".txt")
+    with _utf8(text):
+        return text.read_text(encoding="utf-8-sig").strip()
 
 
 def _pair(line: str, column: str, where: str, folder: Path) -> tuple[Path, str]:

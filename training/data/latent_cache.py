@@ -79,8 +79,8 @@ class LatentCache:
             raise too_many(len(bad), starts[-1], bad[0])
         if not len(self):
             raise ValueError(f"no captioned images in {source.section.path}")
-        if self.flip and ranks.main:
-            self._warn_of_sides()
+        if ranks.main:
+            self._warn_of_captions()
 
     def __len__(self) -> int:
         return len(self.readable)
@@ -151,10 +151,14 @@ class LatentCache:
     def _flips(self, index: int, epoch: int) -> bool:
         return bool(np.random.default_rng([self._seed, 2, index, epoch]).integers(2))
 
-    def _warn_of_sides(self) -> None:
+    def _warn_of_captions(self) -> None:
+        """Of empty ones, and of those that mirrored pictures belie."""
         looked = range(0, len(self), -(-len(self) // LOOKED_AT))
-        found = [text for text in (self.caption(i, 0) for i in looked) if SIDES.search(text)]
-        if found:
+        captions = [self.caption(i, 0) for i in looked]
+        if empty := sum(not text.strip() for text in captions):
+            log.warning("%d of %d captions are empty: they are trained on as the empty prompt", empty, len(looked))
+        found = [text for text in captions if SIDES.search(text)]
+        if found and self.flip:
             log.warning(
                 "data.flip mirrors pictures, but %d of %d captions tell left from right, such as %r; set data.flip = "
                 "false unless that does not matter",

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from ...lavi_core.language import TextEncoder
-from ..data import IndexedSource, Source, UnreadableImage
+from ..data import MAX_UNREADABLE, IndexedSource, Source, UnreadableImage
 from ..recipe import Recipe
 from .report import Report
 
-OPENED = 8  # pictures
+OPENED = 64  # pictures
 READ = 4096  # captions, of a source that has each by its index; of a tar the first OPENED
 
 
@@ -33,8 +33,11 @@ def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
         raise ValueError(
             f"none of the first {opened} pictures can be read, such as {reasons[0]}; mend the data's paths"
         )
-    if reasons:
-        report.notes.append(f"{len(reasons)} of the first {opened} pictures cannot be read, such as {reasons[0]}")
+    found = f"{len(reasons)} of the first {opened} pictures cannot be read, such as {reasons[0]}" if reasons else ""
+    if len(reasons) > MAX_UNREADABLE * opened:
+        report.problems.append(f"{found}; training stops above {MAX_UNREADABLE:.0%} of them: mend or remove them")
+    elif reasons:
+        report.notes.append(found)
     if count is not None and recipe.data.validation >= count:
         raise ValueError(f"data.validation holds out {recipe.data.validation} of {count} pictures, none is left")
     known = f"{count:,} pictures" if count is not None else f"{len(source.shards())} tars of pictures"
@@ -52,7 +55,9 @@ def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncode
         captions = [source.caption(i, 0) for i in range(0, len(source), step)]
     else:
         found = (example.caption for _, example in zip(range(OPENED), _examples(source), strict=False))
-        captions = [caption for caption in found if caption]
+        captions = [caption for caption in found if caption is not None]
+    if empty := sum(not caption.strip() for caption in captions):
+        report.notes.append(f"{empty} of {len(captions)} captions are empty: they are trained on as the empty prompt")
     reports = []
     for start in tqdm(range(0, len(captions), 256), desc="captions", leave=False, disable=None):
         reports += encoder.tokenize(captions[start : start + 256], recipe.prompt).reports

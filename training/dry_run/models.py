@@ -8,7 +8,6 @@ import torch
 
 from ...lavi_core.config import LanguageConfig
 from ...lavi_core.language import TextEncoder
-from ...lavi_core.language.folder import weight_files
 from ...lavi_core.vision import VISION_TARGETS, latent_scale
 from ..models import named
 from ..models.diffusers_folder import check_weights, network_folder, read_config
@@ -24,8 +23,7 @@ from .report import Report, in_bytes
 def language(report: Report, recipe: Recipe) -> TextEncoder:
     path = named.language(recipe.language.model)
     encoder = TextEncoder.skeleton(path)
-    if path.is_dir() and not weight_files(path):
-        report.problems.append(f"{path} has no model.safetensors; fetch it, or save the model again as safetensors")
+    report.got(TextEncoder.verify, path)
     encoder.tokenize([""], recipe.prompt)  # a max_length that the model has no positions for is refused here
     _cast(encoder.model, _dtype(recipe, recipe.language.train))
     found: LanguageConfig = encoder.config

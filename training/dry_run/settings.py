@@ -42,6 +42,8 @@ def packages(report: Report, recipe: Recipe, world: int) -> None:
 
 def output(recipe: Recipe, resume: bool) -> None:
     output = Path(recipe.output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"the output {output} is a file; set another output")
     there = bool(checkpoint.states(output / "state"))
     if there and not resume:
         raise ValueError(f"{output} holds a run already; go on with --resume, or set another output")

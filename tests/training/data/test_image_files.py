@@ -54,3 +54,14 @@ def test_a_folder_without_metadata_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no metadata\.jsonl at .*hf/metadata\.jsonl"):
         (tmp_path / "hf").mkdir()
         SOURCES["jsonl"](DataSection(kind="jsonl", path=str(tmp_path / "hf")))
+
+
+@pytest.mark.parametrize("kind", ["tsv", "folder", "jsonl"])
+def test_a_text_that_is_not_utf8_is_named(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    line = {"tsv": "a.png\tcafé", "folder": "café", "jsonl": '{"file_name": "a.png", "text": "café"}'}[kind]
+    name = {"tsv": "captions.tsv", "folder": "a.txt", "jsonl": "metadata.jsonl"}[kind]
+    (tmp_path / name).write_bytes(line.encode("latin-1"))
+    path = tmp_path if kind == "folder" else tmp_path / name
+    with pytest.raises(ValueError, match=rf"{name} is not UTF-8 text .*; save it as UTF-8"):
+        SOURCES[kind](DataSection(kind=kind, path=str(path)))  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from lavi_bridge.training.models.pair import Pair, attention_kernel
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import OptimizerSection, read_recipe
 from PIL import Image
+from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
 
@@ -46,7 +47,7 @@ def test_a_recipe_that_runs_is_described_and_nothing_is_written(recipe, tiny, tm
         count = sum(p.numel() for _, p in pair.group(name))
         assert f"trained {name:<14} {count:,} parameters" in said
     assert f"{len(pair.sites['language'])} LoRA sites" in said and f"{len(pair.sites['vision'])} LoRA sites" in said
-    assert "shapebench: 16 pictures of 32 pixels, each seen 1.5 times; 8 opened" in said
+    assert "shapebench: 16 pictures of 32 pixels, each seen 1.5 times; 16 opened" in said
     assert "AutoencoderTiny: 2.4 M parameters, 32 pixels to 4 x 4 x 4" in said
     assert "2.05 kB: 16 of 128 B" in said and "estimate" in said and "problems" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
@@ -215,6 +216,27 @@ def test_sizes_that_do_not_run(recipe, monkeypatch):
     assert problems(recipe) == ["a training step does not run: mat1 and mat2 cannot be multiplied"]
 
 
+def test_an_output_that_is_a_file(recipe, tmp_path):
+    (tmp_path / "run").write_text("")
+    assert problems(recipe) == [f"the output {tmp_path / 'run'} is a file; set another output"]
+
+
+def test_weights_that_training_would_refuse(recipe, tiny, tmp_path):
+    """By the same sentence, without reading them."""
+    folder = tmp_path / "language"
+    shutil.copytree(tiny / "text_encoder", folder)
+    whole = load_file(folder / "model.safetensors")
+    for change, message in (
+        ({key: t for key, t in whole.items() if "word_embeddings" not in key}, "lack 1 tensors of BertModel"),
+        (whole | {"encoder.layer.0.output.dense.weight_scale": torch.ones(1)}, "has scaled weights"),
+    ):
+        write_safetensors(folder / "model.safetensors", change, {"format": "pt"})
+        found = problems(recipe, f"language.model={json.dumps(str(folder))}")
+        with pytest.raises(ValueError, match=message) as refused:
+            TextEncoder.load(folder)
+        assert found == [str(refused.value)]
+
+
 def test_an_output_that_is_in_use(recipe, tmp_path):
     output, read = tmp_path / "run", read_recipe(recipe)
     with pytest.raises(ValueError, match="there is nothing to resume"):
@@ -268,9 +290,11 @@ def test_pictures_and_captions_are_looked_at(recipe, tmp_path):
     (data / "0.png").write_bytes(b"none")
     changes = ('data.kind="folder"', f"data.path={json.dumps(str(data))}")
     report = dry_run(read_recipe(recipe, changes))
-    assert not report.problems
-    assert "1 of the first 4 pictures cannot be read" in report.notes[0] and "0.png" in report.notes[0]
-    assert "1 of 4 captions are cut to 16 tokens, such as 'a red circle a red" in report.notes[1]
+    (problem,) = report.problems
+    assert "1 of the first 4 pictures cannot be read" in problem and "0.png" in problem and "above 5%" in problem
+    assert "1 of 4 captions are cut to 16 tokens, such as 'a red circle a red" in report.notes[0]
+    (data / "2.txt").write_text(" ")
+    assert "1 of 4 captions are empty" in dry_run(read_recipe(recipe, changes)).notes[0]
     with pytest.raises(ValueError, match=r"data\.validation holds out 4 of 4 pictures"):
         looked_at(read_recipe(recipe, [*changes, "data.validation=4"]))
     for i in range(1, 4):

@@ -162,3 +162,37 @@ def test_a_vision_model_brings_its_own_vae_and_size(
     assert main(["sample", *words[:-4], "-o", str(tmp_path / "b.png"), "--steps", "1", "--size", "64"]) == 0
     small, large = (Image.open(tmp_path / name).size for name in ("a.png", "b.png"))
     assert large[0] > small[0]
+
+
+def test_the_bridges_own_language_model_is_looked_for(
+    bridge: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny / "text_encoder", tmp_path / "models" / "its own")
+    (tmp_path / "models" / "broken").mkdir()
+    (tmp_path / "models" / "broken" / "config.json").write_text("{}")
+    monkeypatch.setenv("LAVI_BRIDGE_MODELS", str(tmp_path / "no demo"))
+    options = ["--vision-model", str(tiny / "vision"), "--vae", str(tiny / "vae.safetensors"), "--size=32", "--steps=2"]
+    command = ["sample", str(bridge), "a red circle", *options, "-o", str(tmp_path / "a.png")]
+    with caplog.at_level("INFO"):
+        assert main([*command, "--language-models", str(tmp_path / "models")]) == 0
+    assert "its own, which the bridge was made for" in caplog.text
+    monkeypatch.setenv("LAVI_BRIDGE_LANGUAGE_MODELS", str(tmp_path / "models"))
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--steps=0", "--steps must be at least 1, got 0"),
+        ("--size=100", "--size must be a multiple of 8 pixels"),
+        ("--language-models=nowhere", "which is not in nowhere and"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    bridge: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture, option: str, message: str
+) -> None:
+    parts = ["--vision-model", str(tiny / "vision"), "--vae", str(tiny / "vae.safetensors")]
+    if not option.startswith("--language"):
+        parts += ["--language-model", str(tiny / "text_encoder")]
+    assert main(["sample", str(bridge), "a", *parts, "-o", str(tmp_path / "a.png"), option]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "a.png").exists()
