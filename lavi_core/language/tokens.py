@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..prompt import PROMPT, PromptRecipe
+from .special_tokens import encode_as_text, holds_special
 
 Span = tuple[int, int]  # start and stop, in the characters of a prompt
 
@@ -74,6 +75,7 @@ class _Row:
 def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
     """Render, tokenise, cut to ``recipe.max_length`` and pad.
 
+    Special tokens in a prompt ("</s>") are text; those of the template are control.
     Truncation takes tokens off the end of the prompt; the template and the special tokens stay.
     Raises ValueError if there is no prompt, or if the template leaves no room for one.
     """
@@ -124,7 +126,10 @@ def _split_by_offsets(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list
     text = recipe.render(prompt)
     begin = recipe.template.index(PROMPT)
     end = begin + len(prompt)
-    coded = _encode(tokenizer, text, recipe, return_offsets_mapping=True)
+    if holds_special(tokenizer, prompt):
+        coded = encode_as_text(tokenizer, (text[:begin], text[end:]), prompt, recipe.add_special_tokens)
+    else:
+        coded = _encode(tokenizer, text, recipe, return_offsets_mapping=True)
     tokens = []
     for token, (start, stop), special in zip(
         coded["input_ids"], coded["offset_mapping"], coded["special_tokens_mask"], strict=True
@@ -140,7 +145,13 @@ def _split_by_offsets(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list
 
 def _split_by_probes(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list[_Token]:
     """For tokenizers without offsets: what different prompts have in common at both ends is the template."""
-    coded = _encode(tokenizer, recipe.render(prompt), recipe)
+    typed = holds_special(tokenizer, prompt)
+    if typed and holds_special(tokenizer, recipe.template):
+        raise ValueError(
+            "the prompt holds a special token of the language model, which its tokenizer cannot tell from the template's: "
+            "take it out, or save the tokenizer as tokenizer.json"
+        )
+    coded = _encode(tokenizer, recipe.render(prompt), recipe, **({"split_special_tokens": True} if typed else {}))
     ids, special = coded["input_ids"], coded["special_tokens_mask"]
     probes = [_encode(tokenizer, recipe.render(p), recipe)["input_ids"] for p in ("a", "7", "Z?")]
     prefix = _common([ids, *probes])

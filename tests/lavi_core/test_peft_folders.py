@@ -46,7 +46,7 @@ def adapted(base: Path, output: Path, loader: Any, **config: Any) -> Any:
     return model
 
 
-def merged(base: Path, folder: Path) -> TextEncoder:
+def merged(base: Path, folder: Path) -> Any:
     encoder = TextEncoder.load(base)
     lora.merge(encoder.model, lora.rebase(encoder.model, lora.from_peft(folder)))
     return encoder

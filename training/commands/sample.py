@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompts", nargs="+")
     parser.add_argument(
         "--language-model",
-        help="folder, .gguf file, demo:minilm or demo:smollm2 (default: the bridge's own, looked for)",
+        help="folder, .gguf file, demo:minilm or demo:smollm2 (default: the bridge's, looked for)",
     )
     parser.add_argument("--language-models", metavar="FOLDER", help="where the bridge's own is looked for")
     parser.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")

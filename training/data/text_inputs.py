@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,8 @@ class TextInputs:
             log.warning("the frozen language model runs at every step: a sharded model runs on all processes together")
             return
         folder = Path(recipe.data.cache or output / "latents")
-        config = {k: v for k, v in pair.encoder.model.config.to_dict().items() if k not in UNSHAPING}
+        model: Any = pair.encoder.model
+        config = {k: v for k, v in model.config.to_dict().items() if k not in UNSHAPING}
         facts = {
             "weights": content_hash(pair.encoder.files, folder),
             "config": config,
