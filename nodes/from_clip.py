@@ -119,6 +119,7 @@ class HostLanguageModel(LanguageModel):
     @classmethod
     def of(cls, clip: comfy.sd.CLIP, which: str = AUTO) -> HostLanguageModel:
         """Raises ValueError, in one sentence, for a CLIP that a bridge cannot listen to."""
+        from ..lavi_core.fingerprint import weights_fingerprint
         from ..lavi_core.language import LANGUAGE_FAMILIES, TextEncoder
 
         path = _choose(clip, which)
@@ -128,7 +129,12 @@ class HostLanguageModel(LanguageModel):
         if any(key.startswith(prefix) for key in clip.patcher.backup):
             comfy.model_management.unload_all_models()  # a LoRA lies in the weights, of which a print is to be made
         called = f"{name} of ComfyUI{_quantisation(model)}"
-        text_encoder = TextEncoder(HostTrunk(model, row), tokenizer, LANGUAGE_FAMILIES[row.family], called)
+        trunk = HostTrunk(model, row)
+
+        def weights_print() -> tuple[str | None, None]:
+            return weights_fingerprint(trunk), None  # the host may keep scales beside its weights
+
+        text_encoder = TextEncoder(trunk, tokenizer, LANGUAGE_FAMILIES[row.family], called, weights_print)
         patcher = clip.patcher.clone()
         patcher.add_callback(CallbacksMP.ON_LOAD, _land)
         return cls(name, patcher, prefix, text_encoder)

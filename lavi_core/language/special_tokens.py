@@ -38,6 +38,7 @@ def encode_as_text(tokenizer: Any, template: tuple[str, str], prompt: str, add_s
     coded = renamed.backend.encode(text, add_special_tokens=add_special_tokens)
     moved = len(template[0]) - len(prefix)
     typed = set(special_tokens(tokenizer).values())
+    unknown: int = tokenizer.unk_token_id or 0
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     mask: list[int] = []
@@ -47,7 +48,7 @@ def encode_as_text(tokenizer: Any, template: tuple[str, str], prompt: str, add_s
             parts = [
                 i for letter in text[start:stop] for i in renamed.backend.encode(letter, add_special_tokens=False).ids
             ]
-            pieces = [i for i in parts if i not in typed] or [tokenizer.unk_token_id or 0]
+            pieces = [i for i in parts if i not in typed] or [unknown]
         else:
             pieces = [renamed.ids.get(index, index)]
         ids += pieces

@@ -148,7 +148,7 @@ def _split_by_probes(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list[
     typed = holds_special(tokenizer, prompt)
     if typed and holds_special(tokenizer, recipe.template):
         raise ValueError(
-            "the prompt holds a special token of the language model, which its tokenizer cannot tell from the template's: "
+            "the prompt holds a special token, which this language model's tokenizer cannot tell from the template's; "
             "take it out, or save the tokenizer as tokenizer.json"
         )
     coded = _encode(tokenizer, recipe.render(prompt), recipe, **({"split_special_tokens": True} if typed else {}))

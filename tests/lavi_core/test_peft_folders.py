@@ -42,7 +42,7 @@ def adapted(base: Path, output: Path, loader: Any, **config: Any) -> Any:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_pretrained(output)
+    model.save_pretrained(str(output))
     return model
 
 
@@ -97,7 +97,9 @@ def test_a_field_of_tomorrow_is_named(llama: Path, tmp_path: Path):
 )
 def test_a_plain_delta_is_what_peft_loads(llama: Path, tmp_path: Path, config: dict):
     adapted(llama, tmp_path, transformers.AutoModelForCausalLM, target_modules=TARGETS, **config)
-    loaded = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(llama), tmp_path).eval()
+    loaded: Any = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(llama), tmp_path
+    ).eval()
     with torch.no_grad():
         expected = loaded.get_base_model().model(input_ids=IDS).last_hidden_state
         torch.testing.assert_close(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("overflowing")
     vocabulary = len(write_tokenizer(folder))
     torch.manual_seed(0)
-    model = transformers.LlamaModel(tiny_config("llama", vocabulary))
+    model: Any = transformers.LlamaModel(tiny_config("llama", vocabulary))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

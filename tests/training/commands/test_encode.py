@@ -31,7 +31,7 @@ def encoder():
 def checkpoint(encoder, pooled: int | None = 7, language_fingerprint=True, **prompt):
     """A bridge to an SDXL-like model."""
     torch.manual_seed(0)
-    language = encoder.config if language_fingerprint else replace(encoder.config, fingerprint=None)
+    language = encoder.config if language_fingerprint else replace(encoder.config, fingerprint=None, facts=None)
     config = BridgeConfig(
         language=language,
         prompt=PromptRecipe(**{"max_length": 24} | prompt),
@@ -44,6 +44,7 @@ def checkpoint(encoder, pooled: int | None = 7, language_fingerprint=True, **pro
             latent_channels=4,
             latent_scale=0.13025,
             fingerprint=None,
+            facts=None,
         ),
         vision_lora=LoRAConfig(rank=2, alpha=6.0),
         provenance={"recipe": {"name": "tiny", "steps": 3}},
