@@ -35,22 +35,23 @@ def encode_as_text(tokenizer: Any, template: tuple[str, str], prompt: str, add_s
     renamed = _renamed(tokenizer)
     prefix, suffix = (_replaced(part, renamed.names) for part in template)
     text = prefix + prompt + suffix
-    coded = renamed.backend.encode(text, add_special_tokens=add_special_tokens)
+    coded: Any = renamed.backend.encode(text, add_special_tokens=add_special_tokens)
     moved = len(template[0]) - len(prefix)
     typed = set(special_tokens(tokenizer).values())
-    unknown: int = tokenizer.unk_token_id or 0
+    unknown: int = getattr(tokenizer, "unk_token_id", None) or 0
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     mask: list[int] = []
+    pieces: list[int]
     for index, (start, stop), special in zip(coded.ids, coded.offsets, coded.special_tokens_mask, strict=True):
         inside = start >= len(prefix) and stop <= len(prefix) + len(prompt) and stop > start
         if inside and index in typed and not special:  # a vocabulary that holds them as whole pieces of text
-            parts = [
+            parts: list[int] = [
                 i for letter in text[start:stop] for i in renamed.backend.encode(letter, add_special_tokens=False).ids
             ]
             pieces = [i for i in parts if i not in typed] or [unknown]
         else:
-            pieces = [renamed.ids.get(index, index)]
+            pieces = [renamed.ids[index] if index in renamed.ids else index]
         ids += pieces
         offsets += [(start + moved, stop + moved) if stop > start else (start, stop)] * len(pieces)
         mask += [int(special)] * len(pieces)

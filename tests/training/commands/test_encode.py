@@ -44,7 +44,6 @@ def checkpoint(encoder, pooled: int | None = 7, language_fingerprint=True, **pro
             latent_channels=4,
             latent_scale=0.13025,
             fingerprint=None,
-            facts=None,
         ),
         vision_lora=LoRAConfig(rank=2, alpha=6.0),
         provenance={"recipe": {"name": "tiny", "steps": 3}},
