@@ -17,6 +17,10 @@ class Renamed(NamedTuple):
     names: dict[str, str]
     ids: dict[int, int]
 
+    def own(self, index: int) -> int:
+        """The tokenizer's own id for one of the copy's."""
+        return self.ids.get(index, index)
+
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
     """Text -> id of every token that is control to this tokenizer."""
@@ -51,7 +55,7 @@ def encode_as_text(tokenizer: Any, template: tuple[str, str], prompt: str, add_s
             ]
             pieces = [i for i in parts if i not in typed] or [unknown]
         else:
-            pieces = [renamed.ids[index] if index in renamed.ids else index]
+            pieces = [renamed.own(index)]
         ids += pieces
         offsets += [(start + moved, stop + moved) if stop > start else (start, stop)] * len(pieces)
         mask += [int(special)] * len(pieces)
