@@ -16,7 +16,7 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
     report = Report()
     world, device = int(os.environ.get("WORLD_SIZE", "1")), pick_device()
     report.add("recipe", f"{recipe.name}: {recipe.steps:,} steps of {recipe.batch_size}, {recipe.precision}")
-    for check in (settings.batch, settings.names, settings.packages):
+    for check in (settings.batch, settings.names, settings.precision, settings.packages):
         report.got(check, report, recipe, world)
     report.got(settings.output, recipe, resume)
     encoder = report.got(models.language, report, recipe)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from ..data.batch import micro_batch_size
 from ..loop import checkpoint, lock
 from ..loop.loss_weighting import WEIGHTINGS
 from ..loop.optimizers import OPTIMIZERS
+from ..models.device import pick_device
 from ..recipe import Recipe
 from . import disk
 from .report import Report
@@ -32,6 +35,15 @@ def batch(report: Report, recipe: Recipe, world: int) -> None:
 def names(report: Report, recipe: Recipe, world: int) -> None:
     for table, name in ((OPTIMIZERS, recipe.optimizer.kind), (WEIGHTINGS, recipe.loss.weighting)):
         report.got(table.__getitem__, name)
+
+
+def precision(report: Report, recipe: Recipe, world: int) -> None:
+    emulated = pick_device().type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if recipe.precision == "bf16" and emulated:
+        report.notes.append(
+            "this CPU has no instructions for bf16, in which a convolution takes tens of times as long: "
+            "precision = 'fp32' is faster here"
+        )
 
 
 def packages(report: Report, recipe: Recipe, world: int) -> None:

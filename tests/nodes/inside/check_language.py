@@ -227,3 +227,17 @@ def paths_of_the_user_are_kept():
     folders.register()
     paths, extensions = folder_paths.folder_names_and_paths["lavi_bridges"]
     assert paths == [extra, str(MODELS / "lavi_bridges")] and extensions == {".safetensors"}
+
+
+@check
+def states_that_are_not_finite_are_refused_and_not_remembered():
+    bridge = connected("bert", language_model("bert"))
+    weights = (p for name, p in bridge.encoder.model.named_parameters() if name.endswith("query.weight"))
+    weight = next(weights)
+    kept = weight.detach().clone()
+    weight.data[0, 0] = float("nan")
+    refused(["are not finite from layer 0 on", "float32"], bridge.encode, "a red circle")
+    assert not len(bridge.prompts)
+    weight.data.copy_(kept)
+    context = bridge.encode("a red circle")[0][0][0]
+    assert torch.isfinite(context).all() and len(bridge.prompts) == 1

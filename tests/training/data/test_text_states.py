@@ -187,3 +187,17 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     cache.folder.write_text("")
     with pytest.raises(ValueError, match=r"the hidden states cannot be written to .*; make room there"):
         cache.flush()
+
+
+def test_states_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
+    broken = True
+
+    def compute(captions: Sequence[str]) -> HiddenStates:
+        states = torch.full((len(captions), 4, 2), float("inf") if broken else 1.0)
+        return HiddenStates(states, torch.ones(len(captions), 4) > 0)
+
+    cache = TextStateCache(tmp_path, {}, HEARD, compute)
+    with pytest.raises(ValueError, match=r"are not finite .* so none is kept"):
+        cache.get(["a"])
+    broken = False
+    assert len(cache) == 0 and cache.get(["a"]).states.eq(1).all() and len(cache) == 1

@@ -313,3 +313,10 @@ def test_a_batch_that_does_not_divide_and_a_launcher_whose_first_process_speaks(
     assert "batch_size 4 does not divide into 3 processes" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "1")
     assert run(recipe) == 0 and not capsys.readouterr().out
+
+
+def test_a_cpu_without_bf16_is_told(recipe):
+    without = not torch.cuda.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    for precision, noted in (("bf16", without), ("fp32", False)):
+        notes = dry_run(read_recipe(recipe, [f"precision={precision}"])).notes
+        assert any("no instructions for bf16" in note for note in notes) == noted
