@@ -231,7 +231,7 @@ def paths_of_the_user_are_kept():
 
 @check
 def states_that_are_not_finite_are_refused_and_not_remembered():
-    bridge = connected("bert", language_model("bert"))
+    bridge = connected("bert", language_model("bert"), 0.0)
     weights = (p for name, p in bridge.encoder.model.named_parameters() if name.endswith("query.weight"))
     weight = next(weights)
     kept = weight.detach().clone()
