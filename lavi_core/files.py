@@ -44,6 +44,8 @@ def write_safetensors(
 def _replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` whose file takes its place once it is whole."""
     path = Path(path)
+    if path.is_dir():
+        raise OSError(f"cannot write {path}: it is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 
 HELP = "draw pictures with a bridge, without ComfyUI"
 log = logging.getLogger(__name__)
@@ -42,11 +43,13 @@ def run(args: argparse.Namespace) -> str:
 
     if args.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {args.steps}")
+    if args.guidance is not None and not math.isfinite(args.guidance):
+        raise ValueError(f"--guidance must be a number such as 7.5, got {args.guidance}")
     demo = args.vision_model == "demo:vision"
     vision, asked = named.vision(args.vision_model), args.language_model
     language = named.language(asked) if asked else find_language(named.bridge(args.bridge), args.language_models)
     vae = named.vae_for(args.vision_model, args.vae)
-    size = args.size or read_config(vision)[0]["sample_size"] * VAE_FACTOR
+    size = read_config(vision)[0]["sample_size"] * VAE_FACTOR if args.size is None else args.size
     if size < VAE_FACTOR or size % VAE_FACTOR:
         raise ValueError(f"--size must be a multiple of {VAE_FACTOR} pixels, which make one latent, got {size}")
     pipeline = Pipeline.load(named.bridge(args.bridge), language, vision, vae, device=args.device)

@@ -39,6 +39,8 @@ def show(args: argparse.Namespace) -> str:
     unknown = [name for name in args.bridges if name not in BRIDGES]
     if unknown:
         raise ValueError(f"unknown demo bridge {unknown[0]!r}; known: {', '.join(BRIDGES)}")
+    if args.prompts < 1:
+        raise ValueError(f"--prompts must be at least 1, got {args.prompts}")
     names = list(dict.fromkeys(["own", *args.bridges]))
     languages = {name: named.language("demo:own" if name == "control" else f"demo:{name}") for name in names}
     settings = Settings(prompts=args.prompts)

@@ -22,6 +22,8 @@ def find_language(bridge: str | Path, folder: str | None = None) -> Path:
     It is named in the log. Raises ValueError, naming the model and the places, where none of them has its fingerprint.
     """
     wanted = read_config(bridge).language
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(f"there is no folder of language models {folder}; name one that is there, or leave it out")
     places = [Path(place) for place in (folder or os.environ.get(VARIABLE), demo_folder()) if place]
     for path in (path for place in places for path in candidates(place)):
         if _is_it(path, wanted):

@@ -185,7 +185,9 @@ def test_the_bridges_own_language_model_is_looked_for(
     [
         ("--steps=0", "--steps must be at least 1, got 0"),
         ("--size=100", "--size must be a multiple of 8 pixels"),
-        ("--language-models=nowhere", "which is not in nowhere and"),
+        ("--size=0", "--size must be a multiple of 8 pixels"),
+        ("--guidance=nan", "--guidance must be a number"),
+        ("--language-models=nowhere", "there is no folder of language models nowhere"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(
