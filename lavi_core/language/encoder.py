@@ -177,7 +177,8 @@ class TextEncoder(nn.Module):
         Differentiable. Only the layers that ``recipe.hidden_states`` needs are run. Raises ValueError, where no
         gradient is asked for, for states that are not finite: what is not trained on is remembered or drawn with.
         """
-        self._check_recipe(recipe, tokens)
+        if self.family.name == "generic" and not isinstance(tokens.ids, FakeTensor):  # these have no values
+            self.check_recipe(recipe, padded=not bool(tokens.mask.all()))
         inputs = self._inputs(tokens.ids, tokens.mask if recipe.language_mask else None, recipe.padding_side == "left")
         states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
         expected = (*tokens.ids.shape, self.config.hidden_size)
@@ -219,19 +220,19 @@ class TextEncoder(nn.Module):
 
             ids = probe_ids(self.config.vocab_size, self.computes_on)
             with eval_mode(self.model):
-                self._ignores_padding[side] = ignores_padding(run, ids, self._pad_for_probe(), side == "left")
+                self._ignores_padding[side] = ignores_padding(
+                    run, ids, pad_id(self.tokenizer, PromptRecipe()), side == "left"
+                )
         return self._ignores_padding[side]
 
-    def _pad_for_probe(self) -> int:
-        return pad_id(self.tokenizer, PromptRecipe())
-
-    def _check_recipe(self, recipe: PromptRecipe, tokens: TokenBatch) -> None:
-        """Raise ValueError for a recipe that gives wrong states with this model: of one that no row knows, found out
-        when it first matters."""
-        if self.family.name != "generic" or isinstance(tokens.ids, FakeTensor):  # these have no values
+    def check_recipe(self, recipe: PromptRecipe, padded: bool = True) -> None:
+        """Raise ValueError for a recipe that gives wrong states with this model: of one that no row knows, found out by
+        short passes, once. They want the whole model: to be called before layers are dropped. padded: whether there
+        is padding."""
+        if self.family.name != "generic":
             return
         name, left = self.config.model_id, recipe.padding_side == "left"
-        if recipe.language_mask and (left or recipe.padding == "longest") and not bool(tokens.mask.all()):
+        if recipe.language_mask and padded and (left or recipe.padding == "longest"):
             if left and not self.ignores_padding("left"):
                 raise ValueError(
                     f"{name} gives tokens other states where padding lies on their left; set padding_side = 'right'"

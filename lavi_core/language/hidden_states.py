@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 _HIDDEN = "if gradient checkpointing is on, turn it off or update transformers; else ask for the last hidden state"
 
@@ -40,13 +41,7 @@ def read_states(
         raise _Reached(_input(args, kwargs))
 
     hook = layers[index].register_forward_pre_hook(leave, with_kwargs=True, prepend=True)
-    try:
-        run()
-    except _Reached as reached:
-        return reached.states
-    finally:
-        hook.remove()
-    raise ValueError(f"layer {index} was not seen to run; {_HIDDEN}")
+    return _reached_by(run, hook, index)
 
 
 def entry(which: int, num_layers: int) -> int:
@@ -63,14 +58,18 @@ def _last_output(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
     def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         raise _Reached(output[0] if isinstance(output, tuple) else output)
 
-    hook = layers[-1].register_forward_hook(leave)
+    return _reached_by(run, layers[-1].register_forward_hook(leave), len(layers) - 1)
+
+
+def _reached_by(run: Callable[[], Any], hook: RemovableHandle, layer: int) -> Tensor:
+    """What the ``hook`` at a ``layer`` leaves the pass with."""
     try:
         run()
     except _Reached as reached:
         return reached.states
     finally:
         hook.remove()
-    raise ValueError(f"the last layer was not seen to run; {_HIDDEN}")
+    raise ValueError(f"layer {layer} was not seen to run; {_HIDDEN}")
 
 
 def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:

@@ -45,14 +45,16 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 @contextmanager
 def _hooks_kept(model: nn.Module) -> Iterator[None]:
-    """transformers 5 leaves hooks on every layer once hidden states were asked for; here they go again."""
-    before = [(module, module._forward_hooks.copy()) for module in model.modules()]
+    """transformers 5 leaves hooks on every layer once hidden states were asked for; here they go again. In place: who
+    has registered a hook removes it from the very dictionary it was put into."""
+    before = [(module, set(module._forward_hooks)) for module in model.modules()]
     flags = [(module, name) for module in model.modules() for name in vars(module) if name.endswith("hooks_installed")]
     try:
         yield
     finally:
         for module, hooks in before:
-            module._forward_hooks = hooks
+            for key in module._forward_hooks.keys() - hooks:
+                del module._forward_hooks[key]
         for module in model.modules():
             for name in [n for n in vars(module) if n.endswith("hooks_installed") and (module, n) not in flags]:
                 delattr(module, name)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 _RENAMED: WeakKeyDictionary[Any, Renamed] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
+
+
+class Known(NamedTuple):
+    """Of a tokenizer of this size: the ids of its special tokens by their text, and what finds them in a text."""
+
+    size: int
+    ids: dict[str, int]
+    pattern: re.Pattern[str]
 
 
 class Renamed(NamedTuple):
@@ -24,13 +34,22 @@ class Renamed(NamedTuple):
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
     """Text -> id of every token that is control to this tokenizer."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    found = {token.content: index for index, token in added.items() if token.special}
-    return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    return _known(tokenizer).ids
 
 
 def holds_special(tokenizer: Any, text: str) -> bool:
-    return any(token and token in text for token in special_tokens(tokenizer))
+    return _known(tokenizer).pattern.search(text) is not None
+
+
+def _known(tokenizer: Any) -> Known:
+    """Built once a tokenizer, and again where tokens were added: some have thousands, and every caption asks."""
+    if tokenizer not in _KNOWN or _KNOWN[tokenizer].size != len(tokenizer):
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        ids = {token.content: index for index, token in added.items() if token.special}
+        ids |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        pattern = re.compile("|".join(re.escape(token) for token in ids if token) or r"(?!)")
+        _KNOWN[tokenizer] = Known(len(tokenizer), ids, pattern)
+    return _KNOWN[tokenizer]
 
 
 def encode_as_text(tokenizer: Any, template: tuple[str, str], prompt: str, add_special_tokens: bool) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class TextInputs:
         if self.cache is not None:
             return self.cache.get(captions)
         tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
-        return tokens.trimmed(self.recipe.prompt) if self.pair.encoder.ignores_padding("right") else tokens
+        return tokens.trimmed(self.recipe.prompt) if self.pair.trims_padding else tokens
 
     def flush(self) -> None:
         """Write new text states to disk, with each checkpoint of the run: resumed, it goes on to the bit."""

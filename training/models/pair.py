@@ -47,6 +47,9 @@ class Pair(nn.Module):
             out_width=out_width,
             pooled_width=vision.pooled_width,
         )
+        if not bare:  # of the whole model: what a recipe never runs is dropped below
+            encoder.check_recipe(recipe.prompt)
+            self.trims_padding = encoder.ignores_padding("right")
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
         self.network = vision.network

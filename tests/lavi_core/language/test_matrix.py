@@ -246,3 +246,16 @@ def test_a_family(name: str, encoders):
 
 def test_as_many_as_were_asked_for():
     assert len(FAMILIES) > 60
+
+
+def test_hooks_of_others_can_be_removed_after_a_probe(encoders):
+    """A live LoRA is a hook: who put it in takes it out, whatever was found out meanwhile."""
+    encoder = encoders("GPT2Model")
+    seen: list[int] = []
+    handle = encoder.layers()[0].register_forward_hook(lambda *_: seen.append(1))
+    encoder._entries = ""
+    states(encoder, PROMPTS[:1], hidden_states=1)
+    handle.remove()
+    seen.clear()
+    states(encoder, PROMPTS[:1])
+    assert not seen
