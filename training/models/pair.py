@@ -49,7 +49,7 @@ class Pair(nn.Module):
         )
         if not bare:  # of the whole model: what a recipe never runs is dropped below
             encoder.check_recipe(recipe.prompt)
-            self.trims_padding = encoder.ignores_padding("right")
+        self.trims_padding = bare or encoder.ignores_padding("right")
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
         self.network = vision.network
