@@ -8,15 +8,8 @@ from typing import Any
 
 # Fields that may have any value: how a delta was trained or where it goes, all of which stands in the tensors.
 FREE = {
-    *(
-        "peft_type",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "task_type",
-    ),
+    *("peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "task_type"),
+    "inference_mode",
     *("r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "use_rslora"),
     *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_core", "megatron_config"),
     *("eva_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),

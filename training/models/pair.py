@@ -106,7 +106,8 @@ class Pair(nn.Module):
         if recipe.language.train == "full":
             words = fingerprint.vocabulary_fingerprint(self.encoder.tokenizer)
             weights = fingerprint.weights_fingerprint(self.encoder.model)
-            language_config = replace(language_config, fingerprint=fingerprint.join(words, weights))
+            facts = (language_config.facts or {}) | {"weights": fingerprint.magnitudes(self.encoder.model)}
+            language_config = replace(language_config, fingerprint=fingerprint.join(words, weights), facts=facts)
         if recipe.vision.train == "full":
             vision_fingerprint = fingerprint.weights_fingerprint(self.network)
         config = BridgeConfig(

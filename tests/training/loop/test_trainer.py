@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from lavi_bridge.lavi_core.bridge import check_language
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.loop.learning_rate import learning_rate_scale
@@ -164,3 +165,13 @@ def test_a_full_disk_stops_with_the_last_good_state_intact(recipe: Path, tmp_pat
     assert (tmp_path / "run" / "state" / "step-0000002" / "weights.safetensors").read_bytes() == kept
     assert (tmp_path / "run" / "bridge.safetensors").read_bytes() == bridge
     assert not list((tmp_path / "run").rglob("*.part"))
+
+
+def test_a_language_model_that_was_trained_whole_is_its_bridges_own(recipe: Path) -> None:
+    """Its weights have grown by far more than a copy of them could differ."""
+    trainer = Trainer(read_recipe(recipe, ["language.train=full", "steps=2", "language.learning_rate=0.3"]))
+    output = trainer.run().parent
+    trained = BridgeCheckpoint.load(output / "bridge.safetensors").config.language
+    check_language(trained, TextEncoder.load(output / "vision" / "text_encoder").config)
+    with pytest.raises(ValueError, match=r"fingerprint|size of a weight"):
+        check_language(trained, trainer.pair.language_config)
