@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -206,7 +207,11 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run is resumed."""
         prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_fingerprint}
-        return checkpoint.identity_of(self.recipe, prints)
+        facts = dict(self.pair.language_config.facts or {})
+        if "weights" in facts:  # hundreds of numbers
+            facts["weights"] = hashlib.sha256(json.dumps(facts["weights"]).encode()).hexdigest()[:12]
+        shaping = {f"language.facts.{fact}": value for fact, value in facts.items()}
+        return checkpoint.identity_of(self.recipe, prints) | shaping
 
     @contextmanager
     def _saving(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lavi_bridge.lavi_core.files import read_safetensors, write_safetensors
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 
@@ -108,3 +110,16 @@ def test_a_cut_state_is_named(recipe: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"step-0000002/weights\.safetensors is cut short"):
         Trainer(read_recipe(recipe), resume=True)
+
+
+def test_resuming_with_a_language_model_that_was_changed_is_refused(recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    """Which its fingerprint of signs does not see."""
+    folder = tmp_path / "language"
+    shutil.copytree(tiny / "text_encoder", folder)
+    changes = [f"language.model={json.dumps(str(folder))}", "steps=2"]
+    Trainer(read_recipe(recipe, changes)).run()
+    weights = read_safetensors(folder / "model.safetensors")
+    scaled = {key: t * 1.3 if "LayerNorm.weight" in key else t for key, t in weights.items()}
+    write_safetensors(folder / "model.safetensors", scaled, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"does not fit this recipe: language\.facts\.weights is"):
+        Trainer(read_recipe(recipe, changes), resume=True)
