@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,13 @@ from torch import Tensor
 
 from ..quantized.formats import FORMATS
 from .folder import first_line
+from .gguf_keys import complete
+from .gguf_rotation import FREQUENCIES, LONG, SHORT, factors
 from .tensor_files import StoredTensor
 
-# What transformers leaves at its default though llama.cpp knows it: a T5 with gates, the only kind that is read, is of
-# version 1.1 (llama.cpp's src/models/t5.cpp: GELU where there are gates).
-_GATED = {"is_gated_act": True, "dense_act_fn": "gelu_new"}
-MISREAD: dict[str, dict[str, Any]] = {"t5": _GATED, "umt5": _GATED}
+# Tensors that no hidden state depends on: heads, a decoder, what belongs to pictures.
+ELSEWHERE = ("output.", "dec.", "cls.", "v.", "mm.")
+READ = (FREQUENCIES, SHORT, LONG)  # with the config
 
 
 def is_gguf(path: Path) -> bool:
@@ -40,8 +44,20 @@ def gguf_config(path: Path) -> Any:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file")
     config = _read(path, AutoConfig)
-    config.update(MISREAD.get(config.model_type, {}))
+    reader = _reader(path)
+    architecture, keys = _keys(reader)
+    config = complete(config, architecture, keys, (tensor.name for tensor in reader.tensors), path.name)
+    rows = {t.name: _values(t).tolist() for t in reader.tensors if t.name in READ}
+    factors(config, keys, rows)
     return config
+
+
+def _keys(reader: Any) -> tuple[str, dict[str, Any]]:
+    """(architecture, the keys under its name, without it)"""
+    architecture = reader.fields["general.architecture"].contents()
+    start = f"{architecture}."
+    found = {key.removeprefix(start): field.contents() for key, field in reader.fields.items() if key.startswith(start)}
+    return architecture, found
 
 
 def _read(path: Path, kind: Any) -> Any:
@@ -89,37 +105,87 @@ def gguf_tensors(path: Path, model: Any) -> dict[str, StoredTensor]:
     kind = theirs.TENSOR_PROCESSORS.get(architecture, theirs.TensorProcessor)
     processor = kind(config=model.config.to_dict())
     names = _names(theirs.get_gguf_hf_weights_map, model, processor)
-    found = {}
-    for tensor in reader.tensors:
-        name = names.get(tensor.name)
-        if name is None:
-            continue
-        if tensor.tensor_type.name not in FORMATS:
-            raise ValueError(
-                f"{path.name} has weights in {tensor.tensor_type.name} ({tensor.name}), which is not read here; take "
-                f"a file in one of {', '.join(row for row in FORMATS if not row.startswith('F8'))}"
-            )
-        found[name] = _stored(tensor, processor)
+    # experts lie in one parameter, which has no ".weight" at the end of its name
+    stored = {t.name if t.name in names else _bare(t.name, names): t for t in reader.tensors}
+    odd = [name for name in stored if name not in names and name not in READ and not name.startswith(ELSEWHERE)]
+    if odd:
+        raise ValueError(
+            f"{path.name} holds {len(odd)} tensors that {type(model).__name__} has no place for, first {odd[0]}; take "
+            "the model's own folder"
+        )
+    parts: dict[str, list[StoredTensor]] = defaultdict(list)
+    for theirs_name, name in names.items():
+        if theirs_name in stored:
+            _check_format(path, stored[theirs_name])
+            parts[name].append(_stored(stored[theirs_name], processor))
+    found = {name: each[0] if len(each) == 1 else _joined(each) for name, each in parts.items()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: _in_shape(tensor, shapes.get(name)) for name, tensor in found.items()}
+    lacking = [name for name, shape in shapes.items() if name not in found or found[name].shape != shape]
+    if lacking:
+        raise ValueError(
+            f"{path.name} lacks {len(lacking)} tensors of {type(model).__name__} in their shapes, first {lacking[0]} "
+            f"{shapes[lacking[0]]}; take the model's own folder"
+        )
     return found
+
+
+def _in_shape(tensor: StoredTensor, shape: tuple[int, ...] | None) -> StoredTensor:
+    """With the dimensions of size one that the model has."""
+    same = shape is not None and [n for n in tensor.shape if n > 1] == [n for n in shape if n > 1]
+    return replace(tensor, shape=shape) if same and tensor.read_rows is None else tensor
+
+
+def _bare(name: str, names: Mapping[str, str]) -> str:
+    bare = name.removesuffix(".weight")
+    return bare if bare in names else name
+
+
+def _check_format(path: Path, tensor: Any) -> None:
+    if tensor.tensor_type.name not in FORMATS:
+        raise ValueError(
+            f"{path.name} has weights in {tensor.tensor_type.name} ({tensor.name}), which is not read here; take "
+            f"a file in one of {', '.join(row for row in FORMATS if not row.startswith('F8'))}"
+        )
+
+
+def _joined(parts: list[StoredTensor]) -> StoredTensor:
+    """The halves of one map of each expert, [experts rows columns] each, one behind the other."""
+    experts, _, columns = parts[0].shape
+    shape = (experts, sum(part.shape[1] for part in parts), columns)
+
+    def read() -> Tensor:
+        values = [part.format.dense(part.read()).reshape(part.shape).float() for part in parts]
+        return torch.cat(values, dim=1).view(torch.uint8)
+
+    return StoredTensor(shape, FORMATS["F32"], read)
 
 
 class _Flat:
     """A model as transformers' table of names asks it, without its children: for each of these it would build the
-    table anew, which takes longer than reading the file."""
+    table anew, which takes longer than reading the file. prefix: before its names, in the model that holds it."""
 
-    def __init__(self, model: Any):
-        self.config, self.state_dict = model.config, model.state_dict
+    def __init__(self, model: Any, prefix: str):
+        self.config = model.config
+        self._names = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self._names
 
     def named_children(self) -> list[Any]:
         return []
 
 
 def _names(mapping: Any, model: Any, processor: Any) -> dict[str, str]:
-    """Names in the file -> names in the model."""
+    """Names in the file -> names in the model. llama.cpp's table has those of a model with its head."""
     more = {"processor": processor} if "processor" in inspect.signature(mapping).parameters else {}
-    names = mapping(_Flat(model), **more)
-    whole = set(names.values()) >= {name for name, _ in model.named_parameters()}
-    return names if whole else mapping(model, **more)
+    parameters = {name for name, _ in model.named_parameters()}
+    for prefix in (f"{getattr(model, 'base_model_prefix', '')}.", ""):
+        found = mapping(_Flat(model, prefix), **more)
+        names = {theirs: name.removeprefix(prefix) for theirs, name in found.items()}
+        if set(names.values()) >= parameters:
+            return names
+    return mapping(model, **more)
 
 
 def _stored(tensor: Any, processor: Any) -> StoredTensor:
@@ -128,15 +194,17 @@ def _stored(tensor: Any, processor: Any) -> StoredTensor:
     order = _row_order(processor, tensor.name, shape[0]) if len(shape) == 2 else None
     if order is not None:
         return StoredTensor(shape, row, partial(_rows, tensor, order), partial(_some_rows, tensor, order))
-    process = partial(_processed, tensor, processor)
-    return StoredTensor(shape, FORMATS["F32"], process)
+    like = np.broadcast_to(np.float32(-1), shape)  # no memory; the logarithm of its negative is taken of some
+    changed = processor.process(weights=like, name=tensor.name).weights.shape
+    return StoredTensor(tuple(changed), FORMATS["F32"], partial(_processed, tensor, processor))
 
 
 def _row_order(processor: Any, name: str, rows: int) -> Tensor | None:
     """Which row of the file stands at each row of the weight; None where rows do not stay what they are."""
     probe = np.stack((np.arange(rows), np.arange(rows) + rows), axis=1)
     try:
-        moved = processor.process(weights=probe, name=name).weights
+        with np.errstate(all="ignore"):  # the logarithm is taken of some
+            moved = processor.process(weights=probe, name=name).weights
     except Exception:  # it reckons with the true width
         return None
     whole = moved.shape == probe.shape and bool((moved[:, 1] - moved[:, 0] == rows).all())
@@ -156,8 +224,12 @@ def _some_rows(tensor: Any, order: Tensor, rows: slice) -> Tensor:
     return torch.from_numpy(np.array(tensor.data[order[rows].numpy()])).view(torch.uint8)
 
 
+def _values(tensor: Any) -> Tensor:
+    return FORMATS[tensor.tensor_type.name].dense(_bytes(tensor))
+
+
 def _processed(tensor: Any, processor: Any) -> Tensor:
     """As transformers changes its values, in float32."""
-    values = FORMATS[tensor.tensor_type.name].dense(_bytes(tensor))
+    values = _values(tensor)
     changed = processor.process(weights=values.numpy(), name=tensor.name).weights
-    return torch.from_numpy(np.array(changed, dtype=np.float32)).view(torch.uint8)
+    return torch.from_numpy(np.array(changed, dtype=np.float32, order="C")).view(torch.uint8)

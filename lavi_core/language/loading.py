@@ -99,7 +99,9 @@ def load_trunk(
     if source.files is None:
         dtype = dtype or torch.float32
         trunk = _filled(source, lambda whole: gguf_tensors(path, whole), dtype, storage, progress)
-        return _converted(source, dtype, storage, gguf_file=path.name) if trunk is None else trunk
+        if trunk is None:  # transformers' own way would read its config anew, without what is completed here
+            raise _not_its_names(source)
+        return trunk
     trunk = None
     if getattr(source.config, "quantization_config", None) is None:
         check_scales(path, names(source.files))
@@ -140,12 +142,9 @@ def _not_its_names(source: Source) -> ValueError:
     )
 
 
-def _converted(source: Source, dtype: torch.dtype | None, storage: Storage, **more: Any) -> nn.Module:
+def _converted(source: Source, dtype: torch.dtype | None, storage: Storage) -> nn.Module:
     """The same by transformers, where it renames, joins or takes apart what the files hold."""
-    model = _from_pretrained(source.family, source.path, dtype, **more)
-    if more and hasattr(model.config, "quantization_config"):  # of a GGUF file the weights are plain tensors now
-        del model.config.quantization_config
-    trunk = _trunk(model, source.family)
+    trunk = _trunk(_from_pretrained(source.family, source.path, dtype), source.family)
     requantize(trunk, storage)
     return trunk
 
@@ -217,15 +216,13 @@ def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | No
     """transformers' from_pretrained, refusing weights that the files do not hold instead of drawing them at random."""
     import transformers
 
-    if "gguf_file" not in more:
-        more["use_safetensors"] = True
-    folder = path if path.is_dir() else path.parent
     try:
         with _quiet():
             model, info = getattr(transformers, family.loader).from_pretrained(
-                str(folder),
+                str(path),
                 local_files_only=True,
                 trust_remote_code=False,
+                use_safetensors=True,
                 output_loading_info=True,
                 **{_dtype_name(): dtype or "auto"},
                 **more,
