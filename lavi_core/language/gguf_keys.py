@@ -8,6 +8,7 @@ is refused. Keys: gguf's constants.py; what they mean: llama.cpp's src/llama-mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .gguf_rotation import ROTATION, rotate
@@ -100,10 +101,8 @@ def _set(config: Any, key: str, value: Any) -> bool:
     found = next((name for name in ATTRIBUTES.get(key, ()) if hasattr(config, name)), None)
     if found is None:
         return False
-    try:
+    with suppress(AttributeError):  # reckoned from others
         setattr(config, found, value)
-    except AttributeError:  # reckoned from others
-        pass
     return getattr(config, found) == value
 
 

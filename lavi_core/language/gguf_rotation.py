@@ -29,7 +29,7 @@ def rotate(config: Any, keys: Mapping[str, Any], name: str) -> None:
         _put(config, {"rope_theta": float(base)}, "full_attention")
     if (base := keys.get("rope.freq_base_swa")) is not None:
         if not _layered(config) and not hasattr(config, "rope_local_base_freq"):
-            raise ValueError(f"{name} has another base of rotary positions for some layers; take the model's own folder")
+            raise ValueError(f"{name} has another rotary base for some layers; take the model's own folder")
         _put(config, {"rope_theta": float(base)}, "sliding_attention")
     for key in ("rope.dimension_count", "rope.dimension_count_swa"):
         if key in keys:
@@ -41,7 +41,7 @@ def rotate(config: Any, keys: Mapping[str, Any], name: str) -> None:
     kind = keys.get("rope.scaling.type", "linear" if scaling else "none")
     if odd is not None or (kind not in ("none", "longrope") and scaling is None):
         raise ValueError(
-            f"{name} scales its rotary positions by {odd or kind!r}, which is not read here; take the model's own folder"
+            f"{name} scales its rotary positions by {odd or kind!r}, which is not read here; take its own folder"
         )
     if scaling:
         _put(config, scaling, "full_attention")

@@ -18,8 +18,8 @@ from .families import family_of
 from .family import LanguageFamily
 from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
 from .gguf_file import gguf_tensors, is_gguf, read_gguf
-from .single_file import check_scales, is_single_file, read_single_file
-from .tensor_files import StoredTensor, names, safetensors
+from .single_file import is_single_file, read_single_file
+from .tensor_files import StoredTensor, safetensors
 from .weight_loading import Empty, Progress, Slots, fill
 
 
@@ -43,17 +43,25 @@ class Source(NamedTuple):
     def print(self) -> tuple[str | None, list[float] | None]:
         """Fingerprint and magnitudes of the weights, of which slices are read; None where there are none, or they are
         not plainly the trunk's."""
-        if self.files is not None:
-            empty = self.empty()
-            return files_fingerprint(empty, self.files), files_magnitudes(empty, self.files)
         with Empty():
             whole = _empty(self.config, self.family)
         slots = Slots(whole, _trunk(whole, self.family))
-        tensors = slots.found_in(gguf_tensors(self.path, whole))
-        if tensors is None:
-            return None, None
-        parts = [(tensor, tensor.shape) for tensor in tensors.values()]
-        return parts_fingerprint(part for part in parts if len(part[1]) > 1), parts_magnitudes(parts)
+        if self.files is None:
+            return _prints(slots.found_in(gguf_tensors(self.path, whole)))
+        if getattr(self.config, "quantization_config", None) is None:
+            with safetensors(self.files) as stored:
+                found = slots.plainly_in(stored)
+                if found is not None:
+                    return _prints(found)
+        empty = self.empty()
+        return files_fingerprint(empty, self.files), files_magnitudes(empty, self.files)
+
+
+def _prints(tensors: Mapping[int, StoredTensor] | None) -> tuple[str | None, list[float] | None]:
+    if tensors is None:
+        return None, None
+    parts = [(tensor, tensor.shape) for tensor in tensors.values()]
+    return parts_fingerprint(part for part in parts if len(part[1]) > 1), parts_magnitudes(parts)
 
 
 def find_source(
@@ -104,11 +112,9 @@ def load_trunk(
         return trunk
     trunk = None
     if getattr(source.config, "quantization_config", None) is None:
-        check_scales(path, names(source.files))
         with safetensors(source.files) as stored:
             trunk = _filled(source, stored, dtype or _stored_dtype(source.config, stored), storage, progress)
-    if trunk is None and not path.is_dir():
-        raise _not_its_names(source)
+            _check_convertible(source, trunk is not None, stored)
     return _converted(source, dtype, storage) if trunk is None else trunk
 
 
@@ -122,17 +128,22 @@ def verify(source: Source) -> None:
     if not source.files:
         raise ValueError(f"{source.path} has no model.safetensors")
     if getattr(source.config, "quantization_config", None) is None:
-        check_scales(source.path, names(source.files))
-    with Empty():
-        whole = _empty(source.config, source.family)
-    slots = Slots(whole, _trunk(whole, source.family))
-    with safetensors(source.files) as stored:
-        prefix = slots.prefix_in(stored)
-        if prefix is not None and slots.found_in(stored, prefix) is not None:
+        with Empty():
+            whole = _empty(source.config, source.family)
+        slots = Slots(whole, _trunk(whole, source.family))
+        with safetensors(source.files) as stored:
+            found = slots.plainly_in(stored)
+            _check_convertible(source, found is not None, stored)
+        if found is not None:
             return
-    if not source.path.is_dir():
-        raise _not_its_names(source)
     _from_pretrained(source.family, source.path, None, device_map={"": "meta"})
+
+
+def _check_convertible(source: Source, plain: bool, stored: Mapping[str, StoredTensor]) -> None:
+    """Raise ValueError for files that are not plainly the trunk's, if transformers cannot take them either: it asks
+    for a folder, and knows nothing of factors."""
+    if not plain and (not source.path.is_dir() or any(tensor.is_scaled for tensor in stored.values())):
+        raise _not_its_names(source)
 
 
 def _not_its_names(source: Source) -> ValueError:
@@ -165,11 +176,7 @@ def _filled(
     setattr(whole.config, _dtype_name(), dtype)
     trunk = _trunk(whole, source.family)
     slots = Slots(whole, trunk)
-    if callable(stored):
-        tensors = slots.found_in(stored(whole))
-    else:
-        prefix = slots.prefix_in(stored)
-        tensors = None if prefix is None else slots.found_in(stored, prefix)
+    tensors = slots.found_in(stored(whole)) if callable(stored) else slots.plainly_in(stored)
     if tensors is None or not Slots.are_all(trunk):
         return None
     fill(slots, tensors, _dtype_of(whole, dtype), storage, progress)

@@ -6,7 +6,7 @@ Shapes tell a CLIP or T5 encoder whole; what they do not tell (the activation) g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,6 @@ from typing import Any
 from ..registry import Registry
 from .folder import load_tokenizer, read_config
 from .tensor_files import StoredTensor
-
-# Ends of names beside a weight that is to be multiplied by them.
-SCALES = ("scale_weight", "weight_scale", "comfy_quant", "scaled_fp8", "weight_scale_2", "absmax", "qweight")
 
 
 @dataclass(frozen=True)
@@ -54,16 +51,6 @@ def read_single_file(
         f"{path.name} holds weights alone, of no encoder that is known by its shapes ({', '.join(KNOWN)}): put the "
         f"model's config.json and tokenizer files into a folder {beside.name} beside it, or choose a folder with them"
     )
-
-
-def check_scales(path: Path, names: Iterable[str]) -> None:
-    """Raise ValueError for weights that are nothing without scales beside them."""
-    scale = next((name for name in names if name.endswith(SCALES)), None)
-    if scale is not None:
-        raise ValueError(
-            f"{path.name} has scaled weights ({scale}), which are not read here: load it with ComfyUI's CLIPLoader and "
-            "Language Model from CLIP (LaVi-Bridge), or take the file without scales"
-        )
 
 
 def _clip(shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -67,6 +67,11 @@ class Slots:
         ]
         return fitting[0] if len(fitting) == 1 else None
 
+    def plainly_in(self, stored: Mapping[str, StoredTensor]) -> dict[int, StoredTensor] | None:
+        """``found_in``, by the prefix that the files have."""
+        prefix = self.prefix_in(stored)
+        return None if prefix is None else self.found_in(stored, prefix)
+
     @staticmethod
     def are_all(trunk: nn.Module) -> bool:
         """Whether parameters are all that files hold of ``trunk``: a buffer that is saved, and is a number with a

@@ -115,7 +115,13 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, np.nd
         {**LLAMA, "rope.freq_base": 10000.0},
         {},
     ),
-    "wider heads": ("Qwen3ForCausalLM", {**GROUPED, **EPS, "head_dim": 16}, "qwen3", LAYERS | {"attention.key_length": 16}, {}),
+    "wider heads": (
+        "Qwen3ForCausalLM",
+        {**GROUPED, **EPS, "head_dim": 16},
+        "qwen3",
+        LAYERS | {"attention.key_length": 16},
+        {},
+    ),
     "yarn": (
         "Qwen2ForCausalLM",
         {**GROUPED, **EPS, **rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)},
@@ -155,7 +161,12 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, np.nd
         "stablelm",
         {
             **{key: value for key, value in LAYERS.items() if "rms" not in key},
-            **{**THETA, "attention.layer_norm_epsilon": 1e-6, "rope.dimension_count": 8, "use_parallel_residual": False},
+            **{
+                **THETA,
+                "attention.layer_norm_epsilon": 1e-6,
+                "rope.dimension_count": 8,
+                "use_parallel_residual": False,
+            },
         },
         {},
     ),
@@ -217,7 +228,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         vocabulary = len(write_tokenizer(folder))
         torch.manual_seed(0)
         model = getattr(hf, kind)(getattr(hf, kind).config_class(vocab_size=vocabulary, **values))
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
             else:
@@ -266,7 +277,9 @@ def test_a_file_says_what_its_folder_says(case: str, made, tmp_path):
 def test_what_cannot_be_honoured_is_refused(case, keys, more, without, message, made, tmp_path):
     folder, model = made(case)
     *_, architecture, plain, tensors = CASES[case]
-    path = write_gguf(tmp_path / "odd.gguf", folder, model, architecture, {**plain, **keys}, {**tensors, **more}, without)
+    path = write_gguf(
+        tmp_path / "odd.gguf", folder, model, architecture, {**plain, **keys}, {**tensors, **more}, without
+    )
     with pytest.raises(ValueError, match=message) as refused:
         TextEncoder.load(path)
     assert len(str(refused.value).splitlines()) == 1

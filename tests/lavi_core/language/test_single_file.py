@@ -101,16 +101,3 @@ def test_float8_stays_float8(language_folder, tmp_path, kind, dtype):
         assert ours.config.fingerprint == TextEncoder.load(folder).config.fingerprint  # signs survive
         held = {id(p): p.nbytes for p in ours.parameters() if p.ndim > 1}
         assert sum(held.values()) == sum({id(m.blocks): m.rows * m.columns for _, m in quantized(ours.model)}.values())
-
-
-def test_scaled_weights_are_refused(language_folder, tmp_path):
-    file = alone(language_folder("llama"), tmp_path / "x.safetensors", torch.float8_e4m3fn)
-    state = load_file(file)
-    for name, more in (
-        ("scaled_fp8", torch.zeros(2, dtype=torch.float8_e4m3fn)),
-        ("model.layers.0.mlp.up_proj.comfy_quant", torch.zeros(3, dtype=torch.uint8)),
-        ("model.layers.0.mlp.up_proj.scale_weight", torch.ones(())),
-    ):
-        save_file({**state, name: more}, file)
-        with pytest.raises(ValueError, match=f"has scaled weights .{name}.*CLIPLoader and Language Model from CLIP"):
-            TextEncoder.load(file)
