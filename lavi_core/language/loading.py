@@ -103,6 +103,9 @@ def load_trunk(
     if stream:
         if storage.linear:
             raise ValueError(f"a streamed language model takes its weights as they are stored, not in {weights}")
+        with safetensors(source.files or ()) as stored:
+            if any(tensor.is_scaled for tensor in stored.values()):
+                raise ValueError(f"{path} has scaled float8 weights, which cannot be streamed; load it whole")
         return _trunk(_from_pretrained(family, path, dtype, device_map={"": "disk"}), family)
     if source.files is None:
         dtype = dtype or torch.float32

@@ -80,6 +80,8 @@ def test_a_folder_may_hold_them(language_folder, tmp_path):
     ours = TextEncoder.load(tmp_path / "x")
     weight = ours.model.get_submodule("layers.0.mlp.up_proj")[:]
     assert torch.equal(weight, worth["model.layers.0.mlp.up_proj.weight"])
+    with pytest.raises(ValueError, match="has scaled float8 weights, which cannot be streamed; load it whole"):
+        TextEncoder.load(tmp_path / "x", stream=True)
 
 
 @pytest.mark.parametrize(
