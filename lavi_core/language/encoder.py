@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,15 @@ from ..quantized.storage import STORAGES
 from .facts import config_facts, token_facts
 from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
-from .hidden_states import read_states
+from .foreign import check_reads_text, told_plainly
+from .hidden_states import last_states, read_states
 from .loading import find_source, load_trunk, verify
-from .probe import entries_agree, ignores_padding, probe_ids
+from .probe import entries_agree, ignores_padding, outputs_agree, probe_ids
 from .tokens import TokenBatch, pad_id, tokenize
 from .weight_loading import Progress
 
 _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers")
+_POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 
 
 class TextEncoder(nn.Module):
@@ -53,9 +55,10 @@ class TextEncoder(nn.Module):
         self.lora: Applied | None = None
         self.files: tuple[Path, ...] = ()
         self._ignores_padding: dict[str, bool] = {}
-        self._entries: str | None = ""  # why its layers' states cannot be taken one by one; "" = not known yet
+        self._layers_differ: dict[str, str | None] = {}  # why its layers' inputs, or outputs, are not its states
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
+        check_reads_text(model, trunk, self.parameters_taken, model_id)
         if weights_print is None:
             weights, sizes = fingerprint.weights_fingerprint(model), fingerprint.magnitudes(model)
         else:
@@ -146,7 +149,8 @@ class TextEncoder(nn.Module):
     @property
     def positions(self) -> int | None:
         """How many tokens the model has positions for; None = it counts relative ones (T5)."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        named = (getattr(self.model.config, name, None) for name in _POSITIONS)
+        limit = next((n for n in named if isinstance(n, int)), None)
         reserved = self.family.reserved_positions or self._reserved_positions()
         return limit - reserved if isinstance(limit, int) and limit > reserved else None
 
@@ -180,7 +184,8 @@ class TextEncoder(nn.Module):
         if self.family.name == "generic" and not isinstance(tokens.ids, FakeTensor):  # these have no values
             self.check_recipe(recipe, padded=not bool(tokens.mask.all()))
         inputs = self._inputs(tokens.ids, tokens.mask if recipe.language_mask else None, recipe.padding_side == "left")
-        states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
+        with nullcontext() if isinstance(tokens.ids, FakeTensor) else told_plainly(self.config.model_id, self.dtype):
+            states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
         expected = (*tokens.ids.shape, self.config.hidden_size)
         if states.shape != expected:
             raise ValueError(
@@ -216,10 +221,10 @@ class TextEncoder(nn.Module):
         if side not in self._ignores_padding:
 
             def run(ids: Tensor, mask: Tensor) -> Tensor:
-                return self.model(**self._inputs(ids, mask, side == "left")).last_hidden_state
+                return last_states(self.model(**self._inputs(ids, mask, side == "left")))
 
             ids = probe_ids(self.config.vocab_size, self.computes_on)
-            with eval_mode(self.model):
+            with eval_mode(self.model), told_plainly(self.config.model_id, self.dtype):
                 self._ignores_padding[side] = ignores_padding(
                     run, ids, pad_id(self.tokenizer, PromptRecipe()), side == "left"
                 )
@@ -242,24 +247,27 @@ class TextEncoder(nn.Module):
                     f"the states of {name} depend on how much padding follows, though it is masked; set padding = "
                     "'max_length', so that it is always the same"
                 )
-        if recipe.hidden_states != "last" and self._entries is not None:
-            if self._entries == "":
-                self._entries = self._probe_entries()
-            if self._entries is not None:
-                raise ValueError(
-                    f"hidden_states = {recipe.hidden_states!r} cannot be had of {name} ({self._entries}); set "
-                    "hidden_states = 'last'"
-                )
+        if recipe.hidden_states == "last":
+            return
+        part = "inputs" if isinstance(recipe.hidden_states, int) else "outputs"
+        if part not in self._layers_differ:
+            self._layers_differ[part] = self._probe_layers(part)
+        if self._layers_differ[part] is not None:
+            raise ValueError(
+                f"hidden_states = {recipe.hidden_states!r} cannot be had of {name} ({self._layers_differ[part]}); set "
+                "hidden_states = 'last', or take another language model"
+            )
 
-    def _probe_entries(self) -> str | None:
+    def _probe_layers(self, part: Literal["inputs", "outputs"]) -> str | None:
         ids, layers = probe_ids(self.config.vocab_size, self.computes_on), self.layers()
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
         def read(index: int) -> Tensor:
             return read_states(lambda: self.model(**inputs), layers, index)
 
-        with eval_mode(self.model):
-            return entries_agree(self.model, read, ids, len(layers))
+        with eval_mode(self.model), told_plainly(self.config.model_id, self.dtype):
+            why = entries_agree(self.model, read, ids, len(layers))
+            return outputs_agree(self.model, layers, ids) if why is None and part == "outputs" else why
 
     def _positions(self, mask: Tensor) -> dict[str, Tensor]:
         """Position ids that begin at the first real token of each row."""
@@ -278,7 +286,8 @@ class TextEncoder(nn.Module):
             found = self.model.get_submodule(self.family.layers)
             assert isinstance(found, nn.ModuleList)
             return found
-        lengths = {getattr(self.model.config, name, None) for name in _LENGTHS}
+        configured = [getattr(self.model.config, name, None) for name in _LENGTHS]
+        lengths = {length for length in configured if isinstance(length, int)}
         lists = [(name.count("."), m) for name, m in self.model.named_modules() if isinstance(m, nn.ModuleList)]
         fitting = [pair for pair in lists if len(pair[1]) in lengths] or lists
         if not fitting:

@@ -40,10 +40,19 @@ def config_facts(config: Any) -> dict[str, Any]:
     """Plain numbers, words and flags out of a transformers config."""
     facts: dict[str, Any] = {}
     for fact, names in NAMES.items():
-        found = next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
+        found = next((value for name in names if (value := _of_all_layers(config, name)) is not None), None)
         if isinstance(found, bool | int | float | str):
             facts[fact] = found
     return facts | _rotation(config)
+
+
+def _of_all_layers(config: Any, name: str) -> Any:
+    """None for an attribute that is not there, and for one that layers have each their own of, which transformers
+    refuses to give by an error of its own."""
+    try:
+        return getattr(config, name, None)
+    except Exception:
+        return None
 
 
 def _rotation(config: Any) -> dict[str, Any]:

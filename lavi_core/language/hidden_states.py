@@ -35,13 +35,21 @@ def read_states(
         return _last_output(run, layers)
     index = len(layers) if which == "last" else entry(which, len(layers))
     if index == len(layers):
-        return run().last_hidden_state
+        return last_states(run())
 
     def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Reached(_input(args, kwargs))
 
     hook = layers[index].register_forward_pre_hook(leave, with_kwargs=True, prepend=True)
     return _reached_by(run, hook, index)
+
+
+def last_states(output: Any) -> Tensor:
+    """[B T D]. Raises ValueError for the output of a model that gives logits or embeddings of a whole text alone."""
+    states = getattr(output, "last_hidden_state", None)
+    if states is None:
+        raise ValueError(f"a {type(output).__name__} has no last_hidden_state; take another language model")
+    return states
 
 
 def entry(which: int, num_layers: int) -> int:

@@ -6,7 +6,7 @@ Each answer is had once, from a pass over a few tokens, when a recipe first depe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,7 +37,10 @@ def ignores_padding(run: Callable[[Tensor, Tensor], Tensor], ids: Tensor, pad: i
     return close(beside[mask], alone[0])
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
+def close(found: Any, expected: Tensor) -> bool:
+    """Whether ``found`` is a tensor of the shape and, within what its dtype can tell, the values of ``expected``."""
+    if not isinstance(found, Tensor):
+        return False
     found, wanted = found.float(), expected.float()
     limit = CLOSE.get(expected.dtype, CLOSE_IN_HALF)
     return found.shape == wanted.shape and bool((found - wanted).norm() <= limit * wanted.norm().clamp(min=1e-12))
@@ -62,15 +65,45 @@ def _hooks_kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def entries_agree(model: nn.Module, read: Callable[[int], Tensor], ids: Tensor, count: int) -> str | None:
-    """None where ``read(k)``, k from 0 to ``count``, is the k-th of transformers' own hidden states; else why not."""
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with _hooks_kept(model):
-        own = getattr(model(**inputs, output_hidden_states=True), "hidden_states", None)
+    """None where ``read(k)``, k from 0 to ``count`` - 1, is the k-th of transformers' own hidden states; else why not.
+
+    The last one is not compared: a recipe's is last_hidden_state, transformers' is that or what was before the final
+    norm or projection.
+    """
+    own = _own_entries(model, ids)
     if own is None:
         return "transformers gives none"
     if len(own) != count + 1:
         return f"transformers gives {len(own)} of {count} layers"
-    for index in range(count + 1):
+    for index in range(count):
         if not close(read(index), own[index]):
             return f"entry {index} is not what its layers pass on"
     return None
+
+
+@torch.no_grad()
+def outputs_agree(model: nn.Module, layers: nn.ModuleList, ids: Tensor) -> str | None:
+    """None where what each of ``layers`` gives, but the last, is the next of transformers' own hidden states; else why
+    not: a list of parts of layers (XLM's attentions) has the right inputs and other outputs."""
+    given: list[Any] = []
+
+    def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        first = output[0] if isinstance(output, tuple | list) else output
+        given.append(first.clone() if isinstance(first, Tensor) else first)
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(take).remove)
+        own = _own_entries(model, ids) or ()
+    if len(given) != len(layers):
+        return f"{len(given)} of {len(layers)} layers were seen to run"
+    for index, (output, entry) in enumerate(zip(given[:-1], own[1:], strict=False)):
+        if not close(output, entry):
+            return f"what layer {index} gives is not entry {index + 1}"
+    return None
+
+
+def _own_entries(model: nn.Module, ids: Tensor) -> tuple[Tensor, ...] | None:
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with _hooks_kept(model):
+        return getattr(model(**inputs, output_hidden_states=True), "hidden_states", None)

@@ -253,7 +253,7 @@ def test_hooks_of_others_can_be_removed_after_a_probe(encoders):
     encoder = encoders("GPT2Model")
     seen: list[int] = []
     handle = encoder.layers()[0].register_forward_hook(lambda *_: seen.append(1))
-    encoder._entries = ""
+    encoder._layers_differ.clear()
     states(encoder, PROMPTS[:1], hidden_states=1)
     handle.remove()
     seen.clear()
