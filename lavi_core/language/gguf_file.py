@@ -1,4 +1,4 @@
-"""A GGUF file: config, tokenizer and names by transformers' own tables, tensors as the blocks they are stored in."""
+"""A GGUF file: tokenizer and names by the tables of transformers and llama.cpp, tensors as the blocks they are in."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ..quantized.formats import FORMATS
 from .folder import first_line
-from .gguf_keys import complete
+from .gguf_keys import config_of
 from .gguf_rotation import FREQUENCIES, LONG, SHORT, factors
 from .tensor_files import StoredTensor
 
 # Tensors that no hidden state depends on: heads, a decoder, what belongs to pictures.
 ELSEWHERE = ("output.", "dec.", "cls.", "v.", "mm.")
+MANY = 1000  # entries of a list: more than layers, fewer than words
 READ = (FREQUENCIES, SHORT, LONG)  # with the config
 
 
@@ -31,22 +32,20 @@ def is_gguf(path: Path) -> bool:
 
 def read_gguf(path: Path) -> tuple[Any, Any]:
     """(config, tokenizer). Raises ValueError."""
-    from transformers import AutoTokenizer
-
-    return gguf_config(path), _read(path, AutoTokenizer)
+    config = gguf_config(path)
+    return config, _tokenizer(path, config.model_type)
 
 
 def gguf_config(path: Path) -> Any:
     """Raises ValueError."""
-    from transformers import AutoConfig
-
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file")
-    config = _read(path, AutoConfig)
     reader = _reader(path)
     architecture, keys = _keys(reader)
-    config = complete(config, architecture, keys, (tensor.name for tensor in reader.tensors), path.name)
+    words = reader.fields.get("tokenizer.ggml.tokens")
+    names = {tensor.name for tensor in reader.tensors}
+    config = config_of(architecture, keys, names, 0 if words is None else len(words.data), path.name)
     rows = {t.name: _values(t).tolist() for t in reader.tensors if t.name in READ}
     factors(config, keys, rows)
     return config
@@ -60,30 +59,63 @@ def _keys(reader: Any) -> tuple[str, dict[str, Any]]:
     return architecture, found
 
 
-def _read(path: Path, kind: Any) -> Any:
+def _tokenizer(path: Path, kind: str) -> Any:
+    """By transformers. kind: the model's type, without which it would read the whole header for its config first."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    known: tuple[Any, dict[str, str]] = (AutoTokenizer, {"tokenizer_type": kind})
+    loader, more = known if kind in TOKENIZER_MAPPING_NAMES else (PreTrainedTokenizerFast, {})
     try:
-        return kind.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-    except ImportError as error:
-        raise ValueError(f"{path} needs the gguf package, which is not installed: pip install gguf") from error
-    except Exception as error:  # a damaged file or an unknown architecture fails in many ways
-        _reader(path)
-        raise ValueError(f"transformers cannot read {path.name} as a GGUF model: {first_line(error)}") from error
+        return loader.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True, **more)
+    except Exception as error:  # each kind of tokenizer fails in its own way
+        raise ValueError(f"transformers cannot read the tokenizer of {path.name}: {first_line(error)}") from error
 
 
 def _reader(path: Path) -> Any:
-    from gguf import GGUFReader
+    """gguf's reader, but for lists of words and of what belongs to each, which are passed over: it would make arrays of
+    every single one."""
+    try:
+        from gguf import GGUFReader, GGUFValueType
+    except ImportError as error:
+        raise ValueError(f"{path} needs the gguf package, which is not installed: pip install gguf") from error
+
+    class Header(GGUFReader):
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type == GGUFValueType.ARRAY:
+                kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+                of, many, start = GGUFValueType(int(kind[0])), int(count[0]), orig_offs + 12
+                width = self.gguf_scalar_to_np.get(of)
+                if of == GGUFValueType.STRING or (width is not None and many > MANY):
+                    end = (
+                        _after_strings(self.data, start, many)
+                        if width is None
+                        else start + np.dtype(width).itemsize * many
+                    )
+                    return end - orig_offs, [kind, count], list(range(many)), [GGUFValueType.ARRAY, of]
+            return super()._get_field_parts(orig_offs, raw_type)
 
     try:
-        return GGUFReader(str(path))
+        return Header(str(path))
     except Exception as error:  # it trips over whatever it reads next
         raise ValueError(f"{path.name} is cut short or damaged ({first_line(error)}); fetch it again") from error
+
+
+def _after_strings(data: Any, at: int, count: int) -> int:
+    """Where ``count`` strings, each behind its length, end."""
+    view = memoryview(data)
+    for _ in range(count):
+        at += 8 + int.from_bytes(view[at : at + 8], "little")
+    if at > len(view):
+        raise ValueError("a list of words runs past its end")
+    return at
 
 
 def gguf_sizes(path: Path) -> tuple[int | None, int | None]:
     """(width, size of the vocabulary) as the file's header says; None for what it does not, or a damaged one."""
     try:
         fields = _reader(path).fields
-    except (ImportError, ValueError):  # said where it is loaded
+    except ValueError:  # said where it is loaded
         return None, None
     architecture = fields.get("general.architecture")
     width = None if architecture is None else fields.get(f"{architecture.contents()}.embedding_length")

@@ -1,30 +1,57 @@
-"""What a GGUF file says of its model beside the tensors: transformers' config of it, completed and held to every key.
+"""What a GGUF file says of its model beside the tensors -> a transformers config that every key is held to.
 
-transformers 5.24 reads some keys and leaves the rest at its defaults without a word (the scaling of rotary positions,
-biases, widths of heads). Here each key under the architecture's name is honoured, is known to shape no hidden state, or
-is refused. Keys: gguf's constants.py; what they mean: llama.cpp's src/llama-model.cpp and convert_hf_to_gguf.py.
+transformers 5.24 reads some keys of some architectures and leaves the rest at its defaults without a word (the scaling
+of rotary positions, biases, widths of heads). Here each key under the architecture's name is honoured, is known to
+shape no hidden state, or is refused. Keys: gguf's constants.py; their meaning: llama.cpp's src/llama-model.cpp and
+convert_hf_to_gguf.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Set
 from typing import Any
 
 from .gguf_rotation import ROTATION, rotate
 
-# Sizes that the tensors' shapes hold the model to, and what only logits or other tools depend on.
+# An architecture of llama.cpp -> transformers' model_type. Each is compared, in a test or with a file of llama.cpp's
+# converter, with the folder that it was made of.
+KINDS: Mapping[str, str] = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen2moe": "qwen2_moe",
+    "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "phi3": "phi3",
+    "stablelm": "stablelm",
+    "gpt2": "gpt2",
+    "starcoder2": "starcoder2",
+    "mamba": "mamba",
+    "nemotron": "nemotron",
+    "bloom": "bloom",
+    "falcon": "falcon",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "lfm2": "lfm2",
+    "t5": "t5",
+    "t5encoder": "t5",
+}
+# What only logits or other tools depend on.
 HARMLESS = {
-    *("vocab_size", "embedding_length", "block_count", "feed_forward_length", "attention.value_length"),
-    *("tensor_data_layout", "pooling_type"),
-    *("logit_scale", "final_logit_softcapping", "decoder_start_token_id", "decoder_block_count"),
-    *("ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "shortconv.l_cache"),
+    *("tensor_data_layout", "pooling_type", "logit_scale", "final_logit_softcapping", "decoder_start_token_id"),
+    *("decoder_block_count", "attention.value_length"),
 }
 # key -> names of the same in configs: the first that a config has is set.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "vocab_size": ("vocab_size",),
+    "block_count": ("num_hidden_layers", "num_layers"),
+    "embedding_length": ("hidden_size", "d_model"),
+    "feed_forward_length": ("d_ff", "n_inner", "intermediate_size"),
+    "context_length": ("max_position_embeddings", "n_positions"),
     "attention.head_count": ("num_attention_heads",),
     "attention.head_count_kv": ("num_key_value_heads", "num_kv_heads"),
     "attention.key_length": ("d_kv", "head_dim"),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
     "attention.relative_buckets_count": ("relative_attention_num_buckets",),
     "attn_logit_softcapping": ("attn_logit_softcapping",),
     "use_parallel_residual": ("use_parallel_residual",),
@@ -33,105 +60,118 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "expert_feed_forward_length": ("moe_intermediate_size",),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
     "expert_weights_norm": ("norm_topk_prob",),
+    "ssm.conv_kernel": ("conv_kernel",),
+    "ssm.inner_size": ("intermediate_size",),
+    "ssm.state_size": ("state_size",),
+    "ssm.time_step_rank": ("time_step_rank",),
+    "shortconv.l_cache": ("conv_L_cache",),
 }
-EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 # Of no matter where they are zero.
-OFF = ("ssm.dt_b_c_rms", "nextn_predict_layers", "expert_count", "expert_used_count", "attention.head_count")
+OFF = {
+    *("ssm.dt_b_c_rms", "nextn_predict_layers", "expert_count", "expert_used_count", "attention.head_count"),
+    "feed_forward_length",
+}
+NO_PLACE = ("context_length", "feed_forward_length")  # where a config has none: no table of positions; told by shapes
 # A part of a config -> an end of a tensor's name that shows it is there.
-BY_TENSORS = {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_down.bias"}
+BY_TENSORS = {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_down.bias", "use_qkv_bias": "attn_q.bias"}
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _27B = (46, 62)  # layers of Gemma 2 and Gemma 3 of 27 B, which scale their queries by another width than the heads'
 
 
-def complete(config: Any, architecture: str, keys: Mapping[str, Any], tensors: Iterable[str], name: str) -> Any:
-    """``config`` as transformers read it, with what its tables omit.
+def config_of(architecture: str, keys: Mapping[str, Any], tensors: Set[str], vocabulary: int, name: str) -> Any:
+    """A transformers config. keys: those of the file under its architecture's name, without it. tensors: their names.
+    vocabulary: how many tokens the file lists. name: of the file, for messages.
 
-    keys: those of the file under its architecture's name, without it. name: of the file, for messages.
     Raises ValueError, in one sentence, for a key that a hidden state may depend on and that is not honoured.
     """
-    held = set(tensors)
-    config = _kind(config, held)
-    if (pad := getattr(config, "pad_token_id", None)) is not None and pad >= config.vocab_size:
-        config.pad_token_id = None  # the default of its class, for another vocabulary
-    for attribute, end in BY_TENSORS.items():
-        if hasattr(config, attribute):
-            setattr(config, attribute, any(tensor.endswith(end) for tensor in held))
+    from transformers import CONFIG_MAPPING
+
+    if architecture not in KINDS:
+        raise ValueError(
+            f"{name} is of the architecture {architecture}, GGUF files of {', '.join(KINDS)} are read; take the "
+            "model's own folder"
+        )
     if architecture == "falcon" and int(keys.get("attention.head_count_kv", 1)) > 1:
         raise ValueError(
             f"{name} is a Falcon of several key heads, whose fused weights llama.cpp stores in another order; take "
             "the model's own folder"
         )
+    kind = _kind(KINDS[architecture], keys, tensors)
+    default = CONFIG_MAPPING[kind]()
+    values: dict[str, Any] = {"vocab_size": vocabulary, **dict.fromkeys(TOKENS), **_of_its_kind(kind, keys, tensors)}
     for key, value in keys.items():
-        if key in HARMLESS or key in ROTATION or (key in OFF and not value):
+        if (place := _place(default, key)) is not None and not isinstance(value, list) and (value or key not in OFF):
+            values[place] = value
+    if heads := keys.get("attention.head_count"):  # llama.cpp's own defaults
+        missing = {"attention.head_count_kv": heads, "attention.key_length": int(keys["embedding_length"]) // heads}
+        places = {_place(default, key): value for key, value in missing.items() if key not in keys}
+        values |= {place: value for place, value in places.items() if place is not None and place not in values}
+    values |= {at: any(n.endswith(end) for n in tensors) for at, end in BY_TENSORS.items() if hasattr(default, at)}
+    config = CONFIG_MAPPING[kind](**values)
+    for key, value in keys.items():
+        if key in HARMLESS or key in ROTATION or (key in OFF and not value) or _is_honoured(config, key, value):
             continue
-        if not _SPECIAL.get(key, _set)(config, key, value):
-            raise ValueError(
-                f"{name} says {architecture}.{key} = {_short(value)}, which cannot be honoured for a "
-                f"{config.model_type} model here; take the model's own folder"
-            )
-    rotate(config, keys, f"{name} ({config.model_type})")
-    if config.model_type in ("gemma2", "gemma3_text"):
-        whole = config.hidden_size // config.num_attention_heads
-        config.query_pre_attn_scalar = whole if config.num_hidden_layers in _27B else config.head_dim
+        raise ValueError(
+            f"{name} says {architecture}.{key} = {_short(value)}, which cannot be honoured for a {kind} model here; "
+            "take the model's own folder"
+        )
+    rotate(config, keys, f"{name} ({kind})")
     return config
 
 
-def _kind(config: Any, tensors: set[str]) -> Any:
-    """A T5 as its tensors show it: the file says neither whether it has gates, nor that each layer of UMT5 has a table
-    of distances of its own."""
-    if config.model_type not in ("t5", "umt5"):
-        return config
-    gated = any(name.endswith("ffn_gate.weight") and name.startswith("enc.") for name in tensors)
-    # llama.cpp's src/models/t5.cpp: GELU where there are gates, ReLU where not
-    config.update({"is_gated_act": gated, "dense_act_fn": "gelu_new" if gated else "relu"})
+def _kind(kind: str, keys: Mapping[str, Any], tensors: Set[str]) -> str:
+    """The file does not say that each layer of UMT5 has a table of distances of its own."""
     each = "enc.blk.1.attn_rel_b.weight" in tensors
-    if config.num_layers > 1 and each != (config.model_type == "umt5"):
-        from transformers import T5Config, UMT5Config
-
-        values = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
-        return (UMT5Config if each else T5Config)(**values)
-    return config
+    return "umt5" if kind == "t5" and each else kind
 
 
-def _set(config: Any, key: str, value: Any) -> bool:
-    """Whether the config has a place for it, which then holds it."""
-    if isinstance(value, list):  # one for each layer
-        if len(set(value)) > 1:
-            return False
-        value = value[0]
+def _of_its_kind(kind: str, keys: Mapping[str, Any], tensors: Set[str]) -> dict[str, Any]:
+    """What follows from the architecture, not from one key."""
+    if kind in ("t5", "umt5"):  # llama.cpp's src/models/t5.cpp: GELU where there are gates, ReLU where not
+        gated = any(name.startswith("enc.") and name.endswith("ffn_gate.weight") for name in tensors)
+        return {"feed_forward_proj": "gated-gelu" if gated else "relu"}
+    if kind in ("gemma2", "gemma3_text"):
+        width, heads = int(keys["embedding_length"]), int(keys["attention.head_count"])
+        whole = int(keys["block_count"]) in _27B
+        return {"query_pre_attn_scalar": width // heads if whole else int(keys["attention.key_length"])}
+    if kind == "lfm2":  # no key heads where a layer is a convolution
+        heads = [int(count) for count in keys["attention.head_count_kv"]]
+        full = [i for i, count in enumerate(heads) if count]
+        return {"num_key_value_heads": max(heads), "full_attn_idxs": full, "block_auto_adjust_ff_dim": False}
+    if kind == "qwen3_moe":  # llama.cpp's src/models/qwen3moe.cpp
+        return {"norm_topk_prob": True}
+    return {}
+
+
+def _place(config: Any, key: str) -> str | None:
+    """The argument of the config's class that holds what ``key`` says; None where there is none."""
     found = next((name for name in ATTRIBUTES.get(key, ()) if hasattr(config, name)), None)
-    if found is None:
-        return False
-    with suppress(AttributeError):  # reckoned from others
-        setattr(config, found, value)
-    return getattr(config, found) == value
+    if found is None or isinstance(getattr(type(config), found, None), property):
+        return None
+    return config.attribute_map.get(found, found)
 
 
-def _context(config: Any, key: str, value: Any) -> bool:
-    for name in ("max_position_embeddings", "n_positions"):
-        if hasattr(config, name):
-            setattr(config, name, int(value))
-    return True  # a model without a table of positions
+def _is_honoured(config: Any, key: str, value: Any) -> bool:
+    """Whether the config says the same as the key, once it was given what it has a place for."""
+    if key == "attention.sliding_window":
+        return _window(config, value)
+    if key == "attention.sliding_window_pattern":
+        return _pattern(config, value)
+    if key == "attention.causal":
+        return bool(value) != (config.model_type in ("t5", "umt5"))
+    if key == "attention.head_count_kv" and isinstance(value, list):
+        value = max(value) if config.model_type == "lfm2" or len(set(value)) == 1 else None
+    found = next((name for name in ATTRIBUTES.get(key, ()) if hasattr(config, name)), None)
+    if found is not None and getattr(config, found) == value:
+        return True
+    if key == "attention.head_count_kv":
+        return value == config.num_attention_heads or (value == 1 and getattr(config, "multi_query", False))
+    if key == "attention.key_length":
+        return found is None and value == config.hidden_size // config.num_attention_heads
+    return found is None and key in NO_PLACE
 
 
-def _epsilon(config: Any, key: str, value: Any) -> bool:
-    found = next((name for name in EPSILONS if hasattr(config, name)), None)
-    if found is not None:
-        setattr(config, found, float(value))
-    return found is not None
-
-
-def _key_heads(config: Any, key: str, value: Any) -> bool:
-    if config.model_type == "lfm2":  # none where a layer is a convolution; transformers reads that
-        return config.num_key_value_heads == max(value)
-    single = value == 1 and getattr(config, "multi_query", False)
-    return _set(config, key, value) or single or value == config.num_attention_heads
-
-
-def _key_length(config: Any, key: str, value: Any) -> bool:
-    return _set(config, key, value) or value == config.hidden_size // config.num_attention_heads
-
-
-def _window(config: Any, key: str, value: Any) -> bool:
+def _window(config: Any, value: Any) -> bool:
     """0 = none."""
     if hasattr(config, "use_sliding_window") or not hasattr(config, "sliding_window"):
         return not value or value >= getattr(config, "max_position_embeddings", 0)
@@ -139,7 +179,7 @@ def _window(config: Any, key: str, value: Any) -> bool:
     return True
 
 
-def _pattern(config: Any, key: str, value: Any) -> bool:
+def _pattern(config: Any, value: Any) -> bool:
     """Which layers look at the window alone: one in so many does not, or a flag for each layer."""
     count = config.num_hidden_layers
     flags = value if isinstance(value, list) else [(i + 1) % int(value) != 0 for i in range(count)]
@@ -147,22 +187,6 @@ def _pattern(config: Any, key: str, value: Any) -> bool:
         return False
     config.layer_types = ["sliding_attention" if flag else "full_attention" for flag in flags]
     return True
-
-
-def _causal(config: Any, key: str, value: Any) -> bool:
-    return bool(value) != (config.model_type in ("t5", "umt5"))
-
-
-_SPECIAL: Mapping[str, Callable[[Any, str, Any], bool]] = {
-    "context_length": _context,
-    "attention.layer_norm_epsilon": _epsilon,
-    "attention.layer_norm_rms_epsilon": _epsilon,
-    "attention.head_count_kv": _key_heads,
-    "attention.key_length": _key_length,
-    "attention.sliding_window": _window,
-    "attention.sliding_window_pattern": _pattern,
-    "attention.causal": _causal,
-}
 
 
 def _short(value: Any) -> str:
