@@ -64,7 +64,7 @@ def _tokenizer(path: Path, kind: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-    known: tuple[Any, dict[str, str]] = (AutoTokenizer, {"tokenizer_type": kind})
+    known: tuple[Any, dict[str, Any]] = (AutoTokenizer, {"tokenizer_type": kind})
     loader, more = known if kind in TOKENIZER_MAPPING_NAMES else (PreTrainedTokenizerFast, {})
     try:
         return loader.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True, **more)
