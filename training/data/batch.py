@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,9 +63,7 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         recipe = self.recipe
         indices, epochs = self.order.batch(step)
-        count, size = len(indices), micro_batch_size(recipe, self.world)
-        begins = [(index * self.world + self.rank) * size for index in range(recipe.accumulation)]
-        ours = [slice(begin, begin + size) for begin in begins]
+        count, ours = len(indices), self._ours()
         read = [self.latents.batch(indices[rows], epochs[rows]) for rows in ours]
         # Drawn for the whole batch, so that any number of processes sees the same.
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
@@ -83,3 +81,24 @@ class Batches:
             x0, e, u = (t.pin_memory() for t in tensors) if self.pin else tensors
             micro_batches.append(MicroBatch(x0, e, u, self.text_inputs(kept)))
         return Batch(step, tuple(self.latents.name(i) for i in indices), tuple(micro_batches))
+
+    def captions(self, start: int) -> Iterator[list[str]]:
+        """What this process's micro-batches say from step ``start`` to the last of the recipe, nothing dropped; of a
+        source whose captions stay the same, each picture's once."""
+        changing, seen = self.latents.source.changing_captions, set()
+        for step in range(start, self.recipe.steps):
+            if len(seen) == self.order.count:
+                return
+            indices, epochs = self.order.batch(step)
+            for rows in self._ours():
+                pairs = [pair for pair in zip(indices[rows], epochs[rows], strict=True) if pair[0] not in seen]
+                if pairs:
+                    yield [self.latents.caption(index, epoch) for index, epoch in pairs]
+            if not changing:
+                seen.update(indices)
+
+    def _ours(self) -> list[slice]:
+        """Where in the global batch this process's micro-batches lie."""
+        size = micro_batch_size(self.recipe, self.world)
+        begins = [(index * self.world + self.rank) * size for index in range(self.recipe.accumulation)]
+        return [slice(begin, begin + size) for begin in begins]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...lavi_core.conditioning import HiddenStates
-from ...lavi_core.language import TokenBatch
+from ...lavi_core.language import TextEncoder, TokenBatch
 from ...lavi_core.language.tokens import pad_id
+from ..models.frozen_language import FrozenLanguage
 from ..models.pair import Pair
 from ..recipe import Recipe
 from .content_hash import content_hash
@@ -25,40 +26,80 @@ UNSHAPING = ("_name_or_path", "transformers_version", "architectures", "dtype", 
 TextInput = TokenBatch | HiddenStates  # captions on their way into the language model, or text states out of it
 
 
+def keeps_states(recipe: Recipe, sharded: bool) -> bool:
+    """Whether the language model's states are computed once and kept: it is frozen, and there is room for them.
+
+    sharded: its weights are spread over the processes, which must then run it together.
+    """
+    if recipe.language.train != "frozen" or not recipe.language.states_gb:
+        return False
+    if sharded:
+        log.warning("the frozen language model runs at every step: a sharded model runs on all processes together")
+    return not sharded
+
+
 class TextInputs:
     """Captions -> tokens without needless padding; or, of a frozen language model, text states, computed once.
 
-    sharded: whether the language model's weights are spread over the processes, which must then run it together.
+    language: the frozen model whose states are kept, see ``keeps_states``; None = captions become tokens.
     """
 
-    def __init__(self, recipe: Recipe, pair: Pair, output: Path, device: torch.device, sharded: bool):
-        self.recipe, self.pair, self.device = recipe, pair, device
+    def __init__(self, recipe: Recipe, pair: Pair, output: Path, device: torch.device, language: FrozenLanguage | None):
+        self.recipe, self.pair, self.device, self.language = recipe, pair, device, language
         self.cache: TextStateCache | None = None
-        if recipe.language.train != "frozen" or not recipe.language.states_gb:
-            return
-        if sharded:
-            log.warning("the frozen language model runs at every step: a sharded model runs on all processes together")
+        if language is None:
             return
         folder = Path(recipe.data.cache or output / "latents")
-        model: Any = pair.encoder.model
+        model: Any = language.encoder.model
         config = {k: v for k, v in model.config.to_dict().items() if k not in UNSHAPING}
         facts = {
-            "weights": content_hash(pair.encoder.files, folder),
+            "weights": content_hash(language.files, folder),
             "config": config,
-            "pad": pad_id(pair.encoder.tokenizer, recipe.prompt),
-            "dtype": str(next(pair.encoder.parameters()).dtype),
+            "pad": pad_id(language.encoder.tokenizer, recipe.prompt),
+            "dtype": str(language.dtype),
             "precision": recipe.precision,
             "device": device.type,
         }
         self.cache = TextStateCache(
             folder, facts, recipe.prompt, self._compute, recipe.language.states_gb, key_of=self._keys
         )
+        if not len(self.cache):
+            language.load()  # it will be needed: what it refuses is said now, and not after the latents
 
     def __call__(self, captions: Sequence[str]) -> TextInput:
         if self.cache is not None:
             return self.cache.get(captions)
         tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
         return tokens.trimmed(self.recipe.prompt) if self.pair.trims_padding else tokens
+
+    def compute_ahead(self, captions: Iterable[Sequence[str]]) -> None:
+        """Compute and write the states of all these captions that are not kept yet, those of one sequence together, as
+        far as ``states_gb`` reaches."""
+        if self.cache is None:
+            return
+        from tqdm import tqdm
+
+        for some in tqdm(captions, desc="text states", leave=False, disable=None, mininterval=2):
+            self.cache.fill(some)
+            if self.cache.full:
+                break
+        self.cache.flush()
+
+    def encoder(self) -> TextEncoder:
+        """The language model with its weights, on the device."""
+        return self.pair.encoder if self.language is None else self.language.load().to(self.device)
+
+    def release(self) -> None:
+        """Free the language model where its states have all been computed. Whatever asks it after all has it loaded
+        again, and held from then on."""
+        if self.language is None or self.cache is None:
+            return
+        if self.cache.full:
+            log.info("the language model stays in memory: not all of its states are kept, see language.states_gb")
+            return
+        was = "freed" if self.language.loaded is not None else "not loaded"
+        self.language.release()
+        log.info("all %d text states lie in %s: the language model is %s", len(self.cache), self.cache.folder, was)
 
     def flush(self) -> None:
         """Write new text states to disk, with each checkpoint of the run: resumed, it goes on to the bit."""
@@ -78,7 +119,7 @@ class TextInputs:
         tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt).to(self.device)
         # Autocast is set for each thread, and this one is not the training's.
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            return self.pair.encoder(tokens, self.recipe.prompt)
+            return self.encoder()(tokens, self.recipe.prompt)
 
 
 def to_device(text: TextInput, device: torch.device) -> TextInput:

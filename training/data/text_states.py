@@ -83,23 +83,23 @@ class TextStateCache:
         """states [B T D] and mask [B T] of the captions, on the CPU."""
         with self._lock, torch.no_grad():
             keys = list(self.key_of(captions))
-            new = {key: text for key, text in zip(keys, captions, strict=True) if not self._has(key)}
-            fresh: dict[bytes, _Row] = {}
-            if new:
-                hidden = self.compute(list(new.values()))
-                if not bool(torch.isfinite(hidden.states).all()):
-                    raise ValueError(
-                        "the text states that the language model gives are not finite (inf or NaN), so none is kept: "
-                        "take a wider dtype"
-                    )
-                fresh = {key: self._row(hidden, i) for i, key in enumerate(new)}
-                self._keep(fresh)
+            fresh = self._compute_new(keys, captions)
             rows = [fresh[key] if key in fresh else self._find(key) for key in keys]
             if not self.prompt.vision_mask and len({len(row.mask) for row in rows}) > 1:
                 # A template of another length was cut here: what fills a row up is the batch's.
                 hidden = self.compute(captions)
                 return HiddenStates(hidden.states.cpu(), hidden.mask.cpu())
             return _stack(rows, self.prompt.padding_side == "left")
+
+    def fill(self, captions: Sequence[str]) -> None:
+        """Compute those of the captions that are new, together, without giving any."""
+        with self._lock, torch.no_grad():
+            self._compute_new(list(self.key_of(captions)), captions)
+
+    @property
+    def full(self) -> bool:
+        """Whether states were computed that found no room, and have to be computed again."""
+        return self._full
 
     def flush(self) -> None:
         """Write what is new, in one file, and take in what other processes have written."""
@@ -122,6 +122,20 @@ class TextStateCache:
                     ) from error
                 self._pending = {}
             self._open_new()
+
+    def _compute_new(self, keys: Sequence[bytes], captions: Sequence[str]) -> dict[bytes, _Row]:
+        new = {key: text for key, text in zip(keys, captions, strict=True) if not self._has(key)}
+        if not new:
+            return {}
+        hidden = self.compute(list(new.values()))
+        if not bool(torch.isfinite(hidden.states).all()):
+            raise ValueError(
+                "the text states that the language model gives are not finite (inf or NaN), so none is kept: "
+                "take a wider dtype"
+            )
+        fresh = {key: self._row(hidden, i) for i, key in enumerate(new)}
+        self._keep(fresh)
+        return fresh
 
     def _row(self, hidden: HiddenStates, index: int) -> _Row:
         states, mask = hidden.states[index].cpu(), hidden.mask[index].cpu()

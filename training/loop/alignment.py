@@ -27,20 +27,24 @@ from ..recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) -> float:
+def align(
+    recipe: Recipe, pair: Pair, source: Captions, device: torch.device, encoder: TextEncoder | None = None
+) -> float:
     """Train the adapter and the language LoRA for ``recipe.align.steps``; returns the last loss, 1 = the targets' mean.
+
+    encoder: the language model with its weights; None = the pair's own.
 
     Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.
     """
     from tqdm import tqdm
 
-    section = recipe.align
+    section, language = recipe.align, encoder or pair.encoder
     check_prompt(recipe.prompt)
     teacher = TextEncoder.load(named.language(section.teacher), dtype=torch.float32, weights="dense").to(device)
-    for encoder in (pair.encoder, teacher):
-        if not encoder.tokenizer.is_fast:
+    for model in (language, teacher):
+        if not model.tokenizer.is_fast:
             raise ValueError(
-                f"the tokenizer of {encoder.config.model_id} cannot say which letters a token covers (it has no "
+                f"the tokenizer of {model.config.model_id} cannot say which letters a token covers (it has no "
                 "tokenizer.json), which alignment needs: set align.steps = 0"
             )
     teacher_prompt = PromptRecipe(max_length=recipe.prompt.max_length)
@@ -67,17 +71,17 @@ def align(recipe: Recipe, pair: Pair, source: Captions, device: torch.device) ->
         with torch.no_grad():
             reference = teacher(teacher.tokenize(plain, teacher_prompt).to(device), teacher_prompt).states  # [B T C]
             texts = zip(captions, plain, strict=True)
-            places = torch.stack([_target_positions(a, b, pair.encoder, teacher, recipe) for a, b in texts]).to(device)
+            places = torch.stack([_target_positions(a, b, language, teacher, recipe) for a, b in texts]).to(device)
             target = torch.gather(reference, 1, places.unsqueeze(-1).expand(-1, -1, reference.shape[-1]))
             scale = target.var(dim=(0, 1)).mean()
-        tokens = pair.encoder.tokenize(captions, recipe.prompt).to(device)
+        tokens = language.tokenize(captions, recipe.prompt).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            context = pair.condition(tokens).context
+            context = pair.condition(language(tokens, recipe.prompt)).context
         loss = functional.mse_loss(context.float(), target) / scale
         if not math.isfinite(loss.item()):
             raise ValueError(
                 f"the alignment loss is {loss.item()} at step {step}: lower align.boost or the learning rates, or load "
-                f"{pair.encoder.config.model_id} with precision = 'fp32'"
+                f"{language.config.model_id} with precision = 'fp32'"
             )
         optimizer.zero_grad()
         loss.backward()

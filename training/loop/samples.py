@@ -8,6 +8,7 @@ import numpy as np
 
 from ...lavi_core.conditioning import Conditioning
 from ...lavi_core.files import write_bytes
+from ..data.text_inputs import TextInputs, to_device
 from ..models.pair import Pair, eval_mode
 from ..models.picture_grid import png
 from ..models.pipeline import Pipeline
@@ -20,10 +21,10 @@ class SampleGrids:
     output: None = nothing is written, by a process that draws because a sharded model needs all of them to.
     """
 
-    def __init__(self, recipe: Recipe, pair: Pair, vae, output: Path | None):
+    def __init__(self, recipe: Recipe, pair: Pair, vae, text_inputs: TextInputs, output: Path | None):
         from ..shapebench import CATEGORIES, VOCABULARIES, prompts
 
-        self.recipe, self.pair, self.output = recipe, pair, output
+        self.recipe, self.pair, self.text_inputs, self.output = recipe, pair, text_inputs, output
         self.pipeline = Pipeline(self._condition, pair.vision_model, vae, recipe.precision)
         self.bench = {}
         if recipe.sample.bench:
@@ -32,6 +33,10 @@ class SampleGrids:
                 category: prompts(category, recipe.sample.bench, recipe.sample.seed + 1, vocabulary, "test")
                 for category in recipe.data.mix or CATEGORIES
             }
+
+    def captions(self) -> list[str]:
+        """All that it will ever draw."""
+        return [*self.recipe.sample.prompts, *(caption for pairs in self.bench.values() for caption, _ in pairs)]
 
     def draw(self, step: int) -> dict[str, float]:
         """Write samples/step-NNNNNNN.png; return each category's share of correct pictures."""
@@ -55,7 +60,7 @@ class SampleGrids:
 
     def _condition(self, prompts: list[str]) -> Conditioning:
         device = next(self.pair.network.parameters()).device
-        return self.pair.condition(self.pair.encoder.tokenize(prompts, self.recipe.prompt).to(device))
+        return self.pair.condition(to_device(self.text_inputs(prompts), device))
 
     def _images(self, prompts: list[str]) -> np.ndarray:
         settings = self.recipe.sample

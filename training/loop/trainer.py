@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from ...lavi_core.files import write_text
 from ...lavi_core.language import TextEncoder
 from ..data import SOURCES, LatentCache, Prefetch
 from ..data.batch import Batches, micro_batch_size
-from ..data.text_inputs import TextInputs
+from ..data.ranks import Ranks
+from ..data.text_inputs import TextInputs, keeps_states
 from ..models import named
+from ..models.frozen_language import FrozenLanguage
 from ..models.fully_trained import save_fully_trained
 from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
 from ..models.vae import VAE_FACTOR, load_vae
@@ -56,9 +58,11 @@ class Trainer:
         if self.main and not resume and checkpoint.states(self.output / "state"):
             raise ValueError(f"{self.output} holds a run already; go on with --resume, or set another output")
         frozen_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        encoder = TextEncoder.load(  # dense: a quantised weight would be dequantised at every step
-            named.language(recipe.language.model), dtype=_dtype(recipe.language, frozen_dtype), weights="dense"
-        )
+        path, dtype = named.language(recipe.language.model), _dtype(recipe.language, frozen_dtype)
+        kept = keeps_states(recipe, parallel.is_sharded())
+        language = FrozenLanguage(path, dtype, recipe.prompt) if kept else None
+        # dense: a quantised weight would be dequantised at every step
+        encoder = language.encoder if language else TextEncoder.load(path, dtype=dtype, weights="dense")
         vision = load_vision_model(
             named.vision(recipe.vision.model), recipe.vision.target, _dtype(recipe.vision, frozen_dtype)
         )
@@ -74,7 +78,7 @@ class Trainer:
         self.optimizer = optimizers.build(groups, recipe.optimizer)
         self.ema = EMA(recipe, self.trained)
         self.bad_steps = BadSteps(recipe.optimizer, self.output)
-        self.text_inputs = TextInputs(recipe, self.pair, self.output, self.accelerator.device, parallel.is_sharded())
+        self.text_inputs = TextInputs(recipe, self.pair, self.output, self.accelerator.device, language)
         self.source = SOURCES[recipe.data.kind](recipe.data)
         self.step = 0
         self.resumed = resume and self._resume()
@@ -101,19 +105,21 @@ class Trainer:
 
         recipe, device = self.recipe, self.accelerator.device
         stack.enter_context(attention_kernel(device, (recipe.data.resolution // VAE_FACTOR) ** 2))
-        batches = self._prepare()
-        if self.main and not self.resumed:
-            self.save_state()
+        batches = self._read_data()
         samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
-            samples = SampleGrids(recipe, self.pair, self.vae, self.output if self.main else None)
+            samples = SampleGrids(recipe, self.pair, self.vae, self.text_inputs, self.output if self.main else None)
         if recipe.validation.every:
             held = self.held_out.tolist()
             validation = Validation(recipe, self.pair.vision_model, self.latents, held, self.text_inputs)
+        self._compute_text_states(batches, samples, validation)
+        self._prepare()
+        if self.main and not self.resumed:
+            self.save_state()
         journal = Journal(recipe, self.output, self.step) if self.main else None
         if journal is not None:
             stack.callback(journal.close)
-        ahead = stack.enter_context(Prefetch(batches, self.step))
+        ahead = stack.enter_context(Prefetch(batches, self.step, stop=recipe.steps))
         bar = stack.enter_context(
             tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
         )
@@ -154,8 +160,8 @@ class Trainer:
                 raise Stopped(asked)
         self.accelerator.wait_for_everyone()
 
-    def _prepare(self) -> Batches:
-        """Latents, the head start, and the pair on its device."""
+    def _read_data(self) -> Batches:
+        """Latents, those held out, and the batches of the others."""
         recipe, accelerator = self.recipe, self.accelerator
         device = accelerator.device
         self.latents = LatentCache(
@@ -166,11 +172,39 @@ class Trainer:
             recipe.precision,
             accelerator,
         )
-        trained_on, self.held_out = self.latents.split(recipe.data.validation, recipe.seed)
+        self.trained_on, self.held_out = self.latents.split(recipe.data.validation, recipe.seed)
+        order = self.latents.order(recipe.batch_size, recipe.seed, self.trained_on)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        return Batches(recipe, self.latents, order, self.text_inputs, world, rank, pin=device.type == "cuda")
+
+    def _compute_text_states(
+        self, batches: Batches, samples: SampleGrids | None, validation: Validation | None
+    ) -> None:
+        """All that a frozen language model will be asked for, before the pair takes its place on the device."""
+
+        def captions() -> Iterator[Sequence[str]]:
+            if self.main:
+                yield [""]
+                for watcher in (validation, samples):
+                    everything = watcher.captions() if watcher is not None else []
+                    yield from (everything[i : i + size] for i in range(0, len(everything), size))
+            yield from batches.captions(self.step)
+
+        size = micro_batch_size(self.recipe, self.accelerator.num_processes)
+        if self.text_inputs.cache is not None:
+            with Ranks(self.accelerator).together():
+                self.text_inputs.compute_ahead(captions())
+            self.text_inputs.flush()  # what the other processes have written is taken in
+
+    def _prepare(self) -> None:
+        """The pair on its device, and its head start."""
+        recipe, accelerator = self.recipe, self.accelerator
+        device = accelerator.device
         parallel.shard(accelerator, self.pair)
         self.pair.to(device).train()
         if recipe.align.steps and not self.resumed:
-            align(recipe, self.pair, self.latents.texts(trained_on), device)
+            align(recipe, self.pair, self.latents.texts(self.trained_on), device, self.text_inputs.encoder())
+        self.text_inputs.release()
         if recipe.compile:
             self.pair.compile_layers()
         self.model = parallel.replicate(accelerator, self.pair, self.optimizer)
@@ -178,9 +212,6 @@ class Trainer:
         self.train_step = TrainStep(
             recipe, accelerator, self.pair, self.model, self.optimizer, self.ema, self.bad_steps
         )
-        order = self.latents.order(recipe.batch_size, recipe.seed, trained_on)
-        world, rank = accelerator.num_processes, accelerator.process_index
-        return Batches(recipe, self.latents, order, self.text_inputs, world, rank, pin=device.type == "cuda")
 
     @contextmanager
     def as_given(self) -> Iterator[Pair]:

@@ -32,6 +32,10 @@ class Validation:
         self.recipe, self.vision, self.latents = recipe, vision, latents
         self.indices, self.text_inputs = list(indices), text_inputs
 
+    def captions(self) -> list[str]:
+        """All that it will ever ask the language model for."""
+        return [self.latents.caption(index, 0) for index in self.indices]
+
     @torch.no_grad()
     def run(self, predict: Callable[..., Tensor], device: torch.device) -> dict:
         """predict: the pair's forward, in eval mode. -> {"loss": mean, "bins": [mean of each part of the noise levels]}

@@ -47,9 +47,11 @@ class Pair(nn.Module):
             out_width=out_width,
             pooled_width=vision.pooled_width,
         )
-        if not bare:  # of the whole model: what a recipe never runs is dropped below
+        weight = next(encoder.parameters(), None)
+        without_weights = weight is None or weight.is_meta  # see FrozenLanguage, which checks what it loads
+        if not without_weights:  # of the whole model: what a recipe never runs is dropped below
             encoder.check_recipe(recipe.prompt)
-        self.trims_padding = bare or encoder.ignores_padding("right")
+        self.trims_padding = without_weights or encoder.ignores_padding("right")
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
         self.network = vision.network

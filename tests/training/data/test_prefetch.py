@@ -67,3 +67,15 @@ def test_the_thread_ends_however_the_run_does(error: type[BaseException]) -> Non
         raise error
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     assert len(made) < 20  # what was not begun was given up
+
+
+def test_nothing_is_made_beyond_the_last() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        return step
+
+    with Prefetch(make, 2, ahead=4, stop=5) as ahead:
+        assert list(ahead) == [2, 3, 4]
+    assert made == [2, 3, 4]
