@@ -10,10 +10,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from . import folders, lora, model_search
-from .clip import TOKENS, connect_clip
+from .clip import connect_clip
+from .clip_tokens import TOKENS
 from .language import LanguageModel
+from .notice import notice
 from .prompt_cache import PromptCache
-from .prompt_syntax import LONG_PROMPTS, PromptOptions, describe, read
+from .prompt_syntax import LONG_PROMPTS, PromptOptions, cut_off, describe, read
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
 
 LOADER = "LaViBridgeLoadLanguageModel"
@@ -56,6 +58,8 @@ class ConnectedBridge:
         model_search.refuse_other(checkpoint.config.language, language_model.encoder.config, allow_other_model)
         if language_lora:
             lora.refuse_second(language_model.patcher, checkpoint.language_lora, name)
+        if not checkpoint.language_lora and language_lora != 1.0:
+            notice(f"language_lora = {language_lora:g} does nothing: {name} left its language model as it was")
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
         lora.add_to_language_model(language_model, clip.patcher, checkpoint.language_lora, language_lora)
@@ -70,6 +74,8 @@ class ConnectedBridge:
     def _encode(self, text: str, options: PromptOptions) -> tuple[Any, str]:
         pieces = read(self.encoder, self.config.prompt, text, options)
         report = describe(pieces, self.config.prompt)
+        if lost := cut_off(pieces):
+            notice(f"{lost}; long_prompts can chunk it or hear it at full length")
         return self.clip.encode_from_tokens_scheduled({TOKENS: pieces}), report
 
     def _state(self) -> tuple[Any, ...]:

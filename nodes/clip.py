@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,12 @@ from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
 from .casting import managed, settle
+from .clip_tokens import BridgeTokenizer, heard
 from .context_tokens import CONTEXT_TOKENS, context_tokens
 from .language import LanguageModel
-from .prompt_syntax import Piece, PromptOptions, read
+from .prompt_syntax import Piece
 
-TOKENS = "lavi_bridge"  # the key under which the pieces of a prompt travel in the host's token dictionary
+BATCH = 8  # pieces of a long prompt that go through the language model together
 
 
 def connect_clip(language_model: LanguageModel, bridge: Any) -> comfy.sd.CLIP:
@@ -75,14 +77,14 @@ class BridgeShell(nn.Module):
 
         Masked tokens are dropped: the host's U-Nets and PixArt take no mask, and for cross-attention it is the same.
         """
-        pieces: list[Piece] = tokens[TOKENS]
+        pieces = heard(tokens)
         weights = [token_weights(piece) for piece in pieces]
         blanks = {
             _blank_key(piece): self._states(_blank(self.encoder, piece), piece.recipe)
             for piece, weighted in zip(pieces, weights, strict=True)
             if bool((weighted != 1).any())
         }
-        hidden = [self._states(piece.tokens, piece.recipe) for piece in pieces]
+        hidden = self._states_of(pieces)
         comfy.model_management.load_models_gpu([self._adapter])  # after the language model, which it may push out
         settle(self._adapter.model, self._adapter.load_device)
         contexts, pooled = [], None
@@ -98,11 +100,24 @@ class BridgeShell(nn.Module):
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
         return context.to(**there), None if pooled is None else pooled.to(**there), {CONTEXT_TOKENS: listed}
 
+    def _states_of(self, pieces: list[Piece]) -> list[Any]:
+        """The core's HiddenStates of each piece; pieces of one length go through the model together."""
+        found: list[Any] = []
+        for _, group in itertools.groupby(pieces, _lengths):
+            alike = list(group)
+            size = 1 if alike[0].recipe.varies_with_batch else BATCH
+            for first in range(0, len(alike), size):
+                some = alike[first : first + size]
+                hidden = self._states(_together([piece.tokens for piece in some]), some[0].recipe)
+                rows = zip(hidden.states.split(1), hidden.mask.split(1), strict=True)
+                found += [type(hidden)(states, mask) for states, mask in rows]
+        return found
+
     def _states(self, tokens: Any, recipe: Any) -> Any:
         """Tokens -> the core's HiddenStates. Stops where the user has pressed cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         if self._layer not in (None, -1):
-            recipe = replace(recipe, hidden_states=self._layer)
+            recipe = replace(recipe, hidden_states=counted_from(recipe.hidden_states, self._layer))
         self.language.settle(self._device)
         return self.encoder(tokens.to(self._device), recipe)
 
@@ -121,8 +136,50 @@ class BridgeShell(nn.Module):
         attended = blank.mask[0] if masked else torch.ones_like(blank.mask[0])
         return weigh(context, aligned(empty, attended.to(empty.device), context.shape[1]), weights)
 
+    def generate(self, *_: Any, **__: Any) -> Any:
+        """Raises ValueError: a bridge's language model has no head that could write."""
+        raise ValueError(
+            "a bridge listens, its language model has no head to write text with: give Generate Text a CLIP of "
+            "ComfyUI's own loaders"
+        )
+
     def load_sd(self, sd: dict[str, Tensor]) -> Any:
         return self.load_state_dict(sd, strict=False)
+
+
+def counted_from(trained: Any, layer: int) -> Any:
+    """The hidden states that CLIP Set Last Layer asks for: -1 = those the bridge was ``trained`` on, -2 = one before.
+
+    Raises ValueError where there are none.
+    """
+    if isinstance(trained, str):
+        if trained == "normalized_mean":
+            raise ValueError(
+                "this bridge hears the mean of all layers, from which CLIP Set Last Layer cannot count: take it out"
+            )
+        return layer
+    counted = trained + layer + 1
+    if trained >= 0 > counted:
+        raise ValueError(
+            f"this bridge hears hidden state {trained}, there is none at {counted}: CLIP Set Last Layer can go back to "
+            f"{-1 - trained} here"
+        )
+    return counted
+
+
+def _lengths(piece: Piece) -> tuple[int, int]:
+    """Of a piece's tokens, and of those whose states are given on."""
+    ids, _, keep, _ = piece.tokens
+    return ids.shape[1], ids.shape[1] if keep is None else int(keep.sum())
+
+
+def _together(tokens: list[Any]) -> Any:
+    """The core's TokenBatch of them all."""
+    if len(tokens) == 1:
+        return tokens[0]
+    ids, masks, keeps, reports = zip(*tokens, strict=True)
+    keep = None if keeps[0] is None else torch.cat(keeps)
+    return type(tokens[0])(torch.cat(ids), torch.cat(masks), keep, tuple(r for row in reports for r in row))
 
 
 def token_weights(piece: Piece) -> Tensor:
@@ -140,20 +197,3 @@ def _blank(encoder: Any, piece: Piece) -> Any:
 
 def _blank_key(piece: Piece) -> tuple[int, Any]:
     return piece.tokens.ids.shape[1], piece.recipe
-
-
-class BridgeTokenizer:
-    """What the host calls a CLIP's tokenizer. Prompts are plain language, as for the host's own encoders that are
-    language models: parentheses are parentheses, not weights."""
-
-    def __init__(self, bridge: Any):
-        self._encoder, self._recipe = bridge.encoder, bridge.config.prompt
-
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Any]:
-        return {TOKENS: read(self._encoder, self._recipe, text, PromptOptions())}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def decode(self, token_ids: Any, **kwargs: Any) -> str:
-        return self._encoder.tokenizer.decode(token_ids, **kwargs)

@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -17,6 +18,7 @@ from .progress import cancellable, with_progress
 from .schema import LanguageModelWire, advanced, schema
 
 AUTO = "auto"
+FLAGS = ("fp16_text_enc", "bf16_text_enc", "fp32_text_enc")  # of the host's command line
 DTYPES = {AUTO: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What a user calls a precision -> the dtype of the computation, and how the weights lie in memory.
 PRECISIONS: dict[str, tuple[torch.dtype | None, str]] = {
@@ -63,6 +65,8 @@ class LanguageModel:
 
         refuse_foreign_quantisation(path)
         device = comfy.model_management.text_encoder_device()
+        if dtype is None and weights == "stored" and comfy.model_management.text_encoder_dtype(device).itemsize == 1:
+            weights = "8-bit"  # --fp8_e4m3fn-text-enc and its like ask for as many bytes, and lose more
         how: dict[str, Any] = {"dtype": dtype or best_dtype(device, path), "weights": weights, "config": config}
         how["tokenizers"] = folders.host_tokenizers()
         encoder = with_progress(lambda progress: TextEncoder.load(path, progress=progress, **how))
@@ -71,10 +75,12 @@ class LanguageModel:
 
 
 def best_dtype(device: torch.device, path: Path) -> torch.dtype:
-    """bfloat16 before float16, whose range some models leave: these, and any model where neither is fast (the CPU), are
-    float32."""
+    """What ComfyUI was started with for its text encoders (--fp16-text-enc and so on); else bfloat16 before float16, whose
+    range some models leave: these, and any model where neither is fast (the CPU), are float32."""
     from ..lavi_core.language.finite import leaves_float16
 
+    if any(getattr(args, flag, False) for flag in FLAGS):
+        return comfy.model_management.text_encoder_dtype(device)
     if comfy.model_management.should_use_bf16(device):
         return torch.bfloat16
     narrow = comfy.model_management.should_use_fp16(device, prioritize_performance=False)

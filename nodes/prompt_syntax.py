@@ -76,34 +76,51 @@ def _chunk(encoder: Any, recipe: Any, prompt: Prompt) -> list[tuple[Prompt, Any]
     """Pieces that end at BREAK or, where the next word would not fit, at a space."""
     ends = [match.span() for match in BREAK.finditer(prompt.text)]
     starts, stops = [0, *(stop for _, stop in ends)], [*(start for start, _ in ends), None]
-    found = []
-    for start, stop in zip(starts, stops, strict=True):
-        rest = prompt.part(start, stop)
-        while rest.text.strip():
-            head = _fitting(encoder, recipe, rest.text)
-            found.append((rest.part(0, head), recipe))
-            rest = rest.part(head) if head is not None else Prompt.plain("")
-    return found or [(Prompt.plain(""), recipe)]
+    parts = [prompt.part(start, stop) for start, stop in zip(starts, stops, strict=True)]
+    found = [piece for part in parts if part.text.strip() for piece in _pieces(encoder, recipe, part)]
+    return [(piece, recipe) for piece in found] or [(Prompt.plain(""), recipe)]
 
 
-def _fitting(encoder: Any, recipe: Any, text: str) -> int | None:
-    """How many characters fit into one piece; None = all."""
-    stop = None
-    while lost := encoder.tokenize([text[:stop]], recipe).reports[0].cut_spans:
-        if lost[0] is None:
-            raise ValueError(
-                "this language model's tokenizer does not tell where its tokens stand, so a long prompt cannot be "
-                "chunked; choose another way for long prompts or save the tokenizer as tokenizer.json"
-            )
-        first = lost[0][0]
-        space = max((match.start() for match in re.finditer(r"\s+", text[: first + 1])), default=0)
-        stop = space if text[:space].strip() else first
-        if not text[:stop].strip():
+def _pieces(encoder: Any, recipe: Any, prompt: Prompt) -> list[Prompt]:
+    """``prompt`` is tokenised once, and cut where its tokens stand; a piece that is longer by itself, its first word
+    being another token there, is cut once more."""
+    report = encoder.tokenize([prompt.text], recipe).reports[0]
+    if not report.cut:
+        return [prompt]
+    if any(span is None for span in report.cut_spans):
+        raise ValueError(
+            "this language model's tokenizer does not tell where its tokens stand, so a long prompt cannot be "
+            "chunked; choose another way for long prompts or save the tokenizer as tokenizer.json"
+        )
+    fitting = [span for span in report.spans if span is not None]
+    spans, room = [*fitting, *report.cut_spans], len(fitting)
+    pieces, first = [], 0
+    while first < len(spans):
+        after, start = first + room, spans[first][0]
+        if after >= len(spans):
+            pieces.append(prompt.part(start))
+            break
+        stop = _last_space(prompt.text, start, spans[after][0]) or spans[after][0]
+        piece = prompt.part(start, stop)
+        if not room or not piece.text.strip():
             raise ValueError(
                 f"pieces of {recipe.max_length} tokens have no room for a word beside the template "
                 f"{recipe.template!r}; shorten the template"
             )
-    return stop
+        pieces.append(piece)
+        first = next((i for i in range(first + 1, len(spans)) if spans[i][0] >= stop), len(spans))
+    rows = encoder.tokenize([piece.text for piece in pieces], recipe).reports
+    return [part for piece, row in zip(pieces, rows, strict=True) for part in _whole(encoder, recipe, piece, row.cut)]
+
+
+def _whole(encoder: Any, recipe: Any, piece: Prompt, cut: int) -> list[Prompt]:
+    return _pieces(encoder, recipe, piece) if cut else [piece]
+
+
+def _last_space(text: str, start: int, stop: int) -> int | None:
+    """Where the last word that ends before ``stop`` ends; None where there is but one."""
+    spaces = [match.start() for match in re.finditer(r"\s+", text[start : stop + 1]) if match.start()]
+    return start + spaces[-1] if spaces else None
 
 
 def _full_length(encoder: Any, recipe: Any, prompt: Prompt) -> list[tuple[Prompt, Any]]:
@@ -120,6 +137,12 @@ LONG_PROMPTS: dict[str, Callable[[Any, Any, Prompt], list[tuple[Prompt, Any]]]] 
     "chunk": _chunk,
     "full length": _full_length,
 }
+
+
+def cut_off(pieces: list[Piece]) -> str:
+    """What of a prompt is not heard, in a sentence; "" = nothing."""
+    report = pieces[0].tokens.reports[0]
+    return f"{report.cut} tokens of the prompt are cut off and not heard: {report.cut_text!r}" if report.cut else ""
 
 
 def describe(pieces: list[Piece], trained: Any) -> str:

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from . import folders, lora
 from .bridge import ConnectedBridge
+from .notice import notice
 from .schema import BridgeWire, schema
 from .vision_model import is_vision_model, latent_format, load, refuse_misfit
 
@@ -25,7 +26,11 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
     refuse_misfit(model, bridge.name, bridge.config)
     trained = bridge.config.vision
     bridged = model
-    if strength:
+    if not bridge.vision_lora:
+        notice(
+            f"Apply Bridge changes no weight: {bridge.name} left its vision model as it was, and needs no LoRA in it"
+        )
+    elif strength:
         refuse_second(model, bridge)
         bridged = model.clone()
         lora.add(bridged, bridge.vision_lora, _keys(model, bridge), strength, _sides(model, bridge))

@@ -241,3 +241,25 @@ def states_that_are_not_finite_are_refused_and_not_remembered():
     weight.data.copy_(kept)
     context = bridge.encode("a red circle")[0][0][0]
     assert torch.isfinite(context).all() and len(bridge.prompts) == 1
+
+
+@check
+def the_hosts_flags_for_text_encoders_are_honoured():
+    from comfy.cli_args import args
+
+    for flag, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        setattr(args, f"{flag}_text_enc", True)
+        try:
+            assert language_model("llama").encoder.dtype == dtype
+            assert language_model("llama", torch.float32).encoder.dtype == torch.float32  # chosen on the node
+        finally:
+            setattr(args, f"{flag}_text_enc", False)
+    modules = importlib.import_module("hyphen-pack.lavi_core.quantized.modules")
+    for flag in ("fp8_e4m3fn_text_enc", "fp8_e5m2_text_enc"):
+        setattr(args, flag, True)
+        try:
+            kept = language_model("llama").encoder
+            assert {module.format.name for _, module in modules.quantized(kept.model)} == {"Q8_0"}
+        finally:
+            setattr(args, flag, False)
+    assert not list(modules.quantized(language_model("llama").encoder.model))
