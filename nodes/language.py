@@ -75,8 +75,8 @@ class LanguageModel:
 
 
 def best_dtype(device: torch.device, path: Path) -> torch.dtype:
-    """What ComfyUI was started with for its text encoders (--fp16-text-enc and so on); else bfloat16 before float16, whose
-    range some models leave: these, and any model where neither is fast (the CPU), are float32."""
+    """What ComfyUI was started with for its text encoders (--fp16-text-enc and its like); else bfloat16 before float16,
+    whose range some models leave: these, and any model where neither is fast (the CPU), are float32."""
     from ..lavi_core.language.finite import leaves_float16
 
     if any(getattr(args, flag, False) for flag in FLAGS):
