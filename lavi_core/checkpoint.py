@@ -15,6 +15,7 @@ from torch import Tensor
 from . import adapters
 from .config import SCHEMA, BridgeConfig, from_dict
 from .files import write_safetensors
+from .foreign_files import what_it_is
 from .lora import Delta, LoRA
 from .vision import VISION_TARGETS, KeyFormat
 
@@ -70,24 +71,26 @@ class BridgeCheckpoint:
 
 def read_config(path: str | Path) -> BridgeConfig:
     """The config of a bridge file, of which the header alone is read. Raises ValueError for what is no bridge."""
-    return _parse(_metadata(Path(path)), Path(path))
+    return _parse(*_header(Path(path)), Path(path))
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _header(path: Path) -> tuple[dict[str, str], list[str]]:
+    """(metadata, names of the tensors)"""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise ValueError(f"there is no bridge file {path}")
     try:
         with safe_open(str(path), "pt") as file:
-            return file.metadata() or {}
+            return file.metadata() or {}, list(file.keys())
     except SafetensorError as error:
         raise ValueError(f"{path} is cut short, damaged or no safetensors file at all ({error})") from None
 
 
-def _parse(metadata: Mapping[str, str], path: Path) -> BridgeConfig:
+def _parse(metadata: Mapping[str, str], names: list[str], path: Path) -> BridgeConfig:
     if HEADER not in metadata:
-        raise ValueError(f"{path} is a safetensors file, but not a bridge: its header has no {HEADER!r}")
+        known = what_it_is(names) or f"a safetensors file of no known kind: its header has no {HEADER!r}"
+        raise ValueError(f"{path} is no bridge, but {known}")
     try:
         data: dict[str, Any] = json.loads(metadata[HEADER])
         schema = data.get("schema")
@@ -104,8 +107,8 @@ def _parse(metadata: Mapping[str, str], path: Path) -> BridgeConfig:
 def _read(path: Path) -> tuple[BridgeConfig, dict[str, list[str]], dict[str, Tensor]]:
     from safetensors.torch import load_file
 
-    metadata = _metadata(path)
-    config = _parse(metadata, path)
+    metadata, names = _header(path)
+    config = _parse(metadata, names, path)
     try:
         paths = json.loads(metadata[PATHS])
         paths = {side: [str(p) for p in paths[side]] for side in ("language", "vision")}

@@ -1,0 +1,66 @@
+"""A file that is no bridge is named by its tensors: those of real classes, and names that peers' files are known by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lavi_bridge.lavi_core import adapters
+from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint, read_config
+from lavi_bridge.lavi_core.config import AdapterConfig
+from lavi_bridge.lavi_core.foreign_files import what_it_is
+from safetensors.torch import save_file
+
+FUSED = ("input_position_embeddings", "compression_queries", "wide_attention_blocks.0.attn.in_proj_weight")
+UNFUSED = ("input_position_embeddings", "compression_queries", "wide_attention_blocks.0.attn.q_proj.weight")
+TURBO = ("input_position_embeddings", "compression_queries", "wide_attention_blocks.0.q_proj.weight")
+ELLA = ("time_embedding.linear_1.weight", "connector.latents", "connector.perceiver_blocks.0.attn.in_proj_weight")
+
+
+def classes() -> dict[str, torch.nn.Module]:
+    import diffusers
+    import transformers
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    blocks = {"block_out_channels": (8,), "norm_num_groups": 2}
+    released = adapters.build(AdapterConfig(kind="mlp", in_width=8, inner_width=8, out_width=8))
+    unet = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    return {
+        "an adapter as LaVi-Bridge's authors released them": released,
+        "a VAE, which belongs in models/vae": diffusers.AutoencoderKL(**blocks),
+        "a vision model, which belongs in models/diffusers": diffusers.UNet2DConditionModel(
+            **blocks, **unet, cross_attention_dim=8, attention_head_dim=4
+        ),
+        "a text encoder, which belongs in models/text_encoders": transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**sizes, vocab_size=9)
+        ),
+    }
+
+
+@pytest.mark.parametrize("what", classes())
+def test_a_file_is_named(what: str, tmp_path: Path):
+    file = tmp_path / "x.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in classes()[what].state_dict().items()}, file)
+    for read in (read_config, BridgeCheckpoint.load):
+        with pytest.raises(ValueError, match=r"x\.safetensors is no bridge, but ") as refused:
+            read(file)
+        assert what in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (ELLA, "an ELLA connector"),
+        *((names, "an LLM-to-SDXL adapter (RouWei)") for names in (FUSED, UNFUSED, TURBO)),
+        (("lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight"), "a LoRA"),
+        (("base_model.model.layers.0.self_attn.q_proj.lora_A.weight",), "a LoRA"),
+        (
+            ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.weight"),
+            "a whole check",
+        ),
+        (("scale",), ""),
+    ],
+)
+def test_names_tell(names: tuple[str, ...], what: str):
+    assert what_it_is(names).startswith(what) and bool(what_it_is(names)) == bool(what)
