@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +23,10 @@ def classes() -> dict[str, torch.nn.Module]:
     import diffusers
     import transformers
 
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    blocks = {"block_out_channels": (8,), "norm_num_groups": 2}
+    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    blocks: dict[str, Any] = {"block_out_channels": (8,), "norm_num_groups": 2}
     released = adapters.build(AdapterConfig(kind="mlp", in_width=8, inner_width=8, out_width=8))
-    unet = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    unet: dict[str, Any] = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
     return {
         "an adapter as LaVi-Bridge's authors released them": released,
         "a VAE, which belongs in models/vae": diffusers.AutoencoderKL(**blocks),
