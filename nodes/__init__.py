@@ -14,6 +14,7 @@ from .hook import BridgeAsHook
 from .language import LoadLanguageModel
 from .load_with_model import LoadBridgeWithModel
 from .lora import ApplyLanguageLoRA
+from .save import SaveBridge
 from .vision import ApplyBridge, LoadVisionModel
 
 NODES: list[type[io.ComfyNode]] = [
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     BridgeTextEncode,
     ApplyBridge,
     BridgeAsHook,
+    SaveBridge,
     LoadVisionModel,
     BridgeTokens,
     WatchAttention,

@@ -136,6 +136,9 @@ class BridgeShell(nn.Module):
         attended = blank.mask[0] if masked else torch.ones_like(blank.mask[0])
         return weigh(context, aligned(empty, attended.to(empty.device), context.shape[1]), weights)
 
+    def adapter_state(self) -> dict[str, Tensor]:
+        return self._adapter.model.state_dict()
+
     def generate(self, *_: Any, **__: Any) -> Any:
         """Raises ValueError: a bridge's language model has no head that could write."""
         raise ValueError(

@@ -64,7 +64,11 @@ class BridgeTokenizer:
         return BridgeTokens({TOKENS: pieces})
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {}
+        """What a saver writes beside the weights. Raises ValueError: it would write the language model alone."""
+        raise ValueError(
+            "a bridge's CLIP cannot be saved by this node, which would leave its adapter out: take Save Bridge "
+            "(LaVi-Bridge), and for a checkpoint leave its CLIP unconnected"
+        )
 
     def decode(self, token_ids: Any, **kwargs: Any) -> str:
         return self._encoder.tokenizer.decode(token_ids, **kwargs)

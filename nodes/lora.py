@@ -79,13 +79,14 @@ def add_to_language_model(
     except ValueError as error:
         raise ValueError(f"this LoRA was not made for {name}: {error}") from None
     if strength:
-        fitting = {path: _for(trunk.get_submodule(path), delta) for path, delta in lora.items()}
+        fitting = {path: turned(trunk.get_submodule(path), delta) for path, delta in lora.items()}
         keys = {path: f"{language_model.prefix}{path}.weight" for path in lora}
         add(patcher, fitting, keys, strength, name)
 
 
-def _for(module: nn.Module, delta: Any) -> Any:
-    """GPT-2's linear maps keep their weight as [in out]; (up @ down) transposed is down.T @ up.T."""
+def turned(module: nn.Module, delta: Any) -> Any:
+    """A delta of the core as one of the host, or the other way: GPT-2's linear maps keep their weight as [in out], and
+    (up @ down) transposed is down.T @ up.T."""
     from ..lavi_core.lora import is_transposed
 
     return delta._replace(up=delta.down.T, down=delta.up.T) if is_transposed(module) else delta

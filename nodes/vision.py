@@ -33,7 +33,7 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
     elif strength:
         refuse_second(model, bridge)
         bridged = model.clone()
-        lora.add(bridged, bridge.vision_lora, _keys(model, bridge), strength, _sides(model, bridge))
+        lora.add(bridged, bridge.vision_lora, keys_of(model, bridge), strength, _sides(model, bridge))
         bridged.set_attachments(APPLIED, bridge.name)
     _check_objective(model, trained)
     return _with_latents(bridged, trained, VISION_TARGETS[trained.target])
@@ -55,10 +55,10 @@ def patches(model: ModelPatcher, bridge: ConnectedBridge) -> dict[Any, Any]:
     another, and where the LoRA of a bridge is in the model already."""
     refuse_misfit(model, bridge.name, bridge.config)
     refuse_second(model, bridge)
-    return lora.patches(model, bridge.vision_lora, _keys(model, bridge), _sides(model, bridge))
+    return lora.patches(model, bridge.vision_lora, keys_of(model, bridge), _sides(model, bridge))
 
 
-def _keys(model: ModelPatcher, bridge: ConnectedBridge) -> dict[str, Any]:
+def keys_of(model: ModelPatcher, bridge: ConnectedBridge) -> dict[str, Any]:
     """Site of the bridge's vision LoRA -> the host's key of that weight, where it has one."""
     from ..lavi_core.vision import VISION_TARGETS
 

@@ -23,7 +23,7 @@ ROOMS = {
     "nodes": (
         *("schema folders cache_signature notice prompt_cache progress prompt_syntax quantized_patcher vision_model",),
         *("casting context_tokens clip_tokens", "language attention_recorder", "clip lora model_search attention_maps", "bridge"),
-        *("from_clip load_with_model vision", "hook"),
+        *("from_clip load_with_model vision", "hook save"),
     ),
 }
 

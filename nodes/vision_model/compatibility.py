@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_base
+import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
 from .registry import HOST_MODELS
@@ -38,8 +39,9 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
 
 def context_width(model: ModelPatcher, context_weight: str) -> int | None:
     """The width of the context that this model attends to; None = it has no cross-attention."""
-    weights = model.model.state_dict().items()
-    return next((weight.shape[1] for name, weight in weights if name.endswith(context_weight)), None)
+    name = next((name for name in model.model.state_dict() if name.endswith(context_weight)), None)
+    # of a weight that is packed in blocks (ComfyUI-GGUF), the state dict has the packed shape
+    return None if name is None else comfy.utils.get_attr(model.model, name).shape[1]
 
 
 def pooled_width(model: ModelPatcher) -> int | None:

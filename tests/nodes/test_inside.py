@@ -13,6 +13,8 @@ CHECKS = [name for path in SOURCES for name in re.findall(r"^@check\ndef (\w+)\(
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_inside(inside, name):
+    if inside[name].startswith("NOT HERE"):
+        pytest.skip(inside[name])
     assert not inside[name], inside[name]
 
 

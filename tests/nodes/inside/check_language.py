@@ -170,7 +170,7 @@ def stock_clip_nodes_work():
     _, changed = comfy.sd.load_lora_for_models(None, clip, lora, 1.0, 1.0)
     assert (stock.CLIPTextEncode().encode(changed, PROMPTS[0])[0][0][0] - stocks[0][0]).abs().max() > 1e-3
     close(stock.CLIPTextEncode().encode(clip, PROMPTS[0])[0][0][0], "llama.lora.0")
-    assert clip.get_sd().keys() == clip.patcher.model.state_dict().keys()
+    assert clip.cond_stage_model.state_dict().keys() == clip.patcher.model.state_dict().keys()
 
 
 @check

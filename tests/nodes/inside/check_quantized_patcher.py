@@ -174,14 +174,19 @@ def a_lone_file_takes_the_hosts_own_tokenizer():
     assert ours == theirs[: len(ours)] and ours[-1] == 1
     comfy.model_management.load_models_gpu([model.patcher])
     assert torch.isfinite(model.encoder(recipe, prompt_(max_length=20)).states).all()
-    refused(["scaled weights", "CLIPLoader"], scaled, state, node)
+    weight = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    factor = {weight.replace("weight", "scale_weight"): torch.tensor(2.5), "scaled_fp8": torch.zeros(2)}
+    loaded = scaled({**state, **factor}, node).encoder.model.get_submodule(weight.removesuffix(".weight"))
+    assert torch.equal(loaded[:], state[weight].float() * 2.5)
+    rows = {weight.replace("weight", "weight_scale"): torch.ones(64)}
+    refused(["scaled weights", "CLIPLoader"], scaled, {**state, **rows}, node)
     for left in (name, "scaled.safetensors"):
         (MODELS / "text_encoders" / left).unlink()
 
 
 def scaled(state, node):
-    save_file({**state, "scaled_fp8": torch.zeros(2)}, MODELS / "text_encoders" / "scaled.safetensors")
-    node.execute("scaled.safetensors", "auto")
+    save_file(state, MODELS / "text_encoders" / "scaled.safetensors")
+    return node.execute("scaled.safetensors", "auto").args[0]
 
 
 def prompt_(**how):

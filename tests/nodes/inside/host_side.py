@@ -28,6 +28,10 @@ KINDS = ("bert", "llama", "gemma", "gpt2", "t5")
 CHECKS = {}
 
 
+class NotHere(Exception):
+    """What a check needs beside the host is missing: it is skipped, with this reason."""
+
+
 def check(function):
     CHECKS[function.__name__] = function
     return function

@@ -24,6 +24,8 @@ for name, function in host_side.CHECKS.items():
         with torch.inference_mode():
             function()
         results[name] = ""
+    except host_side.NotHere as reason:
+        results[name] = f"NOT HERE: {reason}"
     except Exception:
         results[name] = traceback.format_exc()
 Path(host_side.OUT).write_text(json.dumps(results))

@@ -1,0 +1,115 @@
+"""Save Bridge: a bridge as it is heard in this graph, in the pack's own format.
+
+The host's savers of a CLIP write the language model without the adapter, so they are refused (see ``clip_tokens``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.weight_adapter import WeightAdapterBase
+from comfy_api.latest import io
+
+from . import lora
+from .bridge import ConnectedBridge
+from .schema import BridgeWire, schema
+from .vision import keys_of
+
+
+def deltas(patcher: ModelPatcher, paths: Mapping[Any, str], of: str) -> dict[str, Any]:
+    """The patches of a model as the core's deltas, several at one place as one of their ranks together.
+
+    paths: the host's weight key, or (key, part of a fused weight), -> module path. of: the model, for messages.
+    Raises ValueError for a patch that is no plain LoRA, or lies where a bridge has no name for.
+    """
+    from ..lavi_core.lora import Delta
+
+    found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for key, patches in patcher.patches.items():
+        for strength, value, strength_model, offset, function in patches:
+            path = paths.get(key if offset is None else (key, offset))
+            weights = value.weights if isinstance(value, WeightAdapterBase) and value.name == "lora" else None
+            if path is None or weights is None or function is not None or strength_model != 1.0:
+                raise ValueError(
+                    f"{of} is patched at {key} with more than LoRAs that a bridge can hold: take those out"
+                )
+            up, down, alpha, *more = weights
+            if any(part is not None for part in more):
+                raise ValueError(f"{of} has a LoRA at {key} that is no plain one (LoCon, DoRA): take it out")
+            factor = strength * (1.0 if alpha is None else float(alpha) / down.shape[0])
+            found.setdefault(path, []).append((down.float(), up.float() * factor))
+    joined = {path: zip(*parts, strict=True) for path, parts in found.items()}
+    return {
+        path: Delta(torch.cat(list(downs)), torch.cat(list(ups), dim=1), 1.0) for path, (downs, ups) in joined.items()
+    }
+
+
+def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
+    """The core's BridgeCheckpoint: the adapter, and the LoRAs with their strengths; without a ``model`` the bridge's
+    own vision LoRA as it was trained. Raises ValueError, see ``deltas``."""
+    from ..lavi_core.checkpoint import BridgeCheckpoint
+    from ..lavi_core.lora import is_site
+
+    shell = bridge.clip.cond_stage_model
+    trunk, prefix = shell.encoder.model, shell.language.prefix
+    sites = {f"{prefix}{path}.weight": path for path, module in trunk.named_modules() if is_site(module)}
+    language = deltas(bridge.patcher, sites, shell.encoder.config.model_id)
+    language = {path: lora.turned(trunk.get_submodule(path), delta) for path, delta in language.items()}
+    vision = dict(bridge.vision_lora)
+    if model is not None:
+        vision = deltas(model, {key: path for path, key in keys_of(model, bridge).items()}, "this model")
+    sizes = {"language_lora": _size(language), "vision_lora": _size(vision)}
+    provenance = {**bridge.config.provenance, "saved from": bridge.name}
+    config = replace(bridge.config, **sizes, provenance=provenance)
+    return BridgeCheckpoint(config, shell.adapter_state(), language, vision)
+
+
+def _size(found: Mapping[str, Any]) -> Any:
+    from ..lavi_core.config import LoRAConfig
+
+    if not found:
+        return None
+    delta = next(iter(found.values()))
+    rank = delta.down.shape[0]
+    return LoRAConfig(rank=rank, alpha=delta.scale * rank)
+
+
+class SaveBridge(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LaViBridgeSave",
+            display_name="Save Bridge (LaVi-Bridge)",
+            description="Writes a bridge as it is heard here, LoRAs and their strengths included, as one bridge file.",
+            search_aliases=["save clip", "save checkpoint", "merge", "export"],
+            inputs=[
+                BridgeWire.Input("bridge", tooltip="From Load Bridge; LoRAs added to its language model are included."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="lavi_bridges/bridge",
+                    tooltip="Where in the output folder. Move the file to models/lavi_bridges to load it.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="From Apply Bridge to Model: its LoRA and strength. None: the bridge's own, as trained.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="The file that was written.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, bridge: ConnectedBridge, filename_prefix: str, model: ModelPatcher | None = None) -> io.NodeOutput:
+        checkpoint = saved(bridge, model)
+        folder, name, counter, *_ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        file = f"{folder}/{name}_{counter:05}_.safetensors"
+        checkpoint.save(file)
+        return io.NodeOutput(file)

@@ -1,0 +1,97 @@
+"""A bridged pipeline is saved as a bridge file that says and draws the same; savers of a CLIP are refused."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_extras import nodes_model_merging
+from host_side import MODELS, check, connected, context, language_model, node_classes, refused, vision_, vision_model_
+
+import nodes as stock
+
+lora_ = importlib.import_module("hyphen-pack.nodes.lora")
+core = importlib.import_module("hyphen-pack.lavi_core.checkpoint")
+
+
+def written(bridge, model=None, name="saved"):
+    """What Save Bridge writes, as a bridge in the folder of bridges; the caller takes it away."""
+    output = node_classes["LaViBridgeSave"].execute(bridge, f"lavi_bridges/{name}", model).args[0]
+    target = MODELS / "lavi_bridges" / f"{name}.safetensors"
+    Path(output).replace(target)
+    assert Path(output).is_relative_to(folder_paths.get_output_directory())
+    return target
+
+
+@check
+def what_is_saved_says_the_same():
+    for kind in ("llama", "gpt2", "t5"):
+        bridge = connected(kind, strength=0.7)
+        file = written(bridge)
+        try:
+            again = connected("saved", language_model(kind), strength=1.0)
+            torch.testing.assert_close(context(again), context(bridge), rtol=1e-4, atol=1e-5)
+            assert (context(again) - context(connected(kind, strength=0.0))).abs().max() > 1e-3
+            assert again.config.provenance["saved from"] == f"{kind}.safetensors"
+        finally:
+            file.unlink()
+
+
+@check
+def loras_of_both_sides_are_saved_with_their_strengths():
+    model = language_model("llama").clone()
+    folder = MODELS / "loras" / "peft-llama"
+    lora_.add_to_language_model(model, model.patcher, lora_.read(folder), 0.3)
+    bridge = connected("llama", model, strength=0.5)
+    network = vision_model_.load(MODELS / "diffusers" / "tiny-flow")
+    bridged = vision_.apply(network, bridge, 0.6)
+    file = written(bridge, bridged)
+    try:
+        again = connected("saved", language_model("llama"), strength=1.0)
+        torch.testing.assert_close(context(again), context(bridge), rtol=1e-4, atol=1e-5)
+        ranks = {delta.down.shape[0] for delta in core.BridgeCheckpoint.load(file).language_lora.values()}
+        own = {delta.down.shape[0] for delta in bridge_file("llama").language_lora.values()}
+        assert max(ranks) > max(own)  # two LoRAs at one place
+        drawn, redrawn = (predict(vision_.apply(network, bridge, 0.6)), predict(vision_.apply(network, again, 1.0)))
+        torch.testing.assert_close(redrawn, drawn, rtol=1e-4, atol=1e-5)
+        assert (predict(network) - drawn).abs().max() > 1e-4
+    finally:
+        file.unlink()
+
+
+def bridge_file(kind):
+    return core.BridgeCheckpoint.load(MODELS / "lavi_bridges" / f"{kind}.safetensors")
+
+
+def predict(model):
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model])
+    torch.manual_seed(0)
+    x, heard = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 24)
+    return model.model.apply_model(x, torch.tensor([0.7]), c_crossattn=heard).float()
+
+
+@check
+def what_no_bridge_can_hold_is_refused():
+    bridge = connected("bert")
+    network = vision_model_.load(MODELS / "diffusers" / "tiny-flow").clone()
+    name = next(name for name in network.model.state_dict() if name.endswith("proj_in.weight"))
+    network.add_patches({name: ("diff", (torch.zeros_like(network.model.state_dict()[name]),))})
+    refused(("this model is patched at", "take those out"), written, bridge, network)
+
+
+@check
+def savers_of_a_clip_are_refused():
+    clip = connected("bert").clip
+    way = ("would leave its adapter out", "Save Bridge")
+    before = set(Path(folder_paths.get_output_directory()).rglob("*"))
+    refused(way, nodes_model_merging.CLIPSave().save, clip, "clip/x")
+    model = vision_model_.load(MODELS / "diffusers" / "tiny-flow")
+    refused(way, nodes_model_merging.CheckpointSave().save, model, clip, None, "checkpoints/x")
+    assert not [path for path in set(Path(folder_paths.get_output_directory()).rglob("*")) - before if path.is_file()]
+    assert stock.CLIPTextEncode().encode(clip, "sea")
