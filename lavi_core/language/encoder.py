@@ -19,7 +19,7 @@ from ..config import LanguageConfig
 from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
 from ..quantized.storage import STORAGES
-from .facts import config_facts, token_facts
+from .facts import config_facts, stretched_beyond, token_facts
 from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
 from .foreign import check_reads_text, told_plainly
@@ -58,6 +58,7 @@ class TextEncoder(nn.Module):
         self._layers_differ: dict[str, str | None] = {}  # why its layers' inputs, or outputs, are not its states
         self.parameters_taken = frozenset(inspect.signature(model.forward).parameters)
         trunk: Any = model.config
+        self._stretched = stretched_beyond(trunk)
         check_reads_text(model, trunk, self.parameters_taken, model_id)
         if weights_print is None:
             weights, sizes = fingerprint.weights_fingerprint(model), fingerprint.magnitudes(model)
@@ -181,7 +182,8 @@ class TextEncoder(nn.Module):
         Differentiable. Only the layers that ``recipe.hidden_states`` needs are run. Raises ValueError, where no
         gradient is asked for, for states that are not finite: what is not trained on is remembered or drawn with.
         """
-        if self.family.name == "generic" and not isinstance(tokens.ids, FakeTensor):  # these have no values
+        known = self.family.name != "generic" and self._stretched is None
+        if not known and not isinstance(tokens.ids, FakeTensor):  # these have no values
             self.check_recipe(recipe, padded=not bool(tokens.mask.all()))
         inputs = self._inputs(tokens.ids, tokens.mask if recipe.language_mask else None, recipe.padding_side == "left")
         with nullcontext() if isinstance(tokens.ids, FakeTensor) else told_plainly(self.config.model_id, self.dtype):
@@ -234,9 +236,15 @@ class TextEncoder(nn.Module):
         """Raise ValueError for a recipe that gives wrong states with this model: of one that no row knows, found out by
         short passes, once. They want the whole model: to be called before layers are dropped. padded: whether there
         is padding."""
+        name, left = self.config.model_id, recipe.padding_side == "left"
+        stretched = self._stretched
+        if recipe.padding == "longest" and padded and stretched is not None and recipe.max_length > stretched:
+            raise ValueError(
+                f"{name} turns the positions of a prompt otherwise in a batch of more than {stretched} tokens, "
+                f"max_length is {recipe.max_length}; lower it, or set padding = 'max_length'"
+            )
         if self.family.name != "generic":
             return
-        name, left = self.config.model_id, recipe.padding_side == "left"
         if recipe.language_mask and padded and (left or recipe.padding == "longest"):
             if left and not self.ignores_padding("left"):
                 raise ValueError(

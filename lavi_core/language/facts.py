@@ -73,6 +73,20 @@ def _rotation(config: Any) -> dict[str, Any]:
     return facts
 
 
+def stretched_beyond(config: Any) -> int | None:
+    """The length beyond which a row of tokens turns all positions otherwise, padding and company counted (longrope);
+    None = there is none."""
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    if not isinstance(found, Mapping):
+        return None
+    kinds = [values for values in (found, *found.values()) if isinstance(values, Mapping)]
+    if not any(values.get("rope_type", values.get("type")) == "longrope" for values in kinds):
+        return None
+    name = "original_max_position_embeddings"
+    lengths = (*(values.get(name) for values in kinds), getattr(config, name, None))
+    return next((length for length in lengths if isinstance(length, int)), None)
+
+
 def token_facts(tokenizer: Any) -> dict[str, Any]:
     """The token ids of two short texts, special tokens included."""
     return {"tokens": "; ".join(" ".join(map(str, tokenizer(text)["input_ids"])) for text in PROBES)}

@@ -22,7 +22,7 @@ def check_reads_text(model: nn.Module, config: Any, taken: Collection[str], mode
         )
     for name in ("hidden_size", "vocab_size"):
         if not isinstance(getattr(config, name, None), int):
-            raise ValueError(f"{model_id} ({kind}) has no {name} in its config, so it is no language model; take one")
+            raise ValueError(f"{model_id} ({kind}) has no {name} in its config; take another language model")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 WIDTH, INNER, LAYERS, HEADS, POSITIONS, WINDOW = 32, 64, 3, 4, 130, 8
-LIMIT = 65_000_000  # parameters; what is larger was not made small
+LIMIT = 30_000_000  # parameters; what is larger was not made small
 
 # Name of a config's attribute -> its small value. Looked up at every depth; attributes that a config lacks stay away.
 _SIZES: dict[str, Any] = {
@@ -86,6 +86,10 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 8),
     **dict.fromkeys(("image_size",), 32),
     **dict.fromkeys(("patch_size",), 8),
+    **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("linear_num_key_heads", "index_n_heads"), 2),
+    **dict.fromkeys(("linear_head_dim", "index_topk"), 8),
+    "qk_head_dim": 16,
     "n_group": 1,
     "num_expert_group": 1,
     "topk_group": 1,
@@ -105,6 +109,7 @@ _WITH_AXES = (
     *("qwen2_vl", "qwen2_5_vl", "glm4v", "glm_image", "glm_ocr", "glm46v", "glmga", "cosmos3_edge", "paddleocr_vl"),
     "qwen2_5_omni_thinker",
 )
+ZEROED = ("chinese_clip",)  # whose padding's embedding transformers overwrites with zeros when it loads it
 # model_type -> attributes that the general rule does not get right; a dict is merged into the part of that name.
 SPECIAL: dict[str, dict[str, Any]] = {
     **{name: _AXES for name in _OF_AXES},
@@ -141,10 +146,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "n_output_layers": 2,
     },
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1},
-    "dots3_note_text": {"swa_head_dim": 16, "swa_v_head_dim": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
-    "dots3_note": {
-        "text_config": {"swa_head_dim": 16, "swa_v_head_dim": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
-    },
+    "dots3_note_text": {"swa_head_dim": 16, "head_dim": 16, "adapter_in_dim": 32},
+    "dots3_note": {"text_config": {"swa_head_dim": 16, "head_dim": 16, "adapter_in_dim": 32}},
     "emu3": {"vocabulary_map": {"<image>": 40, "<|extra_200|>": 41, "<|visual token 000000|>": 42}},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
     "ernie4_5_vl_moe": {
@@ -170,8 +173,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 8,
         "laurel_rank": 8,
     },
-    "glm5_next_text": {"num_key_value_heads": 4},
-    "glm5_next": {"text_config": {"num_key_value_heads": 4}},
+    "glm5_next_text": {"num_key_value_heads": 4, "index_kpool": 4},
+    "glm5_next": {"text_config": {"num_key_value_heads": 4, "index_kpool": 4}},
+    **{name: {"text_config": {"max_position_embeddings": POSITIONS}} for name in ("owlvit", "owlv2")},
     "granite4_vision": {
         "deepstack_layer_map": [],
         "qformer_config": {"num_attention_heads": 4},
@@ -192,6 +196,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "lilt": {"hidden_size": 48},
     "longcat_flash": {"zero_expert_num": 2, "moe_topk": 2},
     "mamba2": {"num_heads": 8, "n_groups": 2},
+    "mistral4": {"head_dim": 16},
     "ministral": {"head_dim": 8},
     "moonshine_streaming": {},
     "molmo2": {"adapter_config": {"vision_feature_layer": [2, 1]}},
@@ -280,7 +285,7 @@ def _shrunk(data: dict[str, Any], vocabulary: int) -> dict[str, Any]:
             of_a_layer = [value[i] for i in chosen]
             size = _SIZES.get(name)
             small[name] = of_a_layer if size is None else [size for _ in of_a_layer]
-        elif name == "vocab_size" or name == "vocab_size_per_layer_input":
+        elif name in ("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"):
             small[name] = vocabulary
         elif name == "num_key_value_heads" and isinstance(value, int) and value == heads:
             small[name] = HEADS
@@ -330,7 +335,7 @@ def _merge(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def tiny_model(model_type: str, vocabulary: int, head: bool = False) -> nn.Module:
+def tiny_model(model_type: str, vocabulary: int, head: bool = False) -> Any:
     """A model of that config with random weights, seeded, in float32 and eval mode.
 
     Raises ValueError for one that is not small, and what the model's class raises.
@@ -346,14 +351,28 @@ def tiny_model(model_type: str, vocabulary: int, head: bool = False) -> nn.Modul
     ]
     if not fitting:
         raise ValueError(f"transformers has no model class for {model_type}")
-    with suppress(RuntimeError), torch.device("meta"):  # some make their weights by what has no values there
-        count = sum(p.numel() for p in fitting[0].from_config(config).parameters())
-        if count > LIMIT:
-            raise ValueError(f"the tiny {model_type} has {count} parameters, more than {LIMIT}")
-    torch.manual_seed(0)
-    model = fitting[0].from_config(config).eval()
+    model: Any = None
+    for loader in fitting:
+        try:
+            model = _small(loader, config)
+            break
+        except Exception:  # with another head it may be made
+            if loader is fitting[-1]:
+                raise
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1 and parameter.is_floating_point():  # transformers' 0.02 makes a layer the identity
                 parameter.normal_(std=0.2)
+        for module in model.modules() if model_type in ZEROED else ():
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0
     return model
+
+
+def _small(loader: Any, config: Any) -> nn.Module:
+    with suppress(RuntimeError), torch.device("meta"):  # some make their weights by what has no values there
+        count = sum(p.numel() for p in loader.from_config(config).parameters())
+        if count > LIMIT:
+            raise ValueError(f"the tiny {config.model_type} has {count} parameters, more than {LIMIT}")
+    torch.manual_seed(0)
+    return loader.from_config(config).eval()
