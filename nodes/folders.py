@@ -102,9 +102,7 @@ def stamp(what: str, name: str | None, *kinds: str) -> str:
 
 def host_tokenizers() -> dict[str, Path]:
     """The tokenizers that the host ships, by the names that the core has for them."""
-    import comfy.model_management
-
-    here = Path(comfy.model_management.__file__).parent
+    here = Path(folder_paths.__file__).parent / "comfy"
     found = {"clip": here / "sd1_tokenizer", "t5": here / "text_encoders" / "t5_tokenizer"}
     return {name: folder for name, folder in found.items() if folder.is_dir()}
 

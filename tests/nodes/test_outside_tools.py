@@ -1,0 +1,46 @@
+"""What tools of others, which boards of compatibility run, say of the pack and of its workflows.
+
+    pip install comfy-import-guard==1.3.0 comfy-lint==0.1.0
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from lavi_bridge.tests.nodes.host import ROOT, Place, Server
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"NO {name} HERE: pip install {name}")
+    return path
+
+
+def test_no_import_will_break(place: Place, tmp_path: Path):
+    guard, host = tool("comfy-import-guard"), place.path
+    clone, pack = tmp_path / "cache" / "ComfyUI", tmp_path / "install" / "custom_nodes" / "lavi-bridge"
+    if subprocess.run(["git", "clone", "-q", "--shared", str(host), str(clone)], check=False).returncode:
+        pytest.skip(f"NO GIT CLONE: {host} is no repository, in which comfy-import-guard looks names up")
+    pack.mkdir(parents=True)
+    (pack / "__init__.py").symlink_to(ROOT / "__init__.py")
+    for layer in ("nodes", "lavi_core"):
+        (pack / layer).symlink_to(ROOT / layer)
+    where = ["--cache-dir", str(clone.parent), "--comfy-dir", str(pack.parents[1]), "--target", "HEAD"]
+    run = subprocess.run(
+        [guard, "check", "--offline", "--json", "--no-update", *where], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "comfy.model_patcher" in run.stdout or json.loads(run.stdout)
+
+
+def test_workflows_are_clean(server: Server):
+    lint = tool("comfy-lint")
+    files = sorted(str(path) for path in (ROOT / "workflows" / "api").glob("*.json"))
+    url = f"http://127.0.0.1:{server.port}"
+    run = subprocess.run([lint, "--server", url, "--strict", *files], capture_output=True, text=True, check=False)
+    assert files and run.returncode == 0, run.stdout + run.stderr
