@@ -34,9 +34,10 @@ def told_plainly(model_id: str, dtype: torch.dtype) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        if not _is_foreign(error) or (isinstance(error, RuntimeError) and type(error) not in _ERRORS):
-            raise
         words = " ".join(str(error).split())
+        of_device = isinstance(error, RuntimeError) and type(error) not in _ERRORS
+        if not _is_foreign(error) or of_device or "allocate memory" in words:
+            raise
         reason = f"{type(error).__name__}: {words[:160].rstrip()}{'...' if len(words) > 160 else ''}"
         if dtype.itemsize < 4:
             raise ValueError(

@@ -10,22 +10,20 @@ load (tests/lavi_core/language/examination.py). One core, no network, about ten 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import logging
-import re
 import shutil
 import signal
 import sys
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import conftest  # noqa: F401 (makes the package lavi_bridge)
+from language_page import Row, page
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.lavi_core.conftest import write_tokenizer
 from lavi_bridge.tests.lavi_core.language.examination import Outcome, examine, examine_uses, tried
@@ -33,41 +31,6 @@ from lavi_bridge.tests.lavi_core.language.tiny_families import tiny_model
 
 SECONDS = 60  # that one family may take
 TABLES = ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "TEXT_ENCODING", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")
-# What a check is called on the page, and those of them that belong together.
-NAMES = {
-    "last": "last",
-    "longer": "last",
-    "padded right": "padding to max_length",
-    "unmasked": "no mask",
-    "batch": "in a batch",
-    "in company": "padding to the longest",
-    "padded left": "padding on the left",
-    "last_before_norm": "last_before_norm",
-    "normalized_mean": "normalized_mean",
-    "all positions": "all positions",
-    "whole model": "beside the whole model",
-    "bf16": "bfloat16",
-    "8-bit": "8-bit",
-    "streamed": "streamed",
-    "fingerprint": "fingerprint before loading",
-    "LoRA": "LoRA",
-}
-
-
-class Row(NamedTuple):
-    """Of one family. trunk: the class that reads the prompt; "" = it was not loaded, for the reason in outcomes."""
-
-    model_type: str
-    trunk: str
-    outcomes: dict[str, Outcome]
-
-    @property
-    def kind(self) -> str:
-        """The worst that was found."""
-        kinds = {outcome.kind for outcome in self.outcomes.values()}
-        if not self.trunk:
-            return next(iter(kinds))
-        return next((kind for kind in ("wrong", "raw", "refused") if kind in kinds), "right")
 
 
 def families() -> list[str]:
@@ -141,110 +104,6 @@ def row(model_type: str, vocabulary: Path, size: int, work: Path, head: bool) ->
         return Row(model_type, "", {"load": Outcome("unbuilt", f"{type(error).__name__}: {error}")})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def page(rows: list[Row]) -> str:
-    import torch
-    import transformers
-
-    counts = Counter(row.kind for row in rows if row.trunk)
-    loaded = [row for row in rows if row.trunk]
-    reads = [row for row in loaded if row.outcomes["last"].kind == "right"]
-    unbuilt = [row for row in rows if row.kind == "unbuilt"]
-    return (
-        "\n".join(
-            [
-                *_HEAD.format(
-                    command="python tests/benchmarks/language_models.py -o lavi_core/language/README.md",
-                    torch=torch.__version__.partition("+")[0],
-                    transformers=transformers.__version__,
-                    tokenizers=importlib.metadata.version("tokenizers"),
-                    tried=len(rows),
-                    built=len(rows) - len(unbuilt),
-                    read=len(reads),
-                    all_right=sum(row.kind == "right" for row in reads),
-                    refusing=sum(row.kind == "refused" for row in reads),
-                    wrong=counts["wrong"],
-                    raw=sum(any(o.kind == "raw" for o in row.outcomes.values()) for row in rows),
-                    refused=sum(row.outcomes["last"].kind == "refused" for row in loaded)
-                    + sum(row.kind == "refused" for row in rows if not row.trunk),
-                    unbuilt=len(unbuilt),
-                ).splitlines(),
-                "",
-                "| model_type | reads by | right | refused, or **wrong** |",
-                "|---|---|---|---|",
-                *(_line(row) for row in reads),
-                "",
-                "## Refused whole",
-                "",
-                "| model_type | why |",
-                "|---|---|",
-                *(_reason(row) for row in rows if row not in reads and row not in unbuilt),
-                "",
-                "## Not built tiny",
-                "",
-                "Their classes ask for packages that are not installed here, or their sizes are not those of one rule.",
-                "",
-                "| model_type | why |",
-                "|---|---|",
-                *(_reason(row) for row in unbuilt),
-            ]
-        )
-        + "\n"
-    )
-
-
-_HEAD = """# Language models: right, refused, wrong
-
-Every family of transformers {transformers} that reads text, tiny and random, beside transformers' own class (torch
-{torch}, CPU). Written by
-
-```bash
-{command}
-```
-
-{tried} families were tried and {built} built; {read} of them are read as transformers reads them: {all_right} in every
-way below, {refusing} with something refused in a sentence. {refused} are refused whole. **Wrong: {wrong}. Raw errors
-of a library: {raw}.** {unbuilt} could not be built.
-
-"All" is: the last states of a short and a long prompt, alone, in a batch, padded on the right to max_length with
-and without the mask, to the longest, and on the left; every entry by its number and -2; last_before_norm;
-normalized_mean; a prompt that takes all positions; bfloat16; 8-bit weights (within 10 %, or as rounded weights say);
-streamed from disk; the fingerprint that is read from the files; a live LoRA beside a merged one. The trunk of a model
-of text and pictures is compared with the whole model, given text."""
-
-
-def _line(row: Row) -> str:
-    groups: dict[tuple[str, str], list[str]] = {}
-    for name, outcome in row.outcomes.items():
-        if outcome.kind in ("refused", "wrong", "raw"):
-            groups.setdefault((outcome.kind, _short(outcome.why, row.model_type)), []).append(NAMES.get(name, name))
-    notes = []
-    for (kind, why), names in groups.items():
-        entries = [name for name in names if name.startswith("entry")]
-        shown = list(dict.fromkeys(["single entries" if name in entries else name for name in names]))
-        said = f"{', '.join(shown)}: {why}"
-        notes.append(said if kind == "refused" else f"**{kind}** {said}")
-    right = "all but" if notes else "all"
-    return f"| {row.model_type} | {row.trunk} | {right} | {'; '.join(notes)} |"
-
-
-def _reason(row: Row) -> str:
-    outcome = next(o for o in row.outcomes.values() if o.kind != "right")
-    mark = "**raw** " if outcome.kind == "raw" else ""
-    return f"| {row.model_type} | {mark}{_short(outcome.why, row.model_type)} |"
-
-
-def _short(why: str, name: str) -> str:
-    """A sentence for a cell: without the model's name, a folder and the way out."""
-    words = re.sub(r"^hidden_states = \S+ cannot be had of \S+ \((.*)\); set .*$", r"\1", why)
-    words = re.sub(
-        r"the hidden states '?-?\w+'? of (\S+) have shape (\(.*?\)), not (\(.*?\)).*", r"shape \2, not \3", words
-    )
-    words = re.sub(r"^transformers cannot load \S+: ", "", words)
-    words = words.replace(f"{name} (generic) ", "").replace(f"the states of {name}", "states").removeprefix(f"{name} ")
-    words = words.partition("; ")[0].replace("|", "\\|").replace("*", "\\*").replace("<", "\\<")
-    return words if len(words) <= 160 else f"{words[:157].rstrip()}..."
 
 
 def main() -> None:

@@ -55,3 +55,5 @@ def test_errors_of_others_go_on_as_they_are():
         raise KeyError("ours")
     with pytest.raises(torch.OutOfMemoryError), told_plainly("any", torch.float32):
         raise torch.OutOfMemoryError("memory")
+    with pytest.raises(RuntimeError, match="allocate memory"), told_plainly("any", torch.float32):
+        torch.empty(1 << 60)
