@@ -24,7 +24,8 @@ def tool(name: str) -> str:
 def test_no_import_will_break(place: Place, tmp_path: Path):
     guard, host = tool("comfy-import-guard"), place.path
     clone, pack = tmp_path / "cache" / "ComfyUI", tmp_path / "install" / "custom_nodes" / "lavi-bridge"
-    if subprocess.run(["git", "clone", "-q", "--shared", str(host), str(clone)], check=False).returncode:
+    subprocess.run(["git", "clone", "-q", "--shared", str(host), str(clone)], check=False)
+    if not (clone / "comfy" / "model_management.py").is_file():  # a mirror may lack some large files
         pytest.skip(f"NO GIT CLONE: {host} is no repository, in which comfy-import-guard looks names up")
     pack.mkdir(parents=True)
     (pack / "__init__.py").symlink_to(ROOT / "__init__.py")
@@ -35,7 +36,7 @@ def test_no_import_will_break(place: Place, tmp_path: Path):
         [guard, "check", "--offline", "--json", "--no-update", *where], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "comfy.model_patcher" in run.stdout or json.loads(run.stdout)
+    assert [pack["pack"] for pack in json.loads(run.stdout)["packs"]] == ["lavi-bridge"], run.stdout
 
 
 def test_workflows_are_clean(server: Server):
