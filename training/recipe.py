@@ -145,11 +145,15 @@ class LossSection:
 class ValidationSection:
     """The loss on ``data.validation`` held-out examples, every ``every`` steps (0 = never): each at the middle of
     ``bins`` equal parts of the noise levels, with noise that is always the same, without caption dropout.
+
+    text: the loss also with each other's captions and with empty ones, which takes three times as long, and the size
+    and spread of the context, beside those of the vision model's own text encoder (``text_encoder/`` in its folder).
     """
 
     every: int = 0
     bins: int = 10
     batch_size: int = 8
+    text: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...lavi_core.files import write_bytes
+from . import text_curves
+from .plotting import COLORS, FAINT, INK, STYLES, Panel, Run, colored, legend, logarithmic, smooth
 
 PIXELS, DPI = 1200, 120  # of the picture: its width
-COLORS = ("#2f6db3", "#d1672e", "#3f8f5b", "#8a5ba8", "#b8860b", "#3a9aa8", "#b0406a", "#6b7280")
-STYLES = ("-", "--", ":", "-.")
-INK, FAINT = "#333333", "#e6e6e6"
-SHARE = 40  # the moving average reaches over one part of the run in this many, to each side
-
-
-@dataclass(frozen=True)
-class Run:
-    """entries: the lines of a log, each with its "step" and what was measured there."""
-
-    name: str
-    entries: Sequence[Mapping[str, Any]]
-
-    def series(self, key: str) -> tuple[np.ndarray, list[Any]]:
-        """(steps, values) of the entries that have ``key``."""
-        found = [(entry["step"], entry[key]) for entry in self.entries if key in entry]
-        return np.array([step for step, _ in found]), [value for _, value in found]
-
-
-class Panel(NamedTuple):
-    title: str
-    key: str  # shown where an entry has it
-    draw: Callable[[Any, Sequence[Run]], None]
 
 
 def draw_curves(log: Path, output: Path) -> None:
@@ -105,31 +83,10 @@ def _plain(axes: Any, title: str) -> None:
     axes.margins(x=0.01)
 
 
-def _legend(axes: Any, **more: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, **more)
-
-
-def _colored(runs: Sequence[Run]) -> Iterator[tuple[str, Run]]:
-    return ((COLORS[i % len(COLORS)], run) for i, run in enumerate(runs))
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Moving average over a ``SHARE``-th of the run to each side, centred, what is farther away counting less; at the
-    ends over what is there. What is not finite counts for nothing."""
-    width = 2 * max(1, len(values) // SHARE) - 1
-    kernel, good = np.bartlett(width + 2)[1:-1], np.isfinite(values)
-    sums = np.convolve(np.where(good, values, 0.0), kernel, "full")
-    counts = np.convolve(good.astype(float), kernel, "full")
-    middle = slice(width // 2, width // 2 + len(values))
-    with np.errstate(invalid="ignore"):
-        return sums[middle] / counts[middle]
-
-
 def _noisy(axes: Any, key: str, runs: Sequence[Run], alone: str | None = None) -> None:
     """Every step faint, their moving average over it; single spikes may leave the axis, the average does not."""
     low, high = [], []
-    for color, run in _colored(runs):
+    for color, run in colored(runs):
         steps, raw = run.series(key)
         if not len(steps):
             continue
@@ -148,7 +105,7 @@ def _noisy(axes: Any, key: str, runs: Sequence[Run], alone: str | None = None) -
 
 def _loss(axes: Any, runs: Sequence[Run]) -> None:
     _noisy(axes, "loss", runs, "training")
-    for i, (_, run) in enumerate(_colored(runs)):
+    for i, (_, run) in enumerate(colored(runs)):
         steps, found = run.series("validation")
         if len(steps):
             color = COLORS[1] if len(runs) == 1 else COLORS[i % len(COLORS)]
@@ -158,18 +115,22 @@ def _loss(axes: Any, runs: Sequence[Run]) -> None:
             low, high = axes.get_ylim()
             axes.set_ylim(min(low, 0.97 * min(losses)), max(high, 1.03 * max(losses)))
     axes.set_xlabel("step", fontsize=8, color="#666666")
-    _legend(axes, loc="upper right", ncols=2)
+    legend(axes, loc="upper right", ncols=2)
+
+
+def _looks(groups: Sequence[str], single: bool) -> list[dict[str, str]]:
+    return [
+        {"color": COLORS[i % len(COLORS)] if single else "#666666", "linestyle": STYLES[i % len(STYLES)]}
+        for i in range(len(groups))
+    ]
 
 
 def _learning_rates(axes: Any, runs: Sequence[Run]) -> None:
     """By group; where there are several runs, a group is told by the kind of line."""
     groups = list(dict.fromkeys(name for run in runs for rates in run.series("learning_rate")[1] for name in rates))
     single, peaks = len(runs) == 1, []
-    looks = [
-        {"color": COLORS[i % len(COLORS)] if single else "#666666", "linestyle": STYLES[i % len(STYLES)]}
-        for i in range(len(groups))
-    ]
-    for color, run in _colored(runs):
+    looks = _looks(groups, single)
+    for color, run in colored(runs):
         steps, found = run.series("learning_rate")
         for name, look in zip(groups, looks, strict=True) if found else ():
             rates = np.array([rate.get(name, np.nan) for rate in found], dtype=float)
@@ -178,23 +139,32 @@ def _learning_rates(axes: Any, runs: Sequence[Run]) -> None:
     for name, look in zip(groups, looks, strict=True):
         axes.plot([], [], label=name, **look)
     if peaks := [peak for peak in peaks if peak > 0]:
-        _logarithmic(axes, (1.0,))
+        logarithmic(axes, (1.0,))
         axes.set_ylim(min(peaks) / 50, 2 * max(peaks))
-    _legend(axes)
-
-
-def _logarithmic(axes: Any, ticks: Sequence[float]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=ticks, numticks=7))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.minorticks_off()
+    legend(axes)
 
 
 def _norm(axes: Any, runs: Sequence[Run]) -> None:
     _noisy(axes, "norm", runs)
+
+
+def _group_norms(axes: Any, runs: Sequence[Run]) -> None:
+    """The moving average of each group; where there are several runs, a group is told by the kind of line."""
+    groups = list(dict.fromkeys(name for run in runs for norms in run.series("group_norm")[1] for name in norms))
+    single, drawn = len(runs) == 1, []
+    looks = _looks(groups, single)
+    for color, run in colored(runs):
+        steps, found = run.series("group_norm")
+        for name, look in zip(groups, looks, strict=True) if found else ():
+            norms = smooth(np.array([norm.get(name, np.nan) for norm in found], dtype=float))
+            drawn.append(norms[norms > 0])
+            axes.plot(steps, norms, linewidth=1.4, **(look if single else look | {"color": color}))
+    for name, look in zip(groups, looks, strict=True):
+        axes.plot([], [], label=name, **look)
+    values = np.concatenate(drawn) if drawn else np.array([])
+    if len(values):
+        logarithmic(axes, (1.0, 2.0, 5.0) if values.max() < 30 * values.min() else (1.0,))
+    legend(axes)
 
 
 def _speed(axes: Any, runs: Sequence[Run]) -> None:
@@ -207,14 +177,14 @@ def _bins(axes: Any, runs: Sequence[Run]) -> None:
     from matplotlib import colormaps
 
     if len(runs) > 1:
-        for color, run in _colored(runs):
+        for color, run in colored(runs):
             _, found = run.series("validation")
             if found:
                 bins = found[-1]["bins"]
                 middles = (np.arange(len(bins)) + 0.5) / len(bins)
                 axes.plot(middles, bins, "o-", color=color, markersize=3, linewidth=1.4, label=run.name)
         axes.set_xlabel("noise level (0 = the picture, 1 = noise alone), last validation", fontsize=8, color="#666666")
-        _legend(axes)
+        legend(axes)
         return
     steps, found = runs[0].series("validation")
     count = len(found[-1]["bins"])
@@ -224,13 +194,13 @@ def _bins(axes: Any, runs: Sequence[Run]) -> None:
     for i in range(count):
         ends = {0: "least noise", count - 1: "most noise"}
         axes.plot(steps, rows[:, i], "o-", color=shades[i], markersize=2.5, linewidth=1.2, label=ends.get(i))
-    _logarithmic(axes, (1.0, 2.0, 5.0))
-    _legend(axes)
+    logarithmic(axes, (1.0, 2.0, 5.0))
+    legend(axes)
 
 
 def _bench(axes: Any, runs: Sequence[Run]) -> None:
     """One run: the score of each category. Several: the mean of each run's categories."""
-    for color, run in _colored(runs):
+    for color, run in colored(runs):
         steps, found = run.series("bench")
         if not found:
             continue
@@ -244,14 +214,16 @@ def _bench(axes: Any, runs: Sequence[Run]) -> None:
             axes.plot(steps, values, "o-", color=COLORS[i % len(COLORS)], markersize=3, linewidth=1.2, label=name)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(0, 1.01 * max(entry["step"] for run in runs for entry in run.entries))
-    _legend(axes, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend(axes, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 PANELS = (
     Panel("loss", "loss", _loss),
     Panel("learning rate", "learning_rate", _learning_rates),
     Panel("gradient norm before clipping", "norm", _norm),
+    Panel("gradient norm by group", "group_norm", _group_norms),
     Panel("images per second", "images_per_second", _speed),
     Panel("validation loss by noise level", "validation", _bins),
+    *text_curves.PANELS,
     Panel("ShapeBench, share of right pictures", "bench", _bench),
 )

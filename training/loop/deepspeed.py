@@ -80,6 +80,15 @@ def gathered_optimizer(engine: Any) -> GatheredOptimizer:
     return GatheredOptimizer(state, [{**group, "params": []} for group in zero.param_groups])
 
 
+def group_norms(engine: Any) -> list[Tensor]:
+    """As ZeRO's ``scaled_global_norm`` has them, which is their root of squares. Every process must call it."""
+    zero = engine.optimizer
+    return [
+        torch.as_tensor(zero.get_grad_norm_direct(gradients, zero.params_in_partition[index]))
+        for index, gradients in sorted(zero.averaged_gradients.items())
+    ]
+
+
 def _scatter(zero: Any, moments: dict[nn.Parameter, dict[str, Tensor]]) -> None:
     for flat, parameters in _groups(zero):
         kept = zero.optimizer.state[flat] = {}

@@ -137,6 +137,14 @@ def backward(accelerator: Accelerator, model: Any, loss: Tensor, last: bool) -> 
         accelerator.backward(loss)
 
 
+def group_norms(model: Any, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The norm [] of the gradients of each of the optimizer's groups, in its order, before they are clipped."""
+    if is_deepspeed():
+        return deepspeed.group_norms(model)
+    gradients = [[p.grad for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
+    return [torch.stack(torch._foreach_norm(some)).norm() if some else torch.zeros(()) for some in gradients]
+
+
 def clip(accelerator: Accelerator, model: Any, trained: Iterable[nn.Parameter], limit: float) -> Tensor:
     """The gradients' norm before it is clipped; DeepSpeed clips within its step."""
     if is_deepspeed():

@@ -40,8 +40,8 @@ class TrainStep:
         self.trained = pair.trained()
 
     def __call__(self, step: int, batch: Batch) -> dict[str, Any]:
-        """Step number ``step`` on the global batch; what the log tells of it: loss, gradient norm before clipping and
-        learning rates, or why it was skipped.
+        """Step number ``step`` on the global batch; what the log tells of it: loss, gradient norm before clipping, of
+        all and of each group, and learning rates, or why it was skipped.
         """
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
         optimizers.use_averaged_weights(self.optimizer, False)
@@ -58,8 +58,10 @@ class TrainStep:
                 loss = self.loss(micro_batch) / len(batch.micro_batches)
                 parallel.backward(accelerator, self.model, loss, last)  # checkpointed layers run once more here
             total += loss.detach()
+        by_group = parallel.group_norms(self.model, self.optimizer)
         norm = parallel.clip(accelerator, self.model, self.trained.values(), recipe.optimizer.clip_norm)
-        mean, norm = torch.stack([accelerator.reduce(total, "mean"), norm]).tolist()  # type: ignore[list-item]
+        measured = [accelerator.reduce(total, "mean"), norm, *by_group]
+        mean, norm, *norms = torch.stack([value.to(device) for value in measured]).tolist()  # type: ignore[union-attr]
         problem = self.bad_steps.check(step, mean, norm, batch.names, accelerator.is_main_process)
         if problem is None:
             parallel.step(self.model, self.optimizer)
@@ -68,7 +70,7 @@ class TrainStep:
         if problem is not None:
             return {"skipped": problem}
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-        return {"loss": mean, "norm": norm, "learning_rate": rates}
+        return {"loss": mean, "norm": norm, "group_norm": dict(zip(rates, norms, strict=True)), "learning_rate": rates}
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """The weighted mean over a micro-batch, with its graph."""

@@ -30,13 +30,14 @@ from ..recipe import Recipe
 from . import checkpoint, lock, optimizers, parallel
 from .alignment import align
 from .bad_steps import BadSteps
+from .context_measures import ContextMeasure, own_context
 from .ema import EMA
 from .environment import environment, record_environment
 from .journal import Journal
 from .samples import SampleGrids
 from .step import TrainStep
 from .stopping import Stopped, StopSignals
-from .validation import Validation
+from .validation import Validation, in_words
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +111,8 @@ class Trainer:
         if recipe.sample.every and (self.main or parallel.is_sharded()):
             samples = SampleGrids(recipe, self.pair, self.vae, self.text_inputs, self.output if self.main else None)
         if recipe.validation.every:
-            held = self.held_out.tolist()
-            validation = Validation(recipe, self.pair.vision_model, self.latents, held, self.text_inputs)
+            held, own = self.held_out.tolist(), self._own_context()
+            validation = Validation(recipe, self.pair, self.latents, held, self.text_inputs, own)
         self._compute_text_states(batches, samples, validation)
         self._prepare()
         if self.main and not self.resumed:
@@ -139,9 +140,10 @@ class Trainer:
             bar.update()
             if validation is not None and not asked and (self.step % recipe.validation.every == 0 or last):
                 with self.as_given():
-                    found = validation.run(self.pair, device)
+                    found = validation.run(device)
                 if journal is not None:
-                    journal.write(self.step, {"validation": found})
+                    journal.write(self.step, found)
+                    log.info("step %d: %s", self.step, in_words(found))
             due = self.step % recipe.save_every == 0 or last
             optimizer = parallel.gathered_optimizer(self.model, self.optimizer) if due else None
             if journal is not None and due:
@@ -195,6 +197,13 @@ class Trainer:
             with Ranks(self.accelerator).together():
                 self.text_inputs.compute_ahead(captions())
             self.text_inputs.flush()  # what the other processes have written is taken in
+
+    def _own_context(self) -> ContextMeasure | None:
+        """Of the vision model's own text encoder over the held-out captions, on the main process."""
+        if not (self.main and self.recipe.validation.text and len(self.held_out)):
+            return None
+        captions = [self.latents.plain_caption(index, 0) for index in self.held_out.tolist()]
+        return own_context(self.recipe, captions, self.pair.vision_model.context_width, self.accelerator.device)
 
     def _prepare(self) -> None:
         """The pair on its device, and its head start."""

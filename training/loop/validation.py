@@ -1,69 +1,140 @@
-"""Validation loss on held-out examples, by noise level, always with the same noise."""
+"""Validation on held-out examples, always with the same noise: the loss by noise level and by caption, the context."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ..data import LatentCache
-from ..data.text_inputs import TextInput, to_device
-from ..models.vision_model import VisionModel
+from ..data.text_inputs import TextInputs, to_device
+from ..models.pair import Pair
 from ..recipe import Recipe
+from .context_measures import ContextMeasure, Contexts
+
+log = logging.getLogger(__name__)
 
 
 class Validation:
-    """Every process computes the whole of it, so that the number is the same on any count of them."""
+    """Every process computes the whole of it, so that the number is the same on any count of them.
+
+    own: the measure of the vision model's own text encoder, to be told beside the bridge's.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
-        vision: VisionModel,
+        pair: Pair,
         latents: LatentCache,
         indices: Sequence[int],
-        text_inputs: Callable[[Sequence[str]], TextInput],
+        text_inputs: TextInputs,
+        own: ContextMeasure | None = None,
     ):
         if not indices:
             raise ValueError(
                 f"validation.every is {recipe.validation.every}, but no example is held out: set data.validation to "
                 "their number, or validation.every = 0"
             )
-        self.recipe, self.vision, self.latents = recipe, vision, latents
-        self.indices, self.text_inputs = list(indices), text_inputs
+        self.recipe, self.pair, self.latents, self.text_inputs = recipe, pair, latents, text_inputs
+        self.indices, self.own = list(indices), own
+        captions = [latents.caption(index, 0) for index in self.indices]
+        kinds = {"right": captions}
+        if recipe.validation.text:
+            kinds |= {"shuffled": shuffled(captions, recipe.seed), "empty": [""] * len(captions)}
+        if recipe.validation.text and not kinds["shuffled"]:
+            log.warning("most validation captions are one text: there is no loss with shuffled ones")
+        self._texts = {kind: dict(zip(self.indices, texts, strict=True)) for kind, texts in kinds.items() if texts}
 
     def captions(self) -> list[str]:
-        """All that it will ever ask the language model for."""
-        return [self.latents.caption(index, 0) for index in self.indices]
+        """All that it will ever ask the language model for, beside ""."""
+        return list(self._texts["right"].values())
 
     @torch.no_grad()
-    def run(self, predict: Callable[..., Tensor], device: torch.device) -> dict:
-        """predict: the pair's forward, in eval mode. -> {"loss": mean, "bins": [mean of each part of the noise levels]}
+    def run(self, device: torch.device) -> dict[str, Any]:
+        """With the pair in eval mode. -> {"validation": {"loss": mean, "bins": [mean of each part of the noise
+        levels]}}; where ``validation.text`` asks for it also "caption_loss": {"right", "shuffled", "empty"}, the means
+        with these captions, and "context": {"bridge", "own"}, each a ``ContextMeasure``.
 
-        The loss is the plain mean squared error, whatever weighting the recipe trains with.
+        A loss is the plain mean squared error, whatever weighting the recipe trains with.
         """
         from tqdm import tqdm
 
-        settings, objective = self.recipe.validation, self.vision.objective
-        totals = torch.zeros(settings.bins, dtype=torch.float64)
-        count = settings.batch_size
+        settings, vision = self.recipe.validation, self.pair.vision_model
+        totals = {kind: torch.zeros(settings.bins, dtype=torch.float64) for kind in self._texts}
+        contexts, count = Contexts(), settings.batch_size
         alike = (bucket.tolist() for bucket in self.latents.buckets(torch.tensor(self.indices)))
         batches = [bucket[i : i + count] for bucket in alike for i in range(0, len(bucket), count)]
         for indices in tqdm(batches, desc="validation", leave=False, disable=None):
-            latents, captions = self.latents.batch(indices, [0] * len(indices))
-            x0 = latents.to(device) * self.vision.scale
-            text = to_device(self.text_inputs(captions), device)
+            latents, _ = self.latents.batch(indices, [0] * len(indices))
+            x0 = latents.to(device) * vision.scale
+            heard = {}
+            for kind, texts in self._texts.items():
+                heard[kind], mask = self._condition([texts[index] for index in indices], device)
+                if settings.text and kind == "right":
+                    contexts.add(heard[kind].context, mask)
             for part in range(settings.bins):
                 noise = torch.stack([self._noise(index, part, latents.shape[1:]) for index in indices]).to(device)
                 level = torch.full((len(indices),), (part + 0.5) / settings.bins, device=device)
-                timesteps = objective.timesteps(level)
-                x, target = objective.corrupt(x0, noise, timesteps)
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                    prediction = predict(text, x, timesteps)
-                totals[part] += objective.loss(prediction, target).double().sum().cpu()
-        means = totals / len(self.indices)
-        return {"loss": float(means.mean()), "bins": [round(value, 6) for value in means.tolist()]}
+                timesteps = vision.objective.timesteps(level)
+                x, target = vision.objective.corrupt(x0, noise, timesteps)
+                for kind, conditioning in heard.items():
+                    with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+                        prediction = vision.predict(x, timesteps, conditioning)
+                    totals[kind][part] += vision.objective.loss(prediction, target).double().sum().cpu()
+        means = {kind: total / len(self.indices) for kind, total in totals.items()}
+        losses = {kind: float(mean.mean()) for kind, mean in means.items()}
+        found: dict[str, Any] = {
+            "validation": {"loss": losses["right"], "bins": [round(value, 6) for value in means["right"].tolist()]}
+        }
+        if settings.text:
+            empty = Contexts()
+            conditioning, mask = self._condition([""], device)
+            empty.add(conditioning.context, mask)
+            measures = {"bridge": contexts.measure(empty), "own": self.own}
+            found["caption_loss"] = losses
+            found["context"] = {name: one.plain() for name, one in measures.items() if one is not None}
+        return found
+
+    def _condition(self, captions: Sequence[str], device: torch.device) -> tuple[Conditioning, Tensor]:
+        """The conditioning, and which of its tokens are real, [B T] bool."""
+        text = to_device(self.text_inputs(captions), device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            hidden = text if isinstance(text, HiddenStates) else self.pair.encoder(text, self.recipe.prompt)
+            return self.pair.condition(hidden), hidden.mask
 
     def _noise(self, index: int, part: int, shape: torch.Size) -> Tensor:
         seed = (self.recipe.seed * 1_000_003 + index) * 4096 + part
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def shuffled(captions: Sequence[str], seed: int) -> list[str]:
+    """Each caption once, every one in the place of another text; none where that cannot be, since more than half of
+    them are one text."""
+    count, most = len(captions), max(Counter(captions).values())
+    if 2 * most > count:
+        return []
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    group = {text: number for number, text in enumerate(dict.fromkeys(captions[i] for i in order))}
+    order.sort(key=lambda i: group[captions[i]])  # those that are alike stand together: ``most`` farther is another
+    found = list(captions)
+    for place, i in enumerate(order):
+        found[i] = captions[order[(place + most) % count]]
+    return found
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """What ``Validation.run`` found, as a line of the log."""
+    line = f"validation loss {found['validation']['loss']:.4f}"
+    if "caption_loss" not in found:
+        return line
+    losses = found["caption_loss"]
+    more = [f"{losses[kind] - losses['right']:+.4f} {kind}" for kind in ("shuffled", "empty") if kind in losses]
+    bridge, own = found["context"]["bridge"], found["context"].get("own", {})
+    names = {"size": "size", "spread": "spread", "empty_size": '"" size', "empty_distance": '"" distance'}
+    parts = [f"{name} {bridge[key]:.3g}" + (f" (own {own[key]:.3g})" if own else "") for key, name in names.items()]
+    return f"{line} with the right captions, {', '.join(more)}; context: {', '.join(parts)}"
