@@ -1,6 +1,6 @@
 """What tools of others, which boards of compatibility run, say of the pack and of its workflows.
 
-    pip install comfy-import-guard==1.3.0 comfy-lint==0.1.0
+pip install comfy-import-guard==1.3.0 comfy-lint==0.1.0
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ def test_no_import_will_break(place: Place, tmp_path: Path):
     if not (clone / "comfy" / "model_management.py").is_file():  # a mirror may lack some large files
         pytest.skip(f"NO GIT CLONE: {host} is no repository, in which comfy-import-guard looks names up")
     pack.mkdir(parents=True)
-    (pack / "__init__.py").symlink_to(ROOT / "__init__.py")
+    shutil.copy(ROOT / "__init__.py", pack)  # it follows no links
     for layer in ("nodes", "lavi_core"):
-        (pack / layer).symlink_to(ROOT / layer)
+        shutil.copytree(ROOT / layer, pack / layer)
     where = ["--cache-dir", str(clone.parent), "--comfy-dir", str(pack.parents[1]), "--target", "HEAD"]
     run = subprocess.run(
         [guard, "check", "--offline", "--json", "--no-update", *where], capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert [pack["pack"] for pack in json.loads(run.stdout)["packs"]] == ["lavi-bridge"], run.stdout
+    (found,) = json.loads(run.stdout)["packs"]
+    assert found["references"] > 100 and not found["unparseable"], run.stdout + run.stderr
+    # a name that getattr asks for with another value beside it is of newer hosts
+    missing = [f"{one['dotted']} in {one['file']}" for one in found["breaking"] if one["kind"] != "getattr"]
+    assert not missing
+    assert run.returncode == 0 or found["breaking"]
 
 
 def test_workflows_are_clean(server: Server):
