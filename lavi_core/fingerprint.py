@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .quantized.modules import quantized
+from .quantized.unpacking import packed
 
 SAMPLE = 1024  # values read at the start and at the middle of each matrix
 
@@ -28,8 +28,7 @@ def weights_fingerprint(model: nn.Module) -> str:
     between versions. Vectors are left out: norms are all positive.
     """
     plain = [_tensor_fingerprint(p.detach()) for p in model.parameters() if _is_matrix(p)]
-    packed = {id(module.blocks): module for _, module in quantized(model)}  # one print of a shared matrix
-    return _together([*plain, *(_slice_fingerprint(m, (m.rows, m.columns)) for m in packed.values())])
+    return _together([*plain, *(_slice_fingerprint(part, part.shape) for _, part in packed(model))])
 
 
 def files_fingerprint(model: nn.Module, files: Sequence[Path]) -> str | None:
@@ -64,10 +63,9 @@ def magnitudes(model: nn.Module) -> list[float]:
 
     What a fingerprint of signs does not see: weights that were scaled. A quantised copy has them within some percent.
     """
-    packed = {id(module.blocks): module for _, module in quantized(model)}
     plain = [p.detach() for p in model.parameters() if _is_weight(p)]
     found = [_magnitude(_samples_of(p)) for p in plain]
-    return sorted(found + [_magnitude(_samples_in(m, (m.rows, m.columns))) for m in packed.values()])
+    return sorted(found + [_magnitude(_samples_in(part, part.shape)) for _, part in packed(model)])
 
 
 def parts_magnitudes(parts: Iterable[tuple[Any, tuple[int, ...]]]) -> list[float]:

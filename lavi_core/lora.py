@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .peft_config import HEADS, check_plain
 from .quantized.modules import Quantized
+from .quantized.unpacking import Unpacking
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
     undo: list[Callable[[], None]] = []
     for path, delta in lora.items() if strength else ():
         module = model.get_submodule(path)
-        if isinstance(module, Quantized):
+        if isinstance(module, Quantized | Unpacking):
             undo.append(module.register_forward_hook(_live(delta, strength * delta.scale)).remove)
             continue
         original = module.weight
@@ -239,8 +240,10 @@ def _restore(module: nn.Module, original: nn.Parameter) -> None:
     module.weight = original
 
 
-def _live(delta: Delta, scale: float) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _live(delta: Delta, scale: float) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):  # I-BERT's maps give the scale of integers beside
+            return hook(module, args, output[0]), *output[1:]
         x: Tensor = args[0]
         down, up = delta.down.to(x.device, x.dtype), delta.up.to(x.device, x.dtype)
         if isinstance(module, nn.Conv2d):

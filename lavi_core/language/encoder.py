@@ -18,7 +18,8 @@ from ..conditioning import HiddenStates
 from ..config import LanguageConfig
 from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
-from ..quantized.storage import STORAGES
+from ..quantized.storage import STORAGES, requantize, tell_remains
+from .buffers import fit_tables
 from .facts import config_facts, stretched_beyond, token_facts
 from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
@@ -111,6 +112,12 @@ class TextEncoder(nn.Module):
         # a streamed model's print is that of its files, and one that was quantised here keeps the one it had before
         encoder = cls(model, *known, source.print if stream or packed else None).eval()
         encoder.files = tuple([source.path] if source.files is None else source.files)
+        if STORAGES[weights].linear:
+            requantize(encoder.model, STORAGES[weights])  # what is not read tensor by tensor, row by row
+            tell_remains(encoder.model, weights, encoder.config.model_id)
+        if encoder.dtype.itemsize < 4:
+            ids = probe_ids(encoder.config.vocab_size, torch.device("cpu"))
+            fit_tables(encoder.model, encoder.dtype, lambda: encoder.model(input_ids=ids))
         return encoder if stream else encoder.to(device)
 
     @classmethod

@@ -64,7 +64,7 @@ def _last_output(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
     """What the last layer passes on, which transformers' own entries have in some versions alone."""
 
     def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        raise _Reached(output[0] if isinstance(output, tuple) else output)
+        raise _Reached(output[0] if isinstance(output, tuple | list) else output)
 
     return _reached_by(run, layers[-1].register_forward_hook(leave), len(layers) - 1)
 
@@ -91,7 +91,7 @@ def _normalized_mean(run: Callable[[], Any], layers: nn.ModuleList) -> Tensor:
         take(_input(args, kwargs))
 
     def take_output(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        take(output[0] if isinstance(output, tuple) else output)
+        take(output[0] if isinstance(output, tuple | list) else output)
 
     with ExitStack() as hooks:
         for layer in layers[1:]:  # the input of a layer is the output of the one before

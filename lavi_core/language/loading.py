@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +14,15 @@ from torch import nn
 
 from ..fingerprint import files_fingerprint, files_magnitudes, parts_fingerprint, parts_magnitudes
 from ..quantized.storage import STORAGES, Storage, requantize
+from .conversions import converted
 from .families import family_of
 from .family import LanguageFamily
 from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
 from .gguf_file import gguf_tensors, is_gguf, read_gguf
 from .single_file import is_single_file, read_single_file
+from .streaming import stream as stream_from
 from .tensor_files import StoredTensor, safetensors
+from .unsaved import completed
 from .weight_loading import Empty, Progress, Slots, fill
 
 
@@ -50,11 +53,24 @@ class Source(NamedTuple):
             return _prints(slots.found_in(gguf_tensors(self.path, whole)))
         if getattr(self.config, "quantization_config", None) is None:
             with safetensors(self.files) as stored:
-                found = slots.plainly_in(stored)
+                found = _found_in(stored, slots, whole)
                 if found is not None:
                     return _prints(found)
         empty = self.empty()
         return files_fingerprint(empty, self.files), files_magnitudes(empty, self.files)
+
+
+def _found_in(stored: Mapping[str, StoredTensor], slots: Slots, whole: nn.Module) -> dict[int, StoredTensor] | None:
+    """The tensor for each place; None where the files have it neither by the model's names nor by those that
+    transformers turns into them."""
+    plain = _plainly_in(stored, slots, whole)
+    return slots.found_in(converted(whole, stored)) if plain is None else plain
+
+
+def _plainly_in(stored: Mapping[str, StoredTensor], slots: Slots, whole: nn.Module) -> dict[int, StoredTensor] | None:
+    """The same by the model's names alone; what its class never saves is computed, or is what it is tied to."""
+    plain = slots.plainly_in(stored)
+    return slots.plainly_in(completed(stored, whole)) if plain is None else plain
 
 
 def _prints(tensors: Mapping[int, StoredTensor] | None) -> tuple[str | None, list[float] | None]:
@@ -95,18 +111,15 @@ def load_trunk(
     """The trunk (no LM head, no decoder), with its weights.
 
     dtype: that of the computation; None = as stored, float32 for GGUF. weights: a row of STORAGES.
-    stream: weights stay in their safetensors files and are read, layer by layer, at each pass (accelerate's hooks).
+    stream: weights stay in their safetensors files and are read, module by module, at each pass (see ``_streamed``).
     progress: told the bytes read and those in all, tensor by tensor; it may raise.
     Raises ValueError, in one sentence, for a path that is not a loadable language model.
     """
-    storage, path, family = STORAGES[weights], source.path, source.family
+    storage, path = STORAGES[weights], source.path
     if stream:
         if storage.linear:
             raise ValueError(f"a streamed language model takes its weights as they are stored, not in {weights}")
-        with safetensors(source.files or ()) as stored:
-            if any(tensor.is_scaled for tensor in stored.values()):
-                raise ValueError(f"{path} has scaled float8 weights, which cannot be streamed; load it whole")
-        return _trunk(_from_pretrained(family, path, dtype, device_map={"": "disk"}), family)
+        return _streamed(source, dtype)
     if source.files is None:
         dtype = dtype or torch.float32
         trunk = _filled(source, lambda whole: gguf_tensors(path, whole), dtype, storage, progress)
@@ -118,7 +131,38 @@ def load_trunk(
         with safetensors(source.files) as stored:
             trunk = _filled(source, stored, dtype or _stored_dtype(source.config, stored), storage, progress)
             _check_convertible(source, trunk is not None, stored)
-    return _converted(source, dtype, storage) if trunk is None else trunk
+    return _from_transformers(source, dtype, storage) if trunk is None else trunk
+
+
+def _streamed(source: Source, dtype: torch.dtype | None) -> nn.Module:
+    """The trunk, whose weights stay in the files. Raises ValueError where a pass could not read them from there."""
+    path, opened = source.path, ExitStack()
+    stored = opened.enter_context(safetensors(source.files or ()))
+    if any(tensor.is_scaled for tensor in stored.values()):
+        raise ValueError(f"{path} has scaled float8 weights, which cannot be streamed; load it whole")
+    if getattr(source.config, "quantization_config", None) is not None:
+        raise ValueError(f"{path} has weights packed by another library, which cannot be streamed; load it whole")
+    dtype = dtype or _stored_dtype(source.config, stored)
+    whole, trunk, slots = _places(source, dtype)
+    tensors = _found_in(stored, slots, whole)
+    if tensors is None:
+        raise ValueError(
+            f"{path} cannot be streamed: its files do not hold the weights of {type(trunk).__name__} one by one under "
+            "names that it or transformers' tables know; load it whole"
+        )
+    if not Slots.are_all(trunk):
+        raise ValueError(f"{path} cannot be streamed: {type(trunk).__name__} saves more than weights; load it whole")
+    stream_from(trunk, slots, tensors, _dtype_of(whole, dtype), opened)
+    return trunk.requires_grad_(False)
+
+
+def _places(source: Source, dtype: torch.dtype) -> tuple[Any, nn.Module, Slots]:
+    """The model without weights, its trunk, and where each weight goes in that."""
+    with Empty():
+        whole = _empty(source.config, source.family)
+    setattr(whole.config, _dtype_name(), dtype)
+    trunk = _trunk(whole, source.family)
+    return whole, trunk, Slots(whole, trunk)
 
 
 def verify(source: Source) -> None:
@@ -135,7 +179,7 @@ def verify(source: Source) -> None:
             whole = _empty(source.config, source.family)
         slots = Slots(whole, _trunk(whole, source.family))
         with safetensors(source.files) as stored:
-            found = slots.plainly_in(stored)
+            found = _plainly_in(stored, slots, whole)
             _check_convertible(source, found is not None, stored)
         if found is not None:
             return
@@ -156,7 +200,7 @@ def _not_its_names(source: Source) -> ValueError:
     )
 
 
-def _converted(source: Source, dtype: torch.dtype | None, storage: Storage) -> nn.Module:
+def _from_transformers(source: Source, dtype: torch.dtype | None, storage: Storage) -> nn.Module:
     """The same by transformers, where it renames, joins or takes apart what the files hold."""
     trunk = _trunk(_from_pretrained(source.family, source.path, dtype), source.family)
     requantize(trunk, storage)
@@ -174,12 +218,8 @@ def _filled(
 
     stored: the tensors of the files, under names that may have a prefix; or what gives them under those of a model.
     """
-    with Empty():
-        whole = _empty(source.config, source.family)
-    setattr(whole.config, _dtype_name(), dtype)
-    trunk = _trunk(whole, source.family)
-    slots = Slots(whole, trunk)
-    tensors = slots.found_in(stored(whole)) if callable(stored) else slots.plainly_in(stored)
+    whole, trunk, slots = _places(source, dtype)
+    tensors = slots.found_in(stored(whole)) if callable(stored) else _plainly_in(stored, slots, whole)
     if tensors is None or not Slots.are_all(trunk):
         return None
     fill(slots, tensors, _dtype_of(whole, dtype), storage, progress)
@@ -195,11 +235,16 @@ def _empty(config: Any, family: LanguageFamily) -> Any:
 
     loader: Any = getattr(transformers, family.loader)
     more = {_dtype_name(): torch.float32}
-    with _quiet():
-        if hasattr(loader, "from_config"):
-            return loader.from_config(config, **more)
-        # one class, for the text half of a model of text and pictures
-        return loader._from_config(getattr(config, "text_config", config), **more)
+    try:
+        with _quiet():
+            if hasattr(loader, "from_config"):
+                return loader.from_config(config, **more)
+            # one class, for the text half of a model of text and pictures
+            return loader._from_config(getattr(config, "text_config", config), **more)
+    except Exception as error:  # it makes no such model, needs a package that is missing, ...
+        raise ValueError(
+            f"transformers cannot build a {config.model_type} model ({first_line(error)}); take another language model"
+        ) from error
 
 
 def _dtype_of(model: nn.Module, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
@@ -257,15 +302,25 @@ def _dtype_name() -> str:
 def _trunk(model: Any, family: LanguageFamily) -> nn.Module:
     """The part that turns tokens into hidden states: an encoder-decoder's encoder, a vision-language model's language
     model; without BERT's pooler, which nothing here reads."""
-    if family.name == "generic" and getattr(model.config, "is_encoder_decoder", False):
+    config = model.config
+    if family.name == "generic" and getattr(config, "is_encoder_decoder", False):
         model = model.get_encoder()
     for inner in ("text_model", "language_model"):  # CLIP before transformers 5; vision-language models
         if isinstance(getattr(model, inner, None), nn.Module):
-            model = getattr(model, inner)
+            model = _headless(getattr(model, inner))
+    if not hasattr(model, "config"):  # FSMT's encoder is a plain module
+        model.config = config
     if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters and hasattr(model, "pooler"):
         model.pooler = None
     model.config.use_cache = False
     return model.eval().requires_grad_(False)
+
+
+def _headless(model: Any) -> Any:
+    """BLIP-2 holds its language model with the head, or as an encoder with its decoder."""
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+        return model
+    return model.get_encoder() if model.config.is_encoder_decoder else model.base_model
 
 
 @contextmanager

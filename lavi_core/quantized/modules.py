@@ -11,13 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .formats import BlockFormat
+from .stand_in import StandIn
+
+
+class _InBlocks(StandIn):
+    why = "is kept as quantised blocks; load the language model with its weights dense"
 
 
 class Quantized(nn.Module):
     """What both have in common.
 
     blocks: [rows bytes] uint8, a parameter: moved with the module, cast by nothing.
-    weight: what code that only asks for a dtype, a device or a shape may read; its values are NaN.
+    weight: what code that only asks for a dtype, a device or a shape may read; who computes with it is refused.
     In a state dict the blocks stand under the name ``weight``.
     """
 
@@ -29,7 +34,7 @@ class Quantized(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        return self.stand_in.expand(self.rows, self.columns)
+        return self.stand_in.expand(self.rows, self.columns).as_subclass(_InBlocks)
 
     def dense(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The weight itself, [rows columns], made anew at each call."""

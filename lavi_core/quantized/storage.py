@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,8 +12,12 @@ from torch import Tensor, nn
 from ..registry import Registry
 from .formats import FORMATS, PLAIN, BlockFormat
 from .modules import put_blocks, takes_blocks
+from .unpacking import may_unpack, packed, unpack_when_run
+
+log = logging.getLogger(__name__)
 
 PIECE = 2**21  # values quantised in one go
+TOLD = 0.01  # a share of the matrices that is worth a word
 SMALL = 2**10  # an embedding of fewer rows is a table of positions or distances
 
 
@@ -69,13 +74,40 @@ def quantize(values: Tensor, row: BlockFormat) -> Tensor:
 
 
 def requantize(model: nn.Module, storage: Storage) -> None:
-    """The same for a model that is in memory, module by module; a weight that several share is left as it is."""
+    """The same for a model that is in memory, module by module; what is no plain map of rows, the experts of a mixture
+    say, is dequantised while it runs. A weight that several share is left as it is."""
     owners = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
     for module in list(model.modules()):
-        weight = module._parameters.get("weight")
-        stored = None if weight is None else PLAIN.get(weight.dtype)
-        if weight is None or stored is None or owners[id(weight)] > 1:
-            continue
-        row = storage.row(stored, tuple(weight.shape), [module])
-        if row is not None:
-            put_blocks(module, quantize(weight.detach(), row), row, weight.dtype)
+        for name, weight in list(module._parameters.items()):
+            stored = None if weight is None else PLAIN.get(weight.dtype)
+            if weight is None or stored is None or owners[id(weight)] > 1:
+                continue
+            if name == "weight" and takes_blocks(module):
+                row = storage.row(stored, tuple(weight.shape), [module])
+                if row is not None:
+                    put_blocks(module, quantize(weight.detach(), row), row, weight.dtype)
+            elif storage.linear and _is_plain(stored) and may_unpack(module, name, weight):
+                row, columns = FORMATS[storage.linear], weight.shape[-1]
+                if columns % row.values == 0:
+                    blocks = quantize(weight.detach().reshape(-1, columns), row)
+                    unpack_when_run(module, name, blocks.reshape(*weight.shape[:-1], -1), row, weight.dtype)
+
+
+def tell_remains(model: nn.Module, weights: str, name: str) -> None:
+    """Log which share of the matrices of a model that was to be quantised is not. weights: the row of STORAGES that was
+    asked for. Raises ValueError where none is quantised."""
+    held = sum(torch.Size(part.shape).numel() for _, part in packed(model))
+    left: Counter[str] = Counter()
+    seen: set[int] = set()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point() and parameter.ndim > 1 and id(parameter) not in seen:
+                seen.add(id(parameter))
+                left[type(module).__name__] += parameter.numel()
+    share = left.total() / max(1, held + left.total())
+    kinds = ", ".join(kind for kind, _ in left.most_common(3))
+    why = f"rows of no whole blocks of {FORMATS[STORAGES[weights].linear].values}, small tables, or no known maps"
+    if not held and left:
+        raise ValueError(f"nothing of {name} can be kept in {weights} ({kinds}: {why}); load it as it is stored")
+    if share >= TOLD:
+        log.warning("%.0f %% of the matrices of %s are not kept in %s (%s: %s)", 100 * share, name, weights, kinds, why)

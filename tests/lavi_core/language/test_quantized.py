@@ -15,11 +15,12 @@ from lavi_bridge.lavi_core.language import gguf_file as file
 from lavi_bridge.lavi_core.language.facts import differing
 from lavi_bridge.lavi_core.language.gguf_file import gguf_config
 from lavi_bridge.lavi_core.language.weight_loading import Slots
-from lavi_bridge.lavi_core.lora import Delta
+from lavi_bridge.lavi_core.lora import Delta, is_site
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.lavi_core.quantized.formats import FORMATS
 from lavi_bridge.lavi_core.quantized.modules import Quantized, quantized
 from lavi_bridge.lavi_core.quantized.storage import STORAGES
+from lavi_bridge.lavi_core.quantized.unpacking import packed
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama, write_t5
 from torch import nn
 
@@ -114,16 +115,17 @@ def test_a_folder_is_quantised_as_the_gguf_package_does(quantisable, weights, ki
         ours, golden = TextEncoder.load(folder, dtype=dtype, weights=weights), TextEncoder.load(folder, dtype=dtype)
         plain = TextEncoder.load(folder, dtype=torch.float32)
         assert is_copy(ours.config, golden.config)  # the fingerprint is that of the weights before
-        found = dict(quantized(ours.model))
-        for path, module in found.items():
-            values = plain.model.get_submodule(path).weight.numpy()
-            row = gguf.GGMLQuantizationType[module.format.name]
+        found = dict(packed(ours.model))
+        for path, part in found.items():
+            read_so = isinstance(golden.model.get_submodule(path.removesuffix(".weight")), nn.Linear | nn.Embedding)
+            values = (plain if read_so else golden).model.get_parameter(path).float().numpy()
+            row = gguf.GGMLQuantizationType[part.format.name]
             values = gguf.quants.dequantize(gguf.quants.quantize(values, row), row)
-            golden.model.get_submodule(path).weight.copy_(torch.from_numpy(values))
+            golden.model.get_parameter(path).copy_(torch.from_numpy(values))
         assert torch.equal(say(ours), say(golden)), dtype
         table = ours.model.get_input_embeddings()
         assert table.format.name == "Q8_0" and isinstance(table, Quantized)
-        maps = {p for p, m in plain.model.named_modules() if type(m) is nn.Linear}
+        maps = {f"{p}.weight" for p, m in plain.model.named_modules() if is_site(m)}
         assert maps <= set(found) and all(found[p].format.name == STORAGES[weights].linear for p in maps)
 
 
