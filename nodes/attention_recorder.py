@@ -79,6 +79,9 @@ class AttentionMaps:
     samplings: list[Sampling] = field(default_factory=list)
     now: Sampling = field(default_factory=Sampling)
 
+    def __str__(self) -> str:
+        return f"attention to {self.context.shape[1]} vectors of context, of {len(self.samplings)} samplings"
+
     def sample(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The host's OUTER_SAMPLE: a sampling begins, what the same node gathered before is forgotten."""
         now = self.now = Sampling((noise.shape[-2], noise.shape[-1]), current_signatures=current_signatures())

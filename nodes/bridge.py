@@ -36,6 +36,9 @@ class ConnectedBridge:
     stamp: str = ""
     prompts: PromptCache = field(default_factory=PromptCache, init=False, compare=False, repr=False)
 
+    def __str__(self) -> str:
+        return f"bridge {self.name} from {self.config.language.model_id} to {self.config.vision.model_id}"
+
     @property
     def encoder(self) -> Any:
         """The core's ``TextEncoder``; load the patcher before running it."""

@@ -39,6 +39,10 @@ class LanguageModel:
     patcher: ModelPatcher  # its model is the core's TextEncoder
     prefix: str = "model."
 
+    def __str__(self) -> str:
+        made = self.encoder.config
+        return f"language model {self.name} ({made.family}, {made.num_layers} layers of width {made.hidden_size})"
+
     @property
     def encoder(self) -> Any:
         """The core's ``TextEncoder``; load the patcher before running it."""

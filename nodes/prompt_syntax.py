@@ -62,10 +62,22 @@ class Piece(NamedTuple):
 def read(encoder: Any, trained: Any, text: str, options: PromptOptions) -> list[Piece]:
     """Text -> pieces, by the core's ``encoder`` and the recipe that the bridge was trained with. Raises ValueError."""
     prompt = Prompt.weighted(text) if options.weights else Prompt.plain(text)
+    if options.long_prompts != "chunk":
+        prompt = _without_breaks(prompt)
     return [
         Piece(part, recipe, encoder.tokenize([part.text], recipe))
         for part, recipe in LONG_PROMPTS[options.long_prompts](encoder, options.recipe(trained), prompt)
     ]
+
+
+def _without_breaks(prompt: Prompt) -> Prompt:
+    """BREAK is a mark for pieces, no word: where there are none, a space stands for it."""
+    text, weights, at = "", (), 0
+    for match in BREAK.finditer(prompt.text):
+        text += f"{prompt.text[at : match.start()]} "
+        weights += (*prompt.weights[at : match.start()], 1.0)
+        at = match.end()
+    return Prompt(text + prompt.text[at:], (*weights, *prompt.weights[at:]))
 
 
 def _cut(_: Any, recipe: Any, prompt: Prompt) -> list[tuple[Prompt, Any]]:

@@ -5,26 +5,36 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+
+from ...lavi_core.files import write_safetensors
 from ..models import named
 
 NAMES = {
     "lavi_bridges/lavi_demo_bridge.safetensors": "minilm.safetensors",
     "lavi_bridges/lavi_demo_bridge_smollm2.safetensors": "smollm2.safetensors",
-    "vae/lavi_demo_vae.safetensors": "vae.safetensors",
     "diffusers/lavi_demo_vision/unet": "vision/unet",
     "diffusers/lavi_demo_vision/scheduler": "vision/scheduler",
 }
-LANGUAGE = "LLM/lavi_demo_language"
+VAE = "vae/lavi_demo_vae.safetensors"
+LANGUAGE = {"minilm": "LLM/lavi_demo_language", "smollm2": "LLM/SmolLM2-135M-Instruct.Q4_1.gguf"}
+# What ComfyUI's class of tiny autoencoders asks a file for beside its weights, and warns of where it is missing.
+PLAIN = {"vae_scale": 1.0, "vae_shift": 0.0}
 
 
-def install(comfyui: str | Path) -> list[Path]:
-    """Copy the demo into ``comfyui``/models; files of those names are replaced. Returns what was written."""
+def install(comfyui: str | Path, second: bool = False) -> list[Path]:
+    """Copy the demo into ``comfyui``/models; files of those names are replaced. Returns what was written.
+
+    second: the language model of the demo's second bridge, SmolLM2, too.
+    """
     target = Path(comfyui) / "models"
     if not target.is_dir():
         raise ValueError(f"{comfyui} is no ComfyUI folder: it has no models/ in it")
     written = []
     pairs = {target / name: named.WEIGHTS / source for name, source in NAMES.items()}
-    pairs[target / LANGUAGE] = named.language("demo:minilm")
+    models = LANGUAGE if second else {"minilm": LANGUAGE["minilm"]}
+    pairs |= {target / place: named.language(f"demo:{name}") for name, place in models.items()}
     for place, source in pairs.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -32,7 +42,20 @@ def install(comfyui: str | Path) -> list[Path]:
         else:
             _copy_file(source, place)
         written.append(place)
-    return written
+    _write_vae(named.WEIGHTS / "vae.safetensors", target / VAE)
+    return [*written, target / VAE]
+
+
+def _write_vae(source: Path, place: Path) -> None:
+    from safetensors.torch import load_file
+
+    with safe_open(str(source), "pt") as file:
+        metadata = file.metadata()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink():
+        place.unlink()
+    more = {name: torch.tensor(value) for name, value in PLAIN.items()}
+    write_safetensors(place, {**load_file(str(source)), **more}, metadata)
 
 
 def _copy_folder(source: Path, place: Path) -> None:

@@ -162,3 +162,25 @@ def a_strength_that_does_nothing_is_said():
             assert not bridged.patches
     finally:
         path.unlink()
+
+
+@check
+def a_wire_is_shown_as_a_line():
+    from comfy_extras.nodes_preview_any import PreviewAny
+
+    bridge = connected("bert")
+    for wire, words in ((bridge, "bridge bert.safetensors from"), (bridge.clip.cond_stage_model.language, "layers of")):
+        (shown,) = PreviewAny().main(wire)["ui"]["text"]
+        assert words in shown and len(shown) < 200 and "\n" not in shown, shown
+
+
+@check
+def break_is_no_word_where_there_are_no_pieces():
+    bridge = connected("bert")
+    plain = stock.CLIPTextEncode().encode(bridge.clip, "a red circle")[0][0][0]
+    assert torch.equal(stock.CLIPTextEncode().encode(bridge.clip, "a red BREAK circle")[0][0][0], plain)
+    for way in ("cut", "full length"):
+        options = prompting_.PromptOptions(weights=True, long_prompts=way)
+        for text in ("a (red:1.3) BREAK circle", "a (red:1.3)  BREAK\n circle"):
+            ours = bridge.encode(text, options)[0][0][0]
+            assert torch.equal(ours, bridge.encode("a (red:1.3) circle", options)[0][0][0])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+import sys
 import threading
 import tomllib
 import zipfile
@@ -23,8 +26,9 @@ from lavi_bridge.training.models import fetch as fetching
 from lavi_bridge.training.models import named
 from lavi_bridge.training.recipe import read_recipe
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+ROOT = Path(named.__file__).parents[2]
 RECIPES = Path(named.__file__).parents[1] / "recipes"
 PARTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
 
@@ -112,6 +116,7 @@ def test_installing_never_writes_through_a_link(tmp_path: Path, monkeypatch: pyt
     weights, target, other = tmp_path / "weights", tmp_path / "comfy" / "models", tmp_path / "other"
     for name in ("minilm", "smollm2", "vae"):
         write_text(weights / f"{name}.safetensors", f"our {name}")
+    save_file({"decoder.1.weight": torch.ones(2)}, weights / "vae.safetensors", {"latent_scale": "1.5"})
     write_text(weights / "vision" / "unet" / "config.json", "our unet")
     write_text(weights / "vision" / "scheduler" / "scheduler_config.json", "our scheduler")
     write_text(tmp_path / "language" / "config.json", "our language")
@@ -127,6 +132,26 @@ def test_installing_never_writes_through_a_link(tmp_path: Path, monkeypatch: pyt
     (vision / "scheduler" / "scheduler_config.json").symlink_to(other / "scheduler_config.json")
     install(tmp_path / "comfy")
     assert {p.read_text() for p in other.rglob("*") if p.is_file()} == {"theirs"}
-    assert vae.read_text() == "our vae" and not vae.is_symlink()
+    assert load_file(vae).keys() == {"decoder.1.weight", "vae_scale", "vae_shift"} and not vae.is_symlink()
     assert (vision / "unet" / "config.json").read_text() == "our unet"
     assert (vision / "scheduler" / "scheduler_config.json").read_text() == "our scheduler"
+
+
+def test_installing_by_comfyuis_own_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the script at the pack's root, into the ComfyUI that the pack lies in or one that is named."""
+    (tmp_path / "ComfyUI" / "models").mkdir(parents=True)
+    pack = tmp_path / "ComfyUI" / "custom_nodes" / "any-name"
+    pack.parent.mkdir()
+    pack.symlink_to(ROOT)
+    kept = tmp_path / "kept" / "minilm"
+    write_text(kept / "config.json", "our language")
+    write_text(kept / "model.safetensors", "")
+    write_text(kept / ".sha256-ok", fetching.MODELS["minilm"].sha256)
+    monkeypatch.setenv("LAVI_BRIDGE_MODELS", str(kept.parent))
+    for named_place in ([], [str(tmp_path / "ComfyUI")]):
+        command = [sys.executable, str(pack / "install_demo.py"), *named_place]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert "--smollm2 brings it" in run.stdout and "lavi_demo_language" in run.stdout
+        assert (tmp_path / "ComfyUI" / "models" / "LLM" / "lavi_demo_language" / "config.json").is_file()
+        shutil.rmtree(tmp_path / "ComfyUI" / "models" / "LLM")
