@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def random_lora(model: nn.Module, sites: list[str]) -> dict[str, Delta]:
     for path in sites:
         module: Any = model.get_submodule(path)
         weight = module.weight if isinstance(module, nn.Linear | nn.Conv2d) else module.weight.T
-        down = torch.randn(RANK, *weight.shape[1:], generator=generator) / weight[0].numel() ** 0.5
+        down = torch.randn(RANK, *weight.shape[1:], generator=generator) / math.prod(weight.shape[1:]) ** 0.5
         up = torch.randn(weight.shape[0], RANK, *([1] * (weight.ndim - 2)), generator=generator) * 0.3
         found[path] = Delta(down, up, 2.0)
     return found
