@@ -13,7 +13,7 @@ from lavi_bridge.lavi_core import lora
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
-from lavi_bridge.lavi_core.quantized.modules import quantized
+from lavi_bridge.lavi_core.quantized.unpacking import packed
 from torch import Tensor, nn
 
 PROMPTS = ("a red circle", "two elephants in the forest , a rabbit in spring")
@@ -212,10 +212,8 @@ def examine_uses(encoder: TextEncoder, folder: Path) -> dict[str, Outcome]:
             return error
         dense = TextEncoder.load(folder)  # with the same weights, rounded: other experts can be chosen by those
         with torch.no_grad():
-            for path, module in quantized(rounded.model):
-                weight: Any = dense.model.get_submodule(path).weight
-                values = module.dense(torch.float32, torch.device("cpu"))
-                weight.copy_(values if values.shape == weight.shape else values.T)
+            for path, part in packed(rounded.model):
+                dense.model.get_parameter(path).copy_(part[:])
         return 0.0 if relative(found, states(dense, PROMPTS[:1]).states) < 1e-3 else error
 
     def streamed() -> float:
