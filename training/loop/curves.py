@@ -164,7 +164,8 @@ def _group_norms(axes: Any, runs: Sequence[Run]) -> None:
     values = np.concatenate(drawn) if drawn else np.array([])
     if len(values):
         logarithmic(axes, (1.0, 2.0, 5.0) if values.max() < 30 * values.min() else (1.0,))
-    legend(axes)
+        axes.set_ylim(0.8 * values.min(), values.max() * (values.max() / values.min()) ** 0.2 * 1.2)  # and the legend
+    legend(axes, loc="upper left", ncols=len(groups))
 
 
 def _speed(axes: Any, runs: Sequence[Run]) -> None:

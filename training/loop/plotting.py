@@ -34,8 +34,10 @@ class Panel(NamedTuple):
 
 
 def legend(axes: Any, **more: Any) -> None:
+    """more: of matplotlib; one that is anchored outside of the axes takes room from them."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, **more)
+        made = axes.legend(frameon=False, fontsize=8, labelcolor=INK, **more)
+        made.set_in_layout("bbox_to_anchor" in more)
 
 
 def colored(runs: Sequence[Run]) -> Iterator[tuple[str, Run]]:

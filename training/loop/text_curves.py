@@ -51,20 +51,20 @@ def _reading(of: str, name: str) -> Reading:
 def _size(axes: Any, runs: Sequence[Run]) -> None:
     readings = {"bridge": ("bridge", "size"), "own encoder": ("own", "size"), 'bridge, ""': ("bridge", "empty_size")}
     _lines(axes, runs, "context", {label: _reading(*where) for label, where in readings.items()})
-    axes.set_ylim(bottom=0)
-    legend(axes)
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
+    legend(axes, loc="upper left", ncols=2)
 
 
 def _spread(axes: Any, runs: Sequence[Run]) -> None:
     readings = {
         "between captions": ("bridge", "spread"),
-        "the same, own encoder": ("own", "spread"),
-        'from "" to the captions': ("bridge", "empty_distance"),
-        "the same, own": ("own", "empty_distance"),
+        "between captions, own encoder": ("own", "spread"),
+        'from "" to captions': ("bridge", "empty_distance"),
+        'from "" to captions, own': ("own", "empty_distance"),
     }
     _lines(axes, runs, "context", {label: _reading(*where) for label, where in readings.items()})
-    axes.set_ylim(bottom=0)
-    legend(axes)
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
+    legend(axes, loc="upper left", ncols=2)
 
 
 PANELS = (

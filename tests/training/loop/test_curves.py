@@ -10,17 +10,26 @@ from lavi_bridge.training.commands import main
 from lavi_bridge.training.loop.curves import draw_curves, picture, read_run, smooth
 from PIL import Image
 
+CONTEXT = {"bridge": (0.9, 0.2, 0.8, 0.3), "own": (1.0, 0.4, 1.1, 0.5)}
 
-def write_log(folder, steps=120, **more):
-    """A log with everything that a run can measure; more: values to replace what the last step says."""
+
+def write_log(folder, steps=120, text=True, **more):
+    """A log with everything that a run can measure; more: values to replace what the last step says. text: as runs of
+    before have none, False leaves out what is told of text and of the gradients' groups."""
     folder.mkdir(parents=True)
     lines = []
     for step in range(1, steps + 1):
         rates = {"adapter": 1e-3 * min(1, step / 10), "vision": 1e-4 * min(1, step / 10)}
         entry = {"step": step, "loss": 1 / step, "norm": 2 / step, "images_per_second": 5.0, "learning_rate": rates}
+        if text:
+            entry["group_norm"] = {"adapter": 0.5, "vision": 2.0}
         lines.append(entry | (more if step == steps else {}))
         if step % 40 == 0:
-            lines.append({"step": step, "validation": {"loss": 0.5, "bins": [0.8, 0.4, 0.3]}})
+            losses = {"right": 0.5, "shuffled": 0.5 + step / 1000, "empty": 0.51}
+            names = ("size", "spread", "empty_size", "empty_distance")
+            context = {of: dict(zip(names, sizes, strict=True)) for of, sizes in CONTEXT.items()}
+            found = {"caption_loss": losses, "context": context} if text else {}
+            lines.append({"step": step, "validation": {"loss": 0.5, "bins": [0.8, 0.4, 0.3]}} | found)
             lines.append({"step": step, "bench": {"single": step / steps, "spatial": 0.25}})
     log = folder / "log.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -36,14 +45,23 @@ def lines(axes):
     return {line.get_label(): line for line in axes.get_lines() if not str(line.get_label()).startswith("_")}
 
 
+def values(axes):
+    """Of the lines that have some."""
+    return [list(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata())]
+
+
 def test_every_measure_has_its_panel_and_its_values(tmp_path):
     shown = panels([read_run(write_log(tmp_path / "a"), "a")])
     assert list(shown) == [
         "loss",
         "learning rate",
         "gradient norm before clipping",
+        "gradient norm by group",
         "images per second",
         "validation loss by noise level",
+        "validation loss over that of the right captions",
+        "size of the context (root mean square)",
+        "spread of the context, in units of its size",
         "ShapeBench, share of right pictures",
     ]
     raw, average = shown["loss"].get_lines()[:2]
@@ -54,6 +72,15 @@ def test_every_measure_has_its_panel_and_its_values(tmp_path):
     assert rates == [1e-3, 1e-4] and shown["learning rate"].get_yscale() == "log"
     bins = [line.get_ydata()[-1] for line in shown["validation loss by noise level"].get_lines()]
     assert bins == [0.8, 0.4, 0.3]
+    norms = [line.get_ydata()[-1] for line in shown["gradient norm by group"].get_lines() if len(line.get_ydata())]
+    assert norms == pytest.approx([0.5, 2.0]) and list(lines(shown["gradient norm by group"])) == ["adapter", "vision"]
+    worse = values(shown["validation loss over that of the right captions"])
+    assert worse[0] == [0, 0]  # the line that they should be above
+    assert worse[1:] == [pytest.approx([0.04, 0.08, 0.12]), pytest.approx([0.01] * 3)]
+    size = values(shown["size of the context (root mean square)"])
+    assert [line[-1] for line in size] == [0.9, 1.0, 0.8]
+    spread = values(shown["spread of the context, in units of its size"])
+    assert [line[-1] for line in spread] == [0.2, 0.4, 0.3, 0.5]
     bench = lines(shown["ShapeBench, share of right pictures"])
     assert bench["single"].get_ydata()[-1] == 1 and bench["spatial"].get_ydata()[0] == 0.25
 
@@ -71,6 +98,22 @@ def test_several_runs_are_laid_over_each_other(tmp_path):
     assert lines(shown["validation loss by noise level"])["b"].get_ydata().tolist() == [0.8, 0.4, 0.3]
     means = lines(shown["ShapeBench, share of right pictures"])
     assert means["b"].get_ydata().tolist() == [(0.5 + 0.25) / 2, (1 + 0.25) / 2]
+
+
+def test_runs_of_before_are_drawn_alone_and_beside_others(tmp_path):
+    """They tell nothing of text, or, where most captions are one, not all."""
+    old, new = (read_run(write_log(tmp_path / name, text=name == "new"), name) for name in ("old", "new"))
+    assert len(panels([old])) == 6
+    shown = panels([old, new])
+    assert len(shown) == 10 and len(values(shown["gradient norm by group"])) == 2
+    worse = shown["validation loss over that of the right captions"]
+    assert len(values(worse)) == 3 and list(lines(worse)) == ["shuffled captions", "empty captions"]
+    for entry in new.entries:
+        entry.get("caption_loss", {}).pop("shuffled", None)
+        entry.get("context", {}).pop("own", None)
+    shown = panels([new])
+    assert list(lines(shown["validation loss over that of the right captions"])) == ["empty captions"]
+    assert list(lines(shown["size of the context (root mean square)"])) == ["bridge", 'bridge, ""']
 
 
 def test_a_moving_average_keeps_a_constant_and_passes_over_what_is_not_finite():

@@ -60,6 +60,12 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def group_norms(folder: Path) -> list[float]:
+    lines = [json.loads(line)["group_norm"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert all(line.keys() == {"adapter", "language", "vision"} for line in lines)
+    return [norm for line in lines for norm in line.values()]
+
+
 def assert_same_gradients(one: Path, other: Path, processes: int = 1) -> None:
     """Of every parameter, on every process, to rounding."""
     expected = read_safetensors(one / "rank0.safetensors")
@@ -93,8 +99,25 @@ def test_two_processes_whole_or_sharded_have_the_gradients_of_one(
         assert_same_gradients(tmp_path / "one-gradients", tmp_path / f"{name}-gradients", 2)
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
         assert len(losses(tmp_path / name)) == 2
+        assert group_norms(tmp_path / name) == pytest.approx(group_norms(tmp_path / "one"), rel=1e-4)
     assert [share(tmp_path / f"{name}-gradients") for name in ("one", "ddp")] == [1, 1]
     assert share(tmp_path / "fsdp-gradients") < 0.52
+
+
+def test_two_processes_share_the_states_of_a_frozen_language_model(run: Run, tmp_path: Path) -> None:
+    """Each computes its part ahead of the first step, and reads the other's."""
+    kept = {}
+    for name, world in (("one", 1), ("two", 2)):
+        changes = ["language.train=frozen", "validation.every=3", "data.validation=4", "caption_dropout=0.5"]
+        assert run(name, world, *changes, environment=launched("ddp") if world == 2 else {}) == [0] * world
+        files = sorted((tmp_path / name / "latents").glob("states-*/0*.safetensors"))
+        assert len(files) == world
+        keys = [bytes(row) for file in files for row in read_safetensors(file)["keys"].numpy()]
+        kept[name] = set(keys)
+    assert kept["one"] == kept["two"] and len(kept["one"]) > 12
+    lines = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    one, two = ([line["loss"] for line in map(json.loads, some) if "loss" in line] for some in lines)
+    assert one == pytest.approx(two, rel=1e-4) and len(one) == 6
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
@@ -139,6 +162,7 @@ def test_deepspeed_trains_and_resumes_as_one_process(run: Run, tmp_path: Path) -
     assert run("part-one", 1, *changes, resume=True) == [0]
     for name in ("zero", "part", "part-one"):
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+        assert group_norms(tmp_path / name) == pytest.approx(group_norms(tmp_path / "one"), rel=1e-3)
         first, second = (tmp_path / run / "state" / "step-0000006" / "optimizer.safetensors" for run in ("one", name))
         expected, found = read_safetensors(first), read_safetensors(second)
         assert found.keys() == expected.keys()

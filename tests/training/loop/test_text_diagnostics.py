@@ -7,7 +7,7 @@ import logging
 import random
 import shutil
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +238,7 @@ def test_a_groups_norm_is_that_of_its_gradients(
     clip, expected = trainer.accelerator.clip_grad_norm_, []
 
     def watched(parameters: list, limit: float) -> torch.Tensor | None:
-        groups: dict[str, float] = Counter()
+        groups: dict[str, float] = defaultdict(float)
         for key, p in trainer.trained.items():
             assert p.grad is not None
             groups[key.partition(".")[0]] += float(p.grad.double().square().sum())
