@@ -74,6 +74,11 @@ def read_config(path: str | Path) -> BridgeConfig:
     return _parse(*_header(Path(path)), Path(path))
 
 
+def is_bridge(path: Path) -> bool:
+    """Whether a safetensors file has a bridge's header. Raises ValueError for a damaged one."""
+    return HEADER in _header(path)[0]
+
+
 def _header(path: Path) -> tuple[dict[str, str], list[str]]:
     """(metadata, names of the tensors)"""
     from safetensors import SafetensorError, safe_open

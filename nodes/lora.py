@@ -23,8 +23,9 @@ ADDED = "lavi_language_lora"  # the attachment of a language model: content of e
 
 
 def places(name: str | None) -> tuple[str, ...]:
-    """The kinds of folder that a LoRA of this name lies in: a bridge is a file, a PEFT LoRA a folder."""
-    return (folders.BRIDGES,) if name and name.lower().endswith(folders.BRIDGE_FILES) else folders.LORAS
+    """The kinds of folder that a LoRA of this name lies in: a bridge is a file, a PEFT LoRA a folder or a file."""
+    is_file = bool(name) and name.lower().endswith(folders.BRIDGE_FILES)
+    return (folders.BRIDGES, *folders.LORAS) if is_file else folders.LORAS
 
 
 def add(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any], strength: float, to: str) -> None:
@@ -123,13 +124,16 @@ def is_peft(path: Path) -> bool:
     return (path / "adapter_config.json").is_file()
 
 
-def read(path: Path) -> Mapping[str, Any]:
-    """The language LoRA of a PEFT folder or of a bridge file."""
-    from ..lavi_core.checkpoint import BridgeCheckpoint
-    from ..lavi_core.lora import from_peft
+def read(path: Path, trunk: nn.Module) -> Mapping[str, Any]:
+    """The language LoRA of a PEFT folder, of a bridge file, or of a file with the names of kohya or PEFT."""
+    from ..lavi_core.checkpoint import BridgeCheckpoint, is_bridge
+    from ..lavi_core.lora import from_peft, is_site
+    from ..lavi_core.lora_files import read_lora_file
 
     if path.is_dir():
         return from_peft(path)
+    if not is_bridge(path):
+        return read_lora_file(path, [name for name, module in trunk.named_modules() if is_site(module)])
     lora = BridgeCheckpoint.load(path).language_lora
     if not lora:
         raise ValueError(f"the bridge {path.name} has no language LoRA: its language model was left as it is")
@@ -140,7 +144,8 @@ class ApplyLanguageLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         bridges = folders.names(folders.BRIDGES, suffixes=folders.BRIDGE_FILES)
-        sources = folders.names(*folders.LORAS, folder=is_peft) + bridges
+        sources = folders.names(*folders.LORAS, folder=is_peft)
+        sources += folders.names("loras", folder=is_peft, suffixes=(".safetensors",)) + bridges
         return schema(
             node_id="LaViBridgeLanguageLoRA",
             display_name="Apply LoRA to Language Model (LaVi-Bridge)",
@@ -150,9 +155,10 @@ class ApplyLanguageLoRA(io.ComfyNode):
                 LanguageModelWire.Input("language_model", tooltip="The language model; it is cloned, not changed."),
                 io.Combo.Input(
                     "lora",
-                    options=[name for name in sources if name != folders.NONE_FOUND] or [folders.NONE_FOUND],
-                    tooltip="A PEFT LoRA folder (adapter_config.json) in models/loras or models/LLM, or a bridge file, "
-                    "whose own language LoRA is taken. Load Bridge adds that one by itself already.",
+                    options=sorted({*sources} - {folders.NONE_FOUND}) or [folders.NONE_FOUND],
+                    tooltip="A PEFT LoRA folder (adapter_config.json) in models/loras or models/LLM, a LoRA file with "
+                    "names of kohya (lora_te) or PEFT in models/loras, or a bridge file, whose own language LoRA is "
+                    "taken. Load Bridge adds that one by itself already.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -176,7 +182,8 @@ class ApplyLanguageLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, language_model: LanguageModel, lora: str, strength: float) -> io.NodeOutput:
-        patched, added = language_model.clone(), read(folders.resolve("LoRA", lora, *places(lora)))
+        patched = language_model.clone()
+        added = read(folders.resolve("LoRA", lora, *places(lora)), patched.encoder.model)
         add_to_language_model(patched, patched.patcher, added, strength)
         if strength:
             note(patched.patcher, added, lora)

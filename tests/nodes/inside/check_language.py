@@ -145,7 +145,7 @@ def the_bridges_own_lora_is_not_added_twice():
         refused([source, "llama.safetensors", "Apply LoRA to Language Model"], connected, "llama", patched, 0.7)
         connected("llama", patched, 0.0)
     connected("llama", node.execute(language_model("llama"), "peft-llama", 0.0).args[0], 0.7)
-    users = {path: delta._replace(down=-delta.down) for path, delta in lora_.read(MODELS / "loras/peft-llama").items()}
+    users = {path: delta._replace(down=-delta.down) for path, delta in peft_llama().items()}
     other = language_model("llama")
     lora_.add_to_language_model(other, other.patcher, users, 0.7)
     lora_.note(other.patcher, users, "my-own")
@@ -263,3 +263,41 @@ def the_hosts_flags_for_text_encoders_are_honoured():
         finally:
             setattr(args, flag, False)
     assert not list(modules.quantized(language_model("llama").encoder.model))
+
+
+def peft_llama():
+    return lora_.read(MODELS / "loras/peft-llama", language_model("llama").encoder.model)
+
+
+@check
+def a_lone_lora_file_is_the_same_as_its_peft_folder():
+    """With the names of kohya, of PEFT, and with a part for a vision model beside it."""
+    from safetensors.torch import save_file
+
+    node, deltas = node_classes["LaViBridgeLanguageLoRA"], peft_llama()
+    model = language_model("llama")
+    expected = connected("llama", node.execute(model, "peft-llama", 0.6).args[0], strength=0.0)
+    kohya, peft = {}, {}
+    for path, delta in deltas.items():
+        name = f"lora_te_{path.replace('.', '_')}"
+        kohya |= {f"{name}.lora_down.weight": delta.down, f"{name}.lora_up.weight": delta.up}
+        kohya[f"{name}.alpha"] = torch.tensor(delta.scale * delta.down.shape[0])
+        name = f"base_model.model.{path}"
+        peft |= {f"{name}.lora_A.weight": delta.down, f"{name}.lora_B.weight": delta.up * delta.scale}
+    beside = {"lora_unet_x.lora_down.weight": torch.ones(1, 2), "lora_unet_x.lora_up.weight": torch.ones(2, 1)}
+    file = MODELS / "loras" / "lone.safetensors"
+    try:
+        for tensors in (kohya, peft, kohya | beside):
+            save_file(tensors, file)
+            assert "lone.safetensors" in next(i for i in node.define_schema().inputs if i.id == "lora").options
+            ours = connected("llama", node.execute(model, "lone.safetensors", 0.6).args[0], strength=0.0)
+            torch.testing.assert_close(context(ours), context(expected))
+        assert (context(ours) - context(connected("llama", model, strength=0.0))).abs().max() > 1e-3
+        save_file(beside, file)
+        refused(["for a vision model alone", "Load LoRA"], node.execute, model, "lone.safetensors", 0.6)
+        save_file({**kohya, "lora_te_layers_9_mlp.lora_down.weight": torch.ones(1, 2)}, file)
+        refused(["lora_te_layers_9_mlp", "no linear map"], node.execute, model, "lone.safetensors", 0.6)
+        save_file({**kohya, "lora_te_x.hada_w1_a": torch.ones(1, 2)}, file)
+        refused(["no plain LoRA", "hada_w1_a"], node.execute, model, "lone.safetensors", 0.6)
+    finally:
+        file.unlink()

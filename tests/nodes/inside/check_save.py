@@ -45,7 +45,7 @@ def what_is_saved_says_the_same():
 def loras_of_both_sides_are_saved_with_their_strengths():
     model = language_model("llama").clone()
     folder = MODELS / "loras" / "peft-llama"
-    lora_.add_to_language_model(model, model.patcher, lora_.read(folder), 0.3)
+    lora_.add_to_language_model(model, model.patcher, lora_.read(folder, model.encoder.model), 0.3)
     bridge = connected("llama", model, strength=0.5)
     network = vision_model_.load(MODELS / "diffusers" / "tiny-flow")
     bridged = vision_.apply(network, bridge, 0.6)
