@@ -100,7 +100,7 @@ Every family of transformers {transformers} that reads text, tiny and random, be
 ```
 
 Of {tried} families, {all_right} are right in every way below, {refusing} in all but what is refused in a sentence,
-{refused} are refused whole, **{faulty} have a fault**, {unbuilt} could not be built here.
+{refused} are refused whole, **with a fault: {faulty}**, {unbuilt} could not be built here.
 
 "All" is: the last states of a short and a long prompt, alone, in a batch, padded on the right to max_length with
 and without the mask, to the longest, and on the left; every entry by its number and -2; last_before_norm;
@@ -149,6 +149,7 @@ def _short(why: str, name: str) -> str:
     words = re.sub(r".*have shape (\(.*?\)), not (\(.*?\)).*", r"shape \1, not \2", words)
     words = re.sub(r"^transformers cannot load \S+: ", "", words)
     words = words.replace(f"{name} (generic) ", "").replace(f"the states of {name}", "states").removeprefix(f"{name} ")
+    words = re.sub(rf"\S*/(?={re.escape(name)}\b)", "", words)
     words = words.partition("; ")[0].partition(". ")[0]
     words = words.replace("|", "\\|").replace("*", "\\*").replace("<", "\\<")
     return words if len(words) <= 160 else f"{words[:157].rstrip()}..."

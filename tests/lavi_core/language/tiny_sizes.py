@@ -126,7 +126,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
             "head_dim": 128,
         },
     },
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deepseek_v2": {"num_experts_per_tok": 2, "topk_group": 1},
+    "vilt": {"max_position_embeddings": POSITIONS},
     "deepseek_ocr2": {
         "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse"], "num_experts_per_tok": 2, "topk_group": 1}
     },
@@ -178,7 +180,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "granitemoehybrid": _MAMBA,
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "hunyuan_v1_dense": {"head_dim": 8},
-    "hunyuan_v1_moe": {"head_dim": 8, "moe_topk": 2, "num_shared_expert": 1},
+    "hunyuan_v1_moe": {"head_dim": 8, "num_experts": 4, "moe_topk": 2, "num_shared_expert": 1},
     "hunyuan_vl_text": {"head_dim": 8},
     "hunyuan_vl": {"text_config": {"head_dim": 8}},
     "janus": {"vq_config": {"num_embeddings": 64, "base_channels": 32, "latent_channels": 32}},
