@@ -2,9 +2,9 @@
 
     python tests/benchmarks/language_models.py -o lavi_core/language/README.md
 
-Every model_type that reads text is built tiny with random weights (sizes: tests/lavi_core/language/tiny_families.py),
+Every model_type that reads text is built tiny with random weights (sizes: tests/lavi_core/language/tiny_sizes.py),
 saved with a tokenizer, loaded, and compared with transformers' own class, for every option of a recipe and every way to
-load (tests/lavi_core/language/examination.py). One core, no network, about ten seconds a dozen.
+load (tests/lavi_core/language/examination.py). One core, no network, about a second a family.
 """
 
 from __future__ import annotations
