@@ -32,8 +32,10 @@ CASTING = {
 def managed(model: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
     """A patcher over ``model``, whose leaf modules are changed in place to the host's casting classes."""
     from ..lavi_core.quantized.modules import quantized
+    from ..lavi_core.quantized.unpacking import Unpacking
 
-    blocks = [module for _, module in quantized(model)]
+    blocks: list[nn.Module] = [module for _, module in quantized(model)]
+    blocks += [module for module in model.modules() if isinstance(module, Unpacking)]
     for module in blocks:
         casts_blocks(module)
     for module in model.modules():

@@ -33,9 +33,29 @@ class CastsBlocks(comfy.ops.CastWeightBiasOp):
         return F.embedding(ids, self.dense(self.stand_in.dtype, ids.device))
 
 
+    def take(self: Any, _: str, functions: list[Any]) -> None:
+        self.weight_function = functions
+
+
+class PatchesUnpacked:
+    """Put before a kind of the core's ``Unpacking``: each weight that is made dense while the module runs takes the
+    host's patches. The module is moved whole, as plain ones are."""
+
+    def dense(self: Any, name: str) -> Tensor:
+        weight, functions = super().dense(name), self.weight_functions.get(name)  # pyright: ignore
+        return _through(functions, weight.float()).to(weight.dtype) if functions else weight
+
+    def take(self: Any, name: str, functions: list[Any]) -> None:
+        self.weight_functions[name] = functions
+
+
 def casts_blocks(module: nn.Module) -> None:
-    """Change a module of the core's ``Quantized``, in place, to one that takes the host's patches."""
+    """Change a module of the core's ``Quantized`` or ``Unpacking``, in place, to one that takes the host's patches."""
     kind = type(module)
+    if hasattr(module, "formats"):
+        module.__class__ = type(kind.__name__, (PatchesUnpacked, kind), {})
+        module.weight_functions = {}
+        return
     module.__class__ = type(kind.__name__, (CastsBlocks, kind), {})
     module.weight_function, module.bias_function = [], []
     if isinstance(module, nn.Embedding):
@@ -50,15 +70,19 @@ class QuantizedPatcher(ModelPatcher):
         super().__init__(*args, **kwargs)
         self.hooked: dict[str, list[Any]] = {}
 
-    def quantised(self) -> Iterator[tuple[str, Any]]:
-        """The host's key of each quantised weight, and its module."""
-        return ((f"{path}.weight", m) for path, m in self.model.named_modules() if isinstance(m, CastsBlocks))
+    def quantised(self) -> Iterator[tuple[str, tuple[Any, str]]]:
+        """The host's key of each quantised weight; its module, and its name there."""
+        for path, module in self.model.named_modules():
+            if isinstance(module, CastsBlocks):
+                yield f"{path}.weight", (module, "weight")
+            elif isinstance(module, PatchesUnpacked):
+                yield from ((f"{path}.{name}", (module, name)) for name in module.formats)  # pyright: ignore
 
     def put(self) -> None:
         """Each quantised module has the functions that this patcher has patches for, and no others."""
-        for key, module in self.quantised():
+        for key, (module, name) in self.quantised():
             patches = [partial(_patched, of[key], key) for of in (self.patches, self.hooked) if key in of]
-            module.weight_function = [*patches, *self.weight_wrapper_patches.get(key, [])]
+            module.take(name, [*patches, *self.weight_wrapper_patches.get(key, [])])
 
     def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
         if key in self.patches and key in dict(self.quantised()):
@@ -73,8 +97,8 @@ class QuantizedPatcher(ModelPatcher):
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
         super().unpatch_model(device_to, unpatch_weights)
         if unpatch_weights:
-            for _, module in self.quantised():
-                module.weight_function = []
+            for _, (module, name) in self.quantised():
+                module.take(name, [])
 
     def patch_hooks(self, hooks: Any) -> None:
         self.cached_hook_patches.pop(hooks, None)  # it has whole weights, which are not kept of quantised ones
