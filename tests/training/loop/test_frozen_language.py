@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from lavi_bridge.lavi_core.files import read_safetensors, write_safetensors
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.language.loading import Source
 from lavi_bridge.lavi_core.prompt import PromptRecipe
+from lavi_bridge.training.data.ranks import Ranks
+from lavi_bridge.training.data.text_states import TextStateCache
 from lavi_bridge.training.loop.step import TrainStep
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.frozen_language import FrozenLanguage
@@ -108,6 +113,33 @@ def test_a_run_goes_on_to_the_bit_and_further(recipe: Path, tmp_path: Path, load
     assert all(torch.equal(p, resumed.trained[key]) for key, p in whole.trained.items())
 
 
+def test_what_other_processes_computed_is_taken_in_before_the_first_step(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one writes what this one lacks before either goes on."""
+    caplog.set_level(logging.INFO)
+    trainer = Trainer(read_recipe(recipe, ["language.train=frozen", "steps=1"]))
+    counts: list[int] = []
+
+    @contextmanager
+    def together(self: Ranks) -> Iterator[None]:
+        yield
+        cache = trainer.text_inputs.cache
+        if cache is not None and len(cache):  # latents are computed together, too
+            counts.append(len(cache))
+            facts = json.loads((cache.folder / "facts.json").read_text())
+            kept = {key: value for key, value in facts.items() if key not in ("prompt", "format")}
+            other = TextStateCache(cache.folder.parent, kept, cache.prompt, cache.compute, key_of=cache.key_of)
+            assert other.folder == cache.folder
+            other.fill(["three blue squares above a red triangle"])
+            other.flush()
+
+    monkeypatch.setattr(Ranks, "together", together)
+    trainer.run()
+    said = [r.getMessage() for r in caplog.records if "text states lie in" in r.getMessage()]
+    assert len(said) == 1 and said[0].startswith(f"all {counts[-1] + 1} text states lie in ")
+
+
 def test_a_changed_model_is_told_by_its_files(recipe: Path, tiny: Path, tmp_path: Path) -> None:
     """Its norms are scaled, which its fingerprint of signs does not see; the run is not gone on with."""
     model = tmp_path / "model"
@@ -146,6 +178,7 @@ def test_where_there_is_no_room_for_its_states_it_stays(recipe: Path, tmp_path: 
     quiet = ["adapter.kind=linear", "vision.dropout=0.0"]
     run(recipe, tmp_path / "a" / "kept", *quiet)
     run(recipe, tmp_path / "b" / "full", *quiet, "language.states_gb=6e-6")  # three captions of 2048 bytes, fp32
+    assert len(loads.models) == 2  # once in each
     run(recipe, tmp_path / "c" / "asked", *quiet, "language.states_gb=0.0")
     assert loads.alive[:12] == [0] * 6 + [1] * 6
     losses = [[e["loss"] for e in measured(tmp_path / name) if "loss" in e] for name in ("a/kept", "b/full", "c/asked")]
