@@ -28,11 +28,16 @@ def unused_modules(encoder: TextEncoder, hidden_states: str | int) -> list[nn.Mo
 
 
 def drop_layers(encoder: TextEncoder, unused: list[nn.Module]) -> None:
-    """Free the layers after the last that the recipe runs: the pass is left at the first of them."""
-    layers, gone = encoder.layers(), set(map(id, unused))
-    for index, layer in enumerate(layers):
+    """Free the weights of the layers after the last that the recipe runs: the pass is left at the first of them.
+
+    The layers themselves stay: models ask them for the kind of their attention before any is run (ModernBERT, BigBird).
+    """
+    gone = set(map(id, unused))
+    for layer in encoder.layers():
         if all(id(module) in gone for module in layer.modules()):
-            layers[index] = nn.Identity()
+            for module in layer.modules():
+                for tensors in (module._parameters, module._buffers):
+                    tensors.update(dict.fromkeys(tensors))
 
 
 def checkpoint_layers(encoder: TextEncoder, network: nn.Module, unused: list[nn.Module]) -> set[nn.Module]:

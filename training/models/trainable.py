@@ -10,11 +10,13 @@ from ...lavi_core.config import LoRAConfig
 from ...lavi_core.lora import Delta, LoRA
 from ..recipe import LanguageSection, VisionSection
 
+HOLDER = "adapted"
+
 
 def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: list[str]) -> None:
     """Freeze a model, inject LoRA into ``sites``, or open it whole, as the recipe says.
 
-    LoRA starts as the authors': down ~ N(0, 1/rank), up = 0.
+    LoRA starts as the authors': down ~ N(0, 1/rank), up = 0. Raises ValueError for sites that peft cannot adapt.
     """
     model.requires_grad_(section.train == "full")
     if section.train == "full":
@@ -27,10 +29,19 @@ def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: l
             r=section.rank,
             lora_alpha=section.alpha,  # type: ignore[arg-type]
             lora_dropout=section.dropout,
-            target_modules="|".join(map(re.escape, sites)),
+            target_modules="|".join(rf"{HOLDER}\.{re.escape(site)}" for site in sites),
             init_lora_weights="gaussian",
         )
-        inject_adapter_in_model(config, model)
+        try:
+            # In a module that is no model of transformers: for one of a mixture of experts peft puts names of its own in
+            # the place of the sites, and adapts every layer.
+            inject_adapter_in_model(config, nn.ModuleDict({HOLDER: model}))
+        except ValueError as error:
+            kinds = sorted({type(model.get_submodule(site)).__name__ for site in sites})
+            raise ValueError(
+                f"peft puts no LoRA into {', '.join(kinds)} of {type(model).__name__}; set train = 'frozen' or 'full', "
+                "or take another model"
+            ) from error
         for key, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in key)
             if parameter.requires_grad:
@@ -39,7 +50,7 @@ def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: l
             if isinstance(layer, BaseTunerLayer):  # else every input goes to float32, and by autocast back to bf16
                 layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
         injected = sum(key.endswith("lora_A.default.weight") for key, _ in model.named_parameters())
-        assert injected == len(sites), f"{injected} LoRA sites of {len(sites)} were injected"
+        assert injected == len(sites), f"{injected} LoRA sites were injected, {len(sites)} were asked for"
 
 
 def deltas(model: nn.Module, sites: list[str], section: LanguageSection | VisionSection) -> LoRA:

@@ -50,3 +50,14 @@ def test_states_that_it_does_not_have_are_refused(
     command = ["train", str(recipe), f"--set=language.model={json.dumps(str(language_model))}"]
     assert main([*command, "--set=prompt.hidden_states=1"]) == 2
     assert "hidden_states = 1 cannot be had of" in capsys.readouterr().err
+
+
+MIXTRAL = {**SIZES, "num_key_value_heads": 2, "num_local_experts": 4}
+MODERN = {**SIZES, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 16}
+
+
+@pytest.mark.parametrize("language_model", [("MixtralModel", MIXTRAL), ("ModernBertModel", MODERN)], indirect=True)
+def test_an_entry_of_a_model_that_asks_its_unused_layers_or_has_experts(recipe: Path, language_model: Path) -> None:
+    changes = [f"language.model={json.dumps(str(language_model))}", "prompt.hidden_states=1", "steps=2"]
+    bridge = BridgeCheckpoint.load(Trainer(read_recipe(recipe, changes)).run())
+    assert bridge.language_lora and all("layers.0." in path for path in bridge.language_lora)
