@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -192,11 +193,14 @@ class TextEncoder(nn.Module):
         known = self.family.name != "generic" and self._stretched is None
         if not known and not isinstance(tokens.ids, FakeTensor):  # these have no values
             self.check_recipe(recipe, padded=not bool(tokens.mask.all()))
-        inputs = self._inputs(tokens.ids, tokens.mask if recipe.language_mask else None, recipe.padding_side == "left")
+        ids, mask = self._stretched_out(tokens, recipe)
+        inputs = self._inputs(ids, mask if recipe.language_mask else None, recipe.padding_side == "left")
         with nullcontext() if isinstance(tokens.ids, FakeTensor) else told_plainly(self.config.model_id, self.dtype):
             states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
-        expected = (*tokens.ids.shape, self.config.hidden_size)
-        if states.shape != expected:
+        expected = (*ids.shape, self.config.hidden_size)
+        if states.shape == expected:
+            states = states[:, : tokens.ids.shape[1]]
+        else:
             raise ValueError(
                 f"the hidden states {recipe.hidden_states!r} of {self.config.model_id} have shape "
                 f"{tuple(states.shape)}, not {expected}: take other hidden_states, or another language model"
@@ -212,6 +216,14 @@ class TextEncoder(nn.Module):
         if recipe.vision_mask and is_finite(hidden.states[hidden.mask]):
             return hidden._replace(states=torch.where(hidden.mask.unsqueeze(-1), hidden.states, 0))
         raise refusal(self.config.model_id, self.dtype, first_overflow(lambda: self.model(**inputs), self.layers()))
+
+    def _stretched_out(self, tokens: TokenBatch, recipe: PromptRecipe) -> tuple[Tensor, Tensor]:
+        """Ids and mask, with the padding that was trimmed off where it shapes the states though it is masked."""
+        width = recipe.max_length - tokens.ids.shape[1]
+        trims = recipe.padding == "max_length" and recipe.language_mask and recipe.padding_side == "right"
+        if width <= 0 or not trims or isinstance(tokens.ids, FakeTensor) or self.ignores_padding("right"):
+            return tokens.ids, tokens.mask
+        return F.pad(tokens.ids, (0, width), value=pad_id(self.tokenizer, recipe)), F.pad(tokens.mask, (0, width))
 
     def _inputs(self, ids: Tensor, mask: Tensor | None, left: bool) -> dict[str, Tensor]:
         """mask: None = the model is given none. left: padding is on the left."""
@@ -252,12 +264,12 @@ class TextEncoder(nn.Module):
             )
         if self.family.name != "generic":
             return
-        if recipe.language_mask and padded and (left or recipe.padding == "longest"):
-            if left and not self.ignores_padding("left"):
+        if recipe.language_mask:
+            if left and padded and not self.ignores_padding("left"):
                 raise ValueError(
                     f"{name} gives tokens other states where padding lies on their left; set padding_side = 'right'"
                 )
-            if not left and not self.ignores_padding("right"):
+            if not left and recipe.padding == "longest" and not self.ignores_padding("right"):
                 raise ValueError(
                     f"the states of {name} depend on how much padding follows, though it is masked; set padding = "
                     "'max_length', so that it is always the same"

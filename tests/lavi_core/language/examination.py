@@ -160,8 +160,9 @@ def _recipes(encoder: TextEncoder, own: Reference) -> Iterator[tuple[str, Check]
         found = own.last(tokens.ids, None if unmasked else tokens.mask)
         return found[0][tokens.mask[0]]
 
-    yield "last", lambda: relative(real(padding="longest"), alone[0])
-    yield "longer", lambda: relative(real(PROMPTS[1:], padding="longest"), alone[1])
+    bare = [{"max_length": ids.shape[1]} for ids in rows]  # no padding
+    yield "last", lambda: relative(real(**bare[0]), alone[0])
+    yield "longer", lambda: relative(real(PROMPTS[1:], **bare[1]), alone[1])
     yield "padded right", lambda: relative(real(), padded(0))
     yield "unmasked", lambda: relative(real(language_mask=False), padded(0, unmasked=True))
     yield "batch", lambda: max(relative(real(PROMPTS, row), padded(row)) for row in (0, 1))
@@ -169,14 +170,12 @@ def _recipes(encoder: TextEncoder, own: Reference) -> Iterator[tuple[str, Check]
     yield "padded left", lambda: relative(real(padding_side="left"), alone[0])
     entries = _entries(own, short)
     for k in (*range(len(entries) - 1), -2):
-        yield f"entry {k}", lambda k=k: relative(real(padding="longest", hidden_states=k), _at(entries, k)[0])
+        yield f"entry {k}", lambda k=k: relative(real(hidden_states=k, **bare[0]), _at(entries, k)[0])
     before, mean = ("last_before_norm", own.before_norm), ("normalized_mean", own.normalized_mean)
     for which, compute in (before, mean):
         yield (
             which,
-            lambda which=which, compute=compute: relative(
-                real(padding="longest", hidden_states=which), compute(short)[0]
-            ),
+            lambda which=which, compute=compute: relative(real(hidden_states=which, **bare[0]), compute(short)[0]),
         )
     room, endless = min(encoder.positions or 300, 300), " ".join(PROMPTS[1:] * 40)
     yield "all positions", lambda: 1.0 - float(real([endless], max_length=room).isfinite().all())

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import transformers as hf
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.prompt import PromptRecipe
 
 from ..conftest import write_tokenizer
-from .examination import PROMPTS, examine, states
+from .examination import LENGTH, PROMPTS, examine, states
 from .tiny_families import tiny_config, tiny_model
 
 FAMILIES = (
@@ -114,3 +115,19 @@ def test_hooks_of_others_can_be_removed_after_a_probe(encoders):
     seen.clear()
     states(encoder, PROMPTS[:1])
     assert not seen
+
+
+@pytest.mark.parametrize("name", ["convbert", "fnet", "mobilebert", "nystromformer"])
+def test_padding_that_shapes_the_states_is_put_back_or_refused(name: str, encoders):
+    """Their states depend on how much masked padding follows: trimmed tokens, as a trainer has them, say the same."""
+    encoder, _ = encoders(name)
+    recipe = PromptRecipe(max_length=LENGTH, vision_mask=True)
+    tokens = encoder.tokenize(PROMPTS[:1], recipe)
+    trimmed = tokens.trimmed(recipe)
+    assert trimmed.ids.shape[1] < LENGTH
+    with torch.no_grad():
+        short, long = encoder(trimmed, recipe), encoder(tokens, recipe)
+    assert short.states.shape[1] == trimmed.ids.shape[1]
+    torch.testing.assert_close(short.states[short.mask], long.states[long.mask])
+    with pytest.raises(ValueError, match="depend on how much padding follows, though it is masked; set padding = "):
+        states(encoder, PROMPTS[:1], padding="longest")  # alone, too: it would be another prompt in company

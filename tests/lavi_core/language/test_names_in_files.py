@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,9 +117,9 @@ def test_udop_has_the_bias_that_its_class_ties(folder):
     encoder = TextEncoder.load(folder("udop")).model
     bias = encoder.get_parameter("block.0.layer.0.SelfAttention.relative_attention_bias.weight")
     assert torch.equal(encoder.get_parameter("relative_bias.biases.0.relative_attention_bias.weight"), bias)
-    golden = hf.UdopForConditionalGeneration.from_pretrained(folder("udop"))
+    golden: Any = hf.UdopForConditionalGeneration.from_pretrained(folder("udop"))
     assert torch.equal(bias, golden.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
-    with pytest.raises(ValueError, match="udop0 does not run on token ids alone .*Bbox is required"):
+    with pytest.raises(ValueError, match=r"does not run on token ids alone .*Bbox is required"):
         say(TextEncoder.load(folder("udop")))
 
 
