@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers as hf
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
