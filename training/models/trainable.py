@@ -33,8 +33,8 @@ def prepare(model: nn.Module, section: LanguageSection | VisionSection, sites: l
             init_lora_weights="gaussian",
         )
         try:
-            # In a module that is no model of transformers: for one of a mixture of experts peft puts names of its own in
-            # the place of the sites, and adapts every layer.
+            # In a module that is no model of transformers: of one that is a mixture of experts peft would adapt every
+            # layer, by names of its own in the place of the sites.
             inject_adapter_in_model(config, nn.ModuleDict({HOLDER: model}))
         except ValueError as error:
             kinds = sorted({type(model.get_submodule(site)).__name__ for site in sites})

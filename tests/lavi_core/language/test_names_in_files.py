@@ -146,7 +146,15 @@ def test_a_pass_that_is_left_holds_no_weights(folder):
         whole = TextEncoder.load(folder("mixtral"))
         assert torch.equal(found, whole(whole.tokenize(["a red circle"], recipe), recipe).states)
     assert all(parameter.is_meta for parameter in streamed.parameters())
-    assert isinstance(streamed.layers()[1], nn.Module)
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("stopped")
+
+    inside = next(m for m in streamed.layers()[1].modules() if isinstance(m, nn.Linear))
+    inside.register_forward_hook(stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        say(streamed)
+    assert all(parameter.is_meta for parameter in streamed.parameters())
 
 
 def test_blip_2_is_its_language_model_without_a_head(folder):

@@ -79,6 +79,8 @@ def test_what_is_kept_says_what_the_rounded_numbers_say(kind, weights, folder):
 def test_routers_and_convolutions_are_left_dense(folder):
     kept = {path.rpartition(".")[0] for path, _ in packed(TextEncoder.load(folder("mixtral"), weights="8-bit").model)}
     assert any("experts" in path for path in kept) and not any("gate" in path.split(".") for path in kept)
+    llama = {path for path, _ in packed(TextEncoder.load(folder("llama4_text"), weights="8-bit").model)}
+    assert any("experts" in path for path in llama) and not any("router" in path for path in llama)
     mamba = TextEncoder.load(folder("mamba"), weights="8-bit")
     assert not any("conv" in path or "A_log" in path for path, _ in packed(mamba.model))
     assert mamba.model.get_parameter("layers.0.mixer.conv1d.weight").is_floating_point()
