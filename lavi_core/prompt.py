@@ -55,3 +55,8 @@ class PromptRecipe:
     def render(self, prompt: str) -> str:
         """The text that is tokenised. A plain replacement: braces inside the prompt mean nothing."""
         return self.template.replace(PROMPT, prompt)
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A prompt for a message."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

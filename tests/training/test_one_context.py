@@ -79,3 +79,15 @@ def test_one_context(name: str, train: str, recipe: Path, tiny: Path, tmp_path: 
             or not torch.allclose(alone, row(drawn.condition(PROMPTS[:1]), 0), atol=1e-3)
         )
     assert (len(lengths) > 1) == prompt.vision_mask
+
+
+def test_captions_that_are_cut_are_told_once(recipe: Path, tiny: Path, tmp_path: Path, caplog) -> None:
+    read = read_recipe(recipe)
+    pair = Pair(read, TextEncoder.load(tiny / "text_encoder"), load_vision_model(tiny / "vision"))
+    inputs = TextInputs(read, pair, tmp_path / "run", torch.device("cpu"), None)
+    inputs(["a red circle"])
+    assert not caplog.records
+    for _ in range(2):
+        inputs(["a red circle", "a small blue square left of two green triangles " * 4])
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "captions of more than 16 tokens are cut" in told and "green triangles" in told and len(told) < 300

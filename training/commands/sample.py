@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> str:
     from tqdm import tqdm
 
     from ...lavi_core.files import write_bytes
+    from ...lavi_core.prompt import shortened
     from ..models import named
     from ..models.diffusers_folder import read_config
     from ..models.find_language import find_language
@@ -53,9 +54,10 @@ def run(args: argparse.Namespace) -> str:
     if size < VAE_FACTOR or size % VAE_FACTOR:
         raise ValueError(f"--size must be a multiple of {VAE_FACTOR} pixels, which make one latent, got {size}")
     pipeline = Pipeline.load(named.bridge(args.bridge), language, vision, vae, device=args.device)
-    for prompt, cut in zip(args.prompts, pipeline.tokens_cut(args.prompts), strict=True):
+    texts = [*args.prompts, *([args.negative] if args.negative else [])]
+    for prompt, cut in zip(texts, pipeline.tokens_cut(texts), strict=True):
         if cut:
-            log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", cut, prompt)
+            log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", cut, shortened(prompt))
     with tqdm(total=args.steps, desc="sampling", disable=None) as bar:
         images = pipeline.draw(
             args.prompts,

@@ -13,6 +13,7 @@ import torch
 from ...lavi_core.conditioning import HiddenStates
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ...lavi_core.language.tokens import pad_id
+from ...lavi_core.prompt import shortened
 from ..models.frozen_language import FrozenLanguage
 from ..models.pair import Pair
 from ..recipe import Recipe
@@ -47,6 +48,7 @@ class TextInputs:
     def __init__(self, recipe: Recipe, pair: Pair, output: Path, device: torch.device, language: FrozenLanguage | None):
         self.recipe, self.pair, self.device, self.language = recipe, pair, device, language
         self.cache: TextStateCache | None = None
+        self.told_cut = False
         if language is None:
             return
         folder = Path(recipe.data.cache or output / "latents")
@@ -69,7 +71,7 @@ class TextInputs:
     def __call__(self, captions: Sequence[str]) -> TextInput:
         if self.cache is not None:
             return self.cache.get(captions)
-        tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
+        tokens = self._tokens(captions)
         return tokens.trimmed(self.recipe.prompt) if self.pair.trims_padding else tokens
 
     def compute_ahead(self, captions: Iterable[Sequence[str]]) -> None:
@@ -106,9 +108,23 @@ class TextInputs:
         if self.cache is not None:
             self.cache.flush()
 
+    def _tokens(self, captions: Sequence[str]) -> TokenBatch:
+        """Says once in a run that captions are cut: which they are, the dry run counts."""
+        tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
+        cut = next((i for i, report in enumerate(tokens.reports) if report.cut), None)
+        if cut is not None and not self.told_cut:
+            self.told_cut = True
+            log.warning(
+                "captions of more than %d tokens are cut, such as %r, of which %r is not heard; set prompt.max_length",
+                self.recipe.prompt.max_length,
+                shortened(captions[cut]),
+                shortened(tokens.reports[cut].cut_text),
+            )
+        return tokens
+
     def _keys(self, captions: Sequence[str]) -> list[bytes]:
         """By token ids: a tokenizer that was changed has others for the same caption."""
-        tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
+        tokens = self._tokens(captions)
         kept = [None] * len(captions) if tokens.keep is None else tokens.keep
         rows = zip(tokens.ids, tokens.mask, kept, strict=True)
         parts = [(ids[mask], None if keep is None else keep[mask]) for ids, mask, keep in rows]

@@ -214,3 +214,11 @@ def test_a_streamed_language_model_says_the_same(bridge):
     streamed = load_file(output)
     assert status == 0 and streamed.keys() == whole.keys()
     assert all(torch.equal(streamed[name], whole[name]) for name in whole)
+
+
+def test_prompts_that_are_cut_are_named(bridge, caplog):
+    long = "two elephants in the forest " * 12
+    status, _ = run(bridge, f"a rabbit\n{long}\n")
+    assert status == 0
+    (told,) = [record.getMessage() for record in caplog.records if "not heard" in record.getMessage()]
+    assert "two elephants" in told and "rabbit" not in told and len(told) < 200

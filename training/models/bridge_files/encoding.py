@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from ....lavi_core.bridge import Bridge
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.files import write_safetensors
 from ....lavi_core.language import TextEncoder, TokenBatch
+from ....lavi_core.prompt import shortened
 from .. import named
 from ..device import pick_device
+
+log = logging.getLogger(__name__)
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,6 +54,9 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
 
     recipe = bridge.config.prompt
     tokens = bridge.encoder.tokenize(prompts, recipe)
+    for prompt, report in zip(prompts, tokens.reports, strict=True):
+        if report.cut:
+            log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", report.cut, shortened(prompt))
     device = bridge.encoder.computes_on
     parts: dict[str, list[Tensor]] = {"hidden_states": [], "context": [], "mask": [], "pooled": []}
     batches = (_rows(tokens, slice(i, i + batch_size)) for i in range(0, len(prompts), batch_size))
