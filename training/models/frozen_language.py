@@ -10,7 +10,7 @@ import torch
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.language.folder import check_weights
 from ...lavi_core.prompt import PromptRecipe
-from .layers import drop_layers, unused_modules
+from .layers import drop_layers, drop_tensors, unused_modules
 
 
 class FrozenLanguage:
@@ -25,9 +25,7 @@ class FrozenLanguage:
         self.files = [path] if path.is_file() else check_weights(path)
         self.loaded: TextEncoder | None = None
         self.encoder = TextEncoder.skeleton(path)
-        for module in self.encoder.model.modules():  # tensors on the meta device cannot move to another with the pair
-            module._parameters.clear()
-            module._buffers.clear()
+        drop_tensors(self.encoder.model)  # what is on the meta device cannot move to another with the pair
         found = self.encoder.config
         if found.fingerprint is None or "weights" not in (found.facts or {}):  # its files have other names than it
             self.encoder.config = self.load().config

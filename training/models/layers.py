@@ -35,9 +35,14 @@ def drop_layers(encoder: TextEncoder, unused: list[nn.Module]) -> None:
     gone = set(map(id, unused))
     for layer in encoder.layers():
         if all(id(module) in gone for module in layer.modules()):
-            for module in layer.modules():
-                for tensors in (module._parameters, module._buffers):
-                    tensors.update(dict.fromkeys(tensors))
+            drop_tensors(layer)
+
+
+def drop_tensors(model: nn.Module) -> None:
+    """Free weights and buffers; the modules stay, with None in their places."""
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors.update(dict.fromkeys(tensors))
 
 
 def checkpoint_layers(encoder: TextEncoder, network: nn.Module, unused: list[nn.Module]) -> set[nn.Module]:

@@ -56,8 +56,7 @@ def agrees(trainer: Trainer, bridge: Path) -> bool:
     x, t = torch.randn(2, 4, 4, 4, generator=torch.manual_seed(3)), torch.tensor([900, 300])
     trainer.pair.eval()
     with torch.no_grad():
-        tokens = trainer.pair.encoder.tokenize(prompts, recipe.prompt)
-        expected = trainer.pair(tokens, x, t)
+        expected = trainer.pair(trainer.text_inputs(prompts), x, t)
         found = pipeline.vision.predict(x, t, pipeline.condition(prompts))
         swapped = pipeline.vision.predict(x, t, pipeline.condition(prompts[::-1]))
     heard = (swapped - expected).abs().max()
