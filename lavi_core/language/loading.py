@@ -20,6 +20,7 @@ from .family import LanguageFamily
 from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
 from .gguf_file import gguf_tensors, is_gguf, read_gguf
 from .single_file import is_single_file, read_single_file
+from .streaming import read_buffers
 from .streaming import stream as stream_from
 from .tensor_files import StoredTensor, safetensors
 from .unsaved import completed
@@ -150,8 +151,10 @@ def _streamed(source: Source, dtype: torch.dtype | None) -> nn.Module:
             f"{path} cannot be streamed: its files do not hold the weights of {type(trunk).__name__} one by one under "
             "names that it or transformers' tables know; load it whole"
         )
-    if not Slots.are_all(trunk):
-        raise ValueError(f"{path} cannot be streamed: {type(trunk).__name__} saves more than weights; load it whole")
+    if not Slots.are_all(trunk) and not read_buffers(trunk, whole, converted(whole, stored)):
+        raise ValueError(
+            f"{path} cannot be streamed: what {type(trunk).__name__} saves beside weights is not found; load it whole"
+        )
     stream_from(trunk, slots, tensors, _dtype_of(whole, dtype), opened)
     return trunk.requires_grad_(False)
 
@@ -248,14 +251,15 @@ def _empty(config: Any, family: LanguageFamily) -> Any:
 
 
 def _dtype_of(model: nn.Module, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
-    """The dtype of each parameter, as transformers chooses it: some leave the range of float16."""
+    """The dtype of each parameter, as transformers chooses it: some leave the range of float16, or a router's choice
+    of experts hangs on them. It names a module, or a weight with the module before it ("gate.weight")."""
     narrow = (torch.float16,), (torch.float16, torch.bfloat16)
     lists = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
     kept: set[str] = set()
     for module in model.modules():
         for name, dtypes in zip(lists, narrow, strict=True):
             kept.update((getattr(module, name, None) or ()) if dtype in dtypes else ())
-    return lambda name: torch.float32 if kept & set(name.split(".")) else dtype
+    return lambda name: torch.float32 if any(f".{part}." in f".{name}." for part in kept) else dtype
 
 
 def _stored_dtype(config: Any, stored: Mapping[str, StoredTensor]) -> torch.dtype:

@@ -47,6 +47,21 @@ def stream(
         _hook(module, {place: source for place, source in sources.items() if place[0] in inside}, opened)
 
 
+def read_buffers(trunk: nn.Module, whole: nn.Module, stored: Mapping[str, StoredTensor]) -> bool:
+    """Put the buffers of ``trunk`` that files hold (the bias of a router, say) into it, to stay; False where one is not
+    among ``stored``, which are under the names of ``whole``, the model around it."""
+    names = {id(buffer): name for name, buffer in whole.named_buffers()}
+    for module in trunk.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name in module._non_persistent_buffers_set or not buffer.is_floating_point():
+                continue
+            tensor = stored.get(names.get(id(buffer), ""))
+            if tensor is None or tensor.shape != tuple(buffer.shape):
+                return False
+            module._buffers[name] = tensor.format.dense(tensor.read(), buffer.dtype).reshape(tensor.shape)
+    return True
+
+
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
     """The entries of the outermost lists."""
     for child in model.children():
