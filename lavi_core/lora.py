@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 OTHER_PARTS = {
     *("decoder", "vision_tower", "vision_model", "visual", "vision_encoder", "image_encoder", "audio_tower"),
     *("multi_modal_projector", "mm_projector", "connector", "qformer"),
+    *("talker", "token2wav", "mtp", "depth_decoder", "code2wav", "audio_encoder"),
 }
 
 
@@ -93,8 +94,13 @@ def rebase(model: nn.Module, lora: LoRA) -> LoRA:
         cut = next(cuts, None)
         if cut is None and (OTHER_PARTS | HEADS) & set(parts):
             left.append(path)
+        elif (place := ".".join(parts[cut or 0 :])) in found:
+            raise ValueError(
+                f"the LoRA has two deltas for {place} of {type(model).__name__}, one of them by the name {path}: it "
+                "was trained on a model of several parts; save the one for the language model by itself"
+            )
         else:
-            found[".".join(parts[cut or 0 :])] = delta
+            found[place] = delta
     if left and not found:
         raise ValueError(f"the LoRA adapts no part of {type(model).__name__}, its first delta is for {left[0]}")
     if left:
@@ -110,7 +116,8 @@ def _names(paths: list[str]) -> str:
 
 @torch.no_grad()
 def merge(model: nn.Module, lora: LoRA, strength: float = 1.0) -> Applied:
-    """Add the deltas to the weights. The originals are kept, so that ``remove()`` restores them to the bit.
+    """Add the deltas to the weights. The originals are kept, so that ``remove()`` restores them to the bit; of several
+    merges the last is removed first.
 
     A weight that is kept quantised stays as it is: there the delta is live, as by ``attach``.
     Raises ValueError as ``check`` does, and for weights that are streamed or packed by another library: use ``attach``.
@@ -156,21 +163,27 @@ def from_peft(folder: str | Path) -> LoRA:
 
     Raises ValueError for a file that is missing, and for what is no plain LoRA, see ``peft_config.py``.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}, so it is not a LoRA saved by peft as safetensors")
-    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    try:
+        config = dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+        alpha, pattern = float(config["lora_alpha"]), dict(config.get("alpha_pattern") or {})
+        for key in pattern:
+            re.compile(key)
+        state = load_file(str(folder / "adapter_model.safetensors"))
+    except (ValueError, TypeError, KeyError, re.error, SafetensorError) as error:
+        raise ValueError(
+            f"{folder} is damaged or no LoRA of peft ({type(error).__name__}: {str(error)[:100]}); save it again"
+        ) from error
     check_plain(config, folder)
-    state = load_file(str(folder / "adapter_model.safetensors"))
-    return from_peft_state(
-        state,
-        alpha=float(config["lora_alpha"]),
-        alpha_pattern=config.get("alpha_pattern") or {},
-        rslora=bool(config.get("use_rslora")),
-    )
+    if not state:
+        raise ValueError(f"{folder} holds no tensor in its adapter_model.safetensors; save it again")
+    return from_peft_state(state, alpha=alpha, alpha_pattern=pattern, rslora=bool(config.get("use_rslora")))
 
 
 def from_peft_state(
@@ -194,6 +207,8 @@ def from_peft_state(
     for path, pair in halves.items():
         if len(pair) != 2:
             raise ValueError(f"the LoRA of {path} has only its {'down' if 'A' in pair else 'up'} matrix")
+        if min(pair["A"].ndim, pair["B"].ndim) < 2 or not pair["A"].shape[0]:
+            raise ValueError(f"the LoRA of {path} has halves of {tuple(pair['A'].shape)} and {tuple(pair['B'].shape)}")
         rank = pair["A"].shape[0]
         own = next((a for p, a in (alpha_pattern or {}).items() if re.match(rf"(.*\.)?({p})$", path)), alpha)
         lora[path] = Delta(pair["A"].detach(), pair["B"].detach(), own / (math.sqrt(rank) if rslora else rank))

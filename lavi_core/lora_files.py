@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .lora import Delta, LoRA
+from .lora import Delta, LoRA, from_peft_state
+from .peft_config import check_plain
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,15 @@ def read_lora_file(path: Path, sites: Collection[str]) -> LoRA:
     if not told:
         raise ValueError(f"{path.name} is a LoRA for a vision model alone; give it to Load LoRA")
     by_underscores = {site.replace(".", "_"): site for site in sites}
-    found = {_site(stem, by_underscores, path): _delta(stem, parts[stem], path, metadata) for stem in told}
+    found: dict[str, Delta] = {}
+    for stem in told:
+        site = _site(stem, by_underscores, path)
+        if site in found:
+            raise ValueError(
+                f"{path.name} has two deltas for {site}, one of them by the name {stem}: it is for several encoders; "
+                "save the one for this language model by itself"
+            )
+        found[site] = _delta(stem, parts[stem], path, metadata)
     return found
 
 
@@ -73,18 +82,34 @@ def _delta(stem: str, parts: Mapping[str, Tensor], path: Path, metadata: Mapping
     missing = {"down", "up"} - parts.keys()
     if missing:
         raise ValueError(f"{path.name} lacks the {missing.pop()} half of its delta for {stem}; fetch it again")
-    rank = parts["down"].shape[0]
-    alpha = float(parts["alpha"]) if "alpha" in parts else _alpha(metadata)
-    if alpha is None:
+    down, up = parts["down"], parts["up"]
+    if min(down.ndim, up.ndim) < 2 or not down.shape[0] or parts.get("alpha", down[:1, 0]).numel() != 1:
+        raise ValueError(f"{path.name} has a delta for {stem} of shapes {tuple(down.shape)} and {tuple(up.shape)}")
+    if "alpha" in parts:
+        return Delta(down, up, float(parts["alpha"]) / down.shape[0])
+    config = _config(stem, path, metadata)
+    if config is None:
         log.warning("%s records no alpha: it is taken for the rank, as ComfyUI does", path.name)
-    return Delta(parts["down"], parts["up"], 1.0 if alpha is None else alpha / rank)
+        return Delta(down, up, 1.0)
+    check_plain({"peft_type": "LORA", **config}, path)
+    name = stem.removeprefix("base_model.model.")
+    state = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    alpha, pattern = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise ValueError(f"{path.name} says lora_alpha = {alpha!r} in its header; it must be a number")
+    return from_peft_state(state, alpha=alpha, alpha_pattern=pattern, rslora=bool(config.get("use_rslora")))[name]
 
 
-def _alpha(metadata: Mapping[str, str]) -> float | None:
-    """As peft's config in the header says, which diffusers writes."""
-    try:
-        said: dict[str, Any] = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
+def _config(stem: str, path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """Of this part of the LoRA, as peft's config in the header says, which diffusers writes; None = it does not."""
+    if "lora_adapter_metadata" not in metadata:
         return None
-    found = next((value for key, value in said.items() if key.split(".")[-1] == "lora_alpha"), None)
-    return float(found) if isinstance(found, int | float) else None
+    try:
+        said = dict(json.loads(metadata["lora_adapter_metadata"]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path.name} has a header that is not readable ({error})") from None
+    parts = [key.rpartition(".")[0] for key in said]
+    fitting = [part for part in parts if not part or stem.startswith(f"{part}.")] or parts[:1] * (len({*parts}) == 1)
+    part = max(fitting, key=len, default="")
+    start = f"{part}." if part else ""
+    return {key.removeprefix(start): v for key, v in said.items() if key.rpartition(".")[0] == part} or None

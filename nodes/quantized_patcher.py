@@ -32,7 +32,6 @@ class CastsBlocks(comfy.ops.CastWeightBiasOp):
             return super().look_up(ids)  # pyright: ignore
         return F.embedding(ids, self.dense(self.stand_in.dtype, ids.device))
 
-
     def take(self: Any, _: str, functions: list[Any]) -> None:
         self.weight_function = functions
 

@@ -21,6 +21,7 @@ CPU_IS_MEANT = {
     ("lavi_core/importers/pickles.py", "read_pickle"): "a file is read into memory, whatever device wrote it",
     ("lavi_core/language/encoder.py", "load"): "files are read into memory; the caller names another device",
     ("lavi_core/language/encoder.py", "computes_on"): "weights that are read from their files at each pass",
+    ("lavi_core/language/streaming.py", ""): "weights that are read from their files at each pass",
     ("lavi_core/quantized/storage.py", "quantize"): "numpy packs the blocks, once, when a model is loaded",
     ("nodes/attention_maps.py", "draw"): "pictures are drawn on, by a library for pictures",
     ("nodes/lora.py", "content"): "the bytes are hashed by the standard library",

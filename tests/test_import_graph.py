@@ -13,7 +13,8 @@ from .test_layers import LAYERS, ROOT, Import, imports
 # Rooms of a layer, files and folders directly in it, from the ground up: a room imports its own or earlier ones.
 ROOMS = {
     "lavi_core": (
-        *("registry conditioning prompt files foreign_files peft_config", "config", "quantized", "fingerprint lora", "lora_files"),
+        *("registry conditioning prompt files foreign_files peft_config", "config", "quantized", "fingerprint lora"),
+        "lora_files",
         *("language adapters vision", "checkpoint", "bridge", "importers", "exporters"),
     ),
     "training": (
@@ -22,7 +23,8 @@ ROOMS = {
     ),
     "nodes": (
         *("schema folders cache_signature notice prompt_cache progress prompt_syntax quantized_patcher vision_model",),
-        *("casting context_tokens clip_tokens", "language attention_recorder", "clip lora model_search attention_maps", "bridge"),
+        *("casting context_tokens clip_tokens", "language attention_recorder"),
+        *("clip lora model_search attention_maps", "bridge"),
         *("from_clip load_with_model vision", "hook save"),
     ),
 }

@@ -21,7 +21,7 @@ from ..lora import Applied, is_site
 from ..prompt import PromptRecipe
 from ..quantized.storage import STORAGES, requantize, tell_remains
 from .buffers import fit_tables
-from .facts import config_facts, stretched_beyond, token_facts
+from .facts import config_facts, stretched_beyond, token_facts, whole_attention_up_to
 from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
 from .foreign import check_reads_text, told_plainly
@@ -190,8 +190,7 @@ class TextEncoder(nn.Module):
         Differentiable. Only the layers that ``recipe.hidden_states`` needs are run. Raises ValueError, where no
         gradient is asked for, for states that are not finite: what is not trained on is remembered or drawn with.
         """
-        known = self.family.name != "generic" and self._stretched is None
-        if not known and not isinstance(tokens.ids, FakeTensor):  # these have no values
+        if not isinstance(tokens.ids, FakeTensor):  # these have no values
             self.check_recipe(recipe, padded=not bool(tokens.mask.all()))
         ids, mask = self._stretched_out(tokens, recipe)
         inputs = self._inputs(ids, mask if recipe.language_mask else None, recipe.padding_side == "left")
@@ -221,7 +220,7 @@ class TextEncoder(nn.Module):
         """Ids and mask, with the padding that was trimmed off where it shapes the states though it is masked."""
         width = recipe.max_length - tokens.ids.shape[1]
         trims = recipe.padding == "max_length" and recipe.language_mask and recipe.padding_side == "right"
-        if width <= 0 or not trims or isinstance(tokens.ids, FakeTensor) or self.ignores_padding("right"):
+        if width <= 0 or not trims or isinstance(tokens.ids, FakeTensor) or self.may_trim(recipe):
             return tokens.ids, tokens.mask
         return F.pad(tokens.ids, (0, width), value=pad_id(self.tokenizer, recipe)), F.pad(tokens.mask, (0, width))
 
@@ -233,6 +232,11 @@ class TextEncoder(nn.Module):
             if left and not bool(mask.all()):
                 inputs |= self._positions(mask)
         return inputs
+
+    def may_trim(self, recipe: PromptRecipe) -> bool:
+        """Whether masked padding on the right may be left away: the states are the same without it."""
+        stretches = self._stretched is not None and recipe.max_length > self._stretched
+        return not stretches and self.ignores_padding("right")
 
     def ignores_padding(self, side: Literal["left", "right"]) -> bool:
         """Whether masked padding on this side leaves the states of real tokens as they are. Known of the families in
@@ -256,11 +260,23 @@ class TextEncoder(nn.Module):
         short passes, once. They want the whole model: to be called before layers are dropped. padded: whether there
         is padding."""
         name, left = self.config.model_id, recipe.padding_side == "left"
-        stretched = self._stretched
-        if recipe.padding == "longest" and padded and stretched is not None and recipe.max_length > stretched:
+        stretched, company = self._stretched, recipe.padding == "longest" or left
+        if company and padded and stretched is not None and recipe.max_length > stretched:
             raise ValueError(
                 f"{name} turns the positions of a prompt otherwise in a batch of more than {stretched} tokens, "
-                f"max_length is {recipe.max_length}; lower it, or set padding = 'max_length'"
+                f"max_length is {recipe.max_length}; lower it, or set padding = 'max_length' on the right"
+            )
+        whole = whole_attention_up_to(self.model)
+        if whole is not None and recipe.max_length > whole:
+            raise ValueError(
+                f"{name} attends to blocks in a prompt of more than {whole} tokens, and to all of it once a shorter "
+                f"one was read, max_length is {recipe.max_length}; lower it"
+            )
+        own_pad = getattr(self.model.config, "pad_token_id", None)
+        if left and padded and self.family.positions == "own" and pad_id(self.tokenizer, recipe) != own_pad:
+            raise ValueError(
+                f"{name} counts its positions from the tokens that are not {own_pad}, padding is "
+                f"{pad_id(self.tokenizer, recipe)} here; set padding_side = 'right', or the pad_token of the model"
             )
         if self.family.name != "generic":
             return

@@ -87,6 +87,15 @@ def stretched_beyond(config: Any) -> int | None:
     return next((length for length in lengths if isinstance(length, int)), None)
 
 
+def whole_attention_up_to(model: Any) -> int | None:
+    """The most tokens that a BigBird attends to in full: beyond, to blocks of them, until a shorter row is read, from
+    which on transformers (5.24) attends in full for good. None = it never attends to blocks."""
+    config = model.config
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return None
+    return (5 + 2 * config.num_random_blocks) * config.block_size
+
+
 def token_facts(tokenizer: Any) -> dict[str, Any]:
     """The token ids of two short texts, special tokens included."""
     return {"tokens": "; ".join(" ".join(map(str, tokenizer(text)["input_ids"])) for text in PROBES)}

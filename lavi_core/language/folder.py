@@ -38,7 +38,7 @@ def read_config(path: Path) -> Any:
         model_type = data.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} is not readable JSON: {error}") from None
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         if "auto_map" in data:
             raise ValueError(
                 f"{path} needs its own Python code (auto_map in config.json), which this pack does not run; "
@@ -47,7 +47,11 @@ def read_config(path: Path) -> Any:
         raise ValueError(
             f"{file}: the installed transformers does not know model_type {model_type!r}; update transformers"
         )
-    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each config checks its own fields
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} is no config of a {model_type} model: {reason}") from error
     _check_rotation(file, data.get("rope_parameters"), config)
     return config
 
@@ -81,8 +85,11 @@ def check_weights(path: Path) -> list[Path]:
     if (path / "model.safetensors").is_file():
         files = [path / "model.safetensors"]
     elif index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        files = [path / name for name in sorted(set(shards))]
+        try:
+            shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"]).values()
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{index} is damaged ({error}); fetch it again") from None
+        files = [path / str(name) for name in sorted(set(shards))]
     elif any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
         raise ValueError(
             f"{path} holds only pickled weights (.bin), which can run code; save the model again with "

@@ -42,17 +42,22 @@ def gguf_config(path: Path) -> Any:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file")
     reader = _reader(path)
-    architecture, keys = _keys(reader)
+    try:
+        architecture, keys = _keys(reader)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no model that is read here: {error}; take the model's own folder") from None
     words = reader.fields.get("tokenizer.ggml.tokens")
     names = {tensor.name for tensor in reader.tensors}
     config = config_of(architecture, keys, names, 0 if words is None else len(words.data), path.name)
     rows = {t.name: _values(t).tolist() for t in reader.tensors if t.name in READ}
-    factors(config, keys, rows)
+    factors(config, keys, rows, f"{path.name} ({architecture})")
     return config
 
 
 def _keys(reader: Any) -> tuple[str, dict[str, Any]]:
     """(architecture, the keys under its name, without it)"""
+    if "general.architecture" not in reader.fields:
+        raise ValueError("it does not say of which architecture it is")
     architecture = reader.fields["general.architecture"].contents()
     start = f"{architecture}."
     found = {key.removeprefix(start): field.contents() for key, field in reader.fields.items() if key.startswith(start)}

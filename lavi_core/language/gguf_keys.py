@@ -66,6 +66,14 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "ssm.time_step_rank": ("time_step_rank",),
     "shortconv.l_cache": ("conv_L_cache",),
 }
+# What every file says, and those of a kind, whose defaults llama.cpp and transformers do not share.
+REQUIRED = ("embedding_length", "block_count")
+REQUIRED_OF: Mapping[str, tuple[str, ...]] = {
+    "stablelm": ("rope.dimension_count",),
+    "gemma2": ("attention.head_count", "attention.key_length"),
+    "gemma3_text": ("attention.head_count", "attention.key_length", "rope.freq_base"),
+    "lfm2": ("attention.head_count_kv",),
+}
 # Of no matter where they are zero.
 OFF = {
     *("ssm.dt_b_c_rms", "nextn_predict_layers", "expert_count", "expert_used_count", "attention.head_count"),
@@ -97,6 +105,12 @@ def config_of(architecture: str, keys: Mapping[str, Any], tensors: Set[str], voc
             "the model's own folder"
         )
     kind = _kind(KINDS[architecture], keys, tensors)
+    missing = [key for key in (*REQUIRED, *REQUIRED_OF.get(kind, ())) if key not in keys]
+    if not any(key.endswith("epsilon") for key in keys):
+        missing.append("attention.layer_norm_rms_epsilon")
+    if missing or isinstance(keys.get("attention.head_count"), list):
+        what = f"does not say {architecture}.{missing[0]}" if missing else "has other heads in each layer"
+        raise ValueError(f"{name} {what}; take the model's own folder")
     default = CONFIG_MAPPING[kind]()
     values: dict[str, Any] = {"vocab_size": vocabulary, **dict.fromkeys(TOKENS), **_of_its_kind(kind, keys, tensors)}
     for key, value in keys.items():
@@ -107,7 +121,11 @@ def config_of(architecture: str, keys: Mapping[str, Any], tensors: Set[str], voc
         places = {_place(default, key): value for key, value in missing.items() if key not in keys}
         values |= {place: value for place, value in places.items() if place is not None and place not in values}
     values |= {at: any(n.endswith(end) for n in tensors) for at, end in BY_TENSORS.items() if hasattr(default, at)}
-    config = CONFIG_MAPPING[kind](**values)
+    try:
+        config = CONFIG_MAPPING[kind](**values)
+    except Exception as error:  # each config checks its own fields
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} is no {kind} model that transformers knows: {reason}") from error
     for key, value in keys.items():
         if key in HARMLESS or key in ROTATION or (key in OFF and not value) or _is_honoured(config, key, value):
             continue
@@ -135,7 +153,8 @@ def _of_its_kind(kind: str, keys: Mapping[str, Any], tensors: Set[str]) -> dict[
         whole = int(keys["block_count"]) in _27B
         return {"query_pre_attn_scalar": width // heads if whole else int(keys["attention.key_length"])}
     if kind == "lfm2":  # no key heads where a layer is a convolution
-        heads = [int(count) for count in keys["attention.head_count_kv"]]
+        heads = keys["attention.head_count_kv"]
+        heads = [int(count) for count in heads] if isinstance(heads, list) else [int(heads)] * int(keys["block_count"])
         full = [i for i, count in enumerate(heads) if count]
         return {"num_key_value_heads": max(heads), "full_attn_idxs": full, "block_auto_adjust_ff_dim": False}
     if kind == "qwen3_moe":  # llama.cpp's src/models/qwen3moe.cpp

@@ -27,17 +27,22 @@ def rotate(config: Any, keys: Mapping[str, Any], name: str) -> None:
     base = keys.get("rope.freq_base")
     if base is not None:
         _put(config, {"rope_theta": float(base)}, "full_attention")
-    if (base := keys.get("rope.freq_base_swa")) is not None:
+    if (local := keys.get("rope.freq_base_swa")) is not None:
         if not _layered(config) and not hasattr(config, "rope_local_base_freq"):
             raise ValueError(f"{name} has another rotary base for some layers; take the model's own folder")
-        _put(config, {"rope_theta": float(base)}, "sliding_attention")
+        _put(config, {"rope_theta": float(local)}, "sliding_attention")
     for key in ("rope.dimension_count", "rope.dimension_count_swa"):
         if key in keys:
             _rotated(config, int(keys[key]), name)
+    if base is not None and not base > 0:
+        raise ValueError(f"{name} has a rotary base of {base}, which must be above 0; fetch it again")
     odd = next((key for key in _ONES if keys.get(key, 1.0) not in (1.0, -1.0)), None)
     if odd is None and keys.get("rope.scaling.yarn_log_multiplier"):
         odd = "rope.scaling.yarn_log_multiplier"
-    scaling = _scaling(config, keys)
+    kind = keys.get("rope.scaling.type", "linear")
+    if odd is None and kind == "yarn" and not float(keys.get("rope.scaling.factor", 0.0)) > 0:
+        odd = "yarn without a factor"
+    scaling = {} if odd else _scaling(config, keys)
     kind = keys.get("rope.scaling.type", "linear" if scaling else "none")
     if odd is not None or (kind not in ("none", "longrope") and scaling is None):
         raise ValueError(
@@ -65,14 +70,26 @@ def _scaling(config: Any, keys: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def factors(config: Any, keys: Mapping[str, Any], found: Mapping[str, Sequence[float]]) -> None:
+def factors(config: Any, keys: Mapping[str, Any], found: Mapping[str, Sequence[float]], name: str) -> None:
     """Set what the tensors say that divide the frequencies of each pair of channels.
 
     found: FREQUENCIES (Llama 3.1: one row for all lengths), or SHORT and LONG (Phi-3, LongRoPE arXiv 2402.13753).
+    Raises ValueError for one that is missing, and for another scaling beside them.
     """
-    if (row := found.get(FREQUENCIES)) is not None and any(value != 1 for value in row):
+    said, pair = keys.get("rope.scaling.type", "none"), (SHORT in found, LONG in found)
+    row = found.get(FREQUENCIES)
+    plain = row is None or all(value == 1 for value in row)
+    lone = keys.get("rope.scaling.attn_factor", 1.0) != 1.0 and said != "yarn" and not all(pair)
+    alone = any(pair) != all(pair) or (said == "longrope" and not all(pair))
+    if lone or alone or (said in ("linear", "yarn") and not plain):
+        tensors = ", ".join(found) or "none"
+        raise ValueError(
+            f"{name} scales its rotary positions by {said!r} and by tensors ({tensors}), which do not go together; "
+            "take its own folder"
+        )
+    if row is not None and not plain:
         _put(config, _llama3(config, row) or _longrope(row, row, config.max_position_embeddings, 1.0), "full_attention")
-    if LONG in found and SHORT in found:
+    if all(pair):
         first = int(keys.get("rope.scaling.original_context_length", config.max_position_embeddings))
         values = _longrope(found[SHORT], found[LONG], first, keys.get("rope.scaling.attn_factor"))
         _put(config, values, "full_attention")

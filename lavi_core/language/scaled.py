@@ -31,7 +31,7 @@ def factors(
     Raises ValueError for weights that are scaled in a way that is not read here.
     """
     known = set(names)
-    layers = json.loads(header["_quantization_metadata"])["layers"] if "_quantization_metadata" in header else {}
+    layers = _layers(path, header)
     for name in sorted(known):
         if name.endswith(".comfy_quant"):
             layers[name.removesuffix(".comfy_quant")] = _said(read(name))
@@ -49,12 +49,24 @@ def factors(
             odd = odd or name
         else:
             found[weight] = float(factor)
+    lone = sorted(f"{layer}.weight" for layer in layers if f"{layer}.weight" in known.difference(found))
+    odd = odd or (f"{lone[0]}, without a factor" if lone else None)
     if odd is not None:
         raise ValueError(
             f"{path.name} has scaled weights ({odd}), of which only float8 with one factor each is read here; load it "
             "with ComfyUI's CLIPLoader and Language Model from CLIP (LaVi-Bridge), or take the file without scales"
         )
     return found
+
+
+def _layers(path: Path, header: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
+    if "_quantization_metadata" not in header:
+        return {}
+    try:
+        layers = json.loads(header["_quantization_metadata"])["layers"]
+        return {str(name): dict(said) for name, said in layers.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path.name} has a header that is not readable ({error}); fetch it again") from None
 
 
 def _said(tensor: Tensor) -> dict[str, str]:

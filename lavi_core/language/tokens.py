@@ -196,9 +196,10 @@ def _truncate(tokens: list[_Token], prompt: str, tokenizer: Any, recipe: PromptR
             f"max_length is {recipe.max_length}; raise max_length or shorten the template"
         )
     gone = droppable[-surplus:]
+    dropped = set(gone)
     lost = tuple(tokens[i] for i in gone)
     if lost[0].span is not None:
         text = prompt[lost[0].span[0] :].strip()
     else:
         text = tokenizer.decode([token.id for token in lost])
-    return _Row([t for i, t in enumerate(tokens) if i not in set(gone)], lost, text)
+    return _Row([t for i, t in enumerate(tokens) if i not in dropped], lost, text)

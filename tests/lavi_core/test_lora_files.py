@@ -52,6 +52,25 @@ def test_alpha_of_a_header_and_none(tmp_path: Path, caplog: pytest.LogCaptureFix
     tensors = {f"{stem}.lora_A.weight": torch.ones(4, 8), f"{stem}.lora_B.weight": torch.ones(8, 4)}
     save_file(tensors, path, {"lora_adapter_metadata": '{"text_encoder.lora_alpha": 8, "text_encoder.r": 4}'})
     assert read_lora_file(path, [])["layers.0.self_attn.q_proj"].scale == 2.0
+    for header, scale in (
+        ('{"lora_alpha": 8, "use_rslora": true}', 4.0),
+        ('{"lora_alpha": 8, "alpha_pattern": {"q_proj": 32}}', 8.0),
+    ):
+        save_file(tensors, path, {"lora_adapter_metadata": header})
+        assert read_lora_file(path, [])["layers.0.self_attn.q_proj"].scale == scale
+    save_file(
+        {f"text_encoder.{name}": t for name, t in tensors.items()},
+        path,
+        {"lora_adapter_metadata": '{"transformer.lora_alpha": 64, "text_encoder.lora_alpha": 8}'},
+    )
+    assert {delta.scale for delta in read_lora_file(path, []).values()} == {2.0}
+    for header, message in (
+        ('{"lora_alpha": 8, "use_dora": true}', "DoRA|use_dora"),
+        ('{"lora_alpha": true}', "number"),
+    ):
+        save_file(tensors, path, {"lora_adapter_metadata": header})
+        with pytest.raises(ValueError, match=message):
+            read_lora_file(path, [])
     assert not caplog.records
     save_file(tensors, path)
     assert read_lora_file(path, [])["layers.0.self_attn.q_proj"].scale == 1.0
@@ -66,6 +85,10 @@ def test_alpha_of_a_header_and_none(tmp_path: Path, caplog: pytest.LogCaptureFix
         (
             {"lora_te_layers_0_x.hada_w1_a": torch.ones(2, 2)},
             r"is no plain LoRA: it holds lora_te_layers_0_x\.hada_w1_a",
+        ),
+        (
+            {**named("lora_te1_layers_0_x", pair(1.0)), **named("lora_te2_layers_0_x", pair(1.0))},
+            "two deltas for layers.0.x, one of them by the name lora_te2_layers_0_x",
         ),
         ({"lora_te_layers_0_x.lora_down.weight": torch.ones(2, 2)}, "lacks the up half of its delta"),
     ],

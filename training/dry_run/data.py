@@ -41,7 +41,13 @@ def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
     if count is not None and recipe.data.validation >= count:
         raise ValueError(f"data.validation holds out {recipe.data.validation} of {count} pictures, none is left")
     known = f"{count:,} pictures" if count is not None else f"{len(source.shards())} tars of pictures"
-    seen = "" if count is None else f", each seen {recipe.steps * recipe.batch_size / count:.3g} times"
+    if recipe.validation.every and not recipe.data.validation:
+        report.problems.append(
+            f"validation.every is {recipe.validation.every}, but no example is held out: set data.validation to their "
+            "number, or validation.every = 0"
+        )
+    trained = 0 if count is None else count - recipe.data.validation
+    seen = f", each seen {recipe.steps * recipe.batch_size / trained:.3g} times" if trained else ""
     report.add("data", f"{recipe.data.kind}: {known} of {recipe.data.resolution} pixels{seen}; {opened} opened")
     return count
 

@@ -29,7 +29,10 @@ def read_run(log: Path, name: str) -> Run:
     """
     if not log.is_file():
         raise ValueError(f"there is no log of a run at {log}")
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError:
+        raise ValueError(f"{log} is no log of a run: name a run's folder, or the log.jsonl in it") from None
     entries = []
     for number, line in enumerate(lines, 1):
         try:

@@ -51,7 +51,7 @@ class Pair(nn.Module):
         without_weights = weight is None or weight.is_meta  # see FrozenLanguage, which checks what it loads
         if not without_weights:  # of the whole model: what a recipe never runs is dropped below
             encoder.check_recipe(recipe.prompt)
-        self.trims_padding = without_weights or encoder.ignores_padding("right")
+        self.trims_padding = without_weights or encoder.may_trim(recipe.prompt)
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
         self.network = vision.network

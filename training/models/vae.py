@@ -20,6 +20,8 @@ TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
 def own_vae(folder: str | Path) -> Path:
     """The VAE's folder in a pipeline's. Raises ValueError where there is none."""
     found = [Path(folder) / name for name in ("vae", "vqvae") if (Path(folder) / name / "config.json").is_file()]
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no folder of a vision model {folder}")
     if not found:
         raise ValueError(f"{folder} has no vae/ or vqvae/ with a config.json: name the VAE that belongs to it")
     return found[0]

@@ -268,6 +268,14 @@ def test_a_file_says_what_its_folder_says(case: str, made, tmp_path):
         ("linear", {"attention.causal": False}, {}, (), r"says llama\.attention\.causal = False"),
         ("linear", {"attention.key_length": 8, "rope.dimension_count": 4}, {}, (), "rotates 4 of the 8 channels"),
         ("linear", {"rope.scaling.type": "longrope2"}, {}, (), "by 'longrope2', which is not read here"),
+        ("linear", {"rope.scaling.attn_factor": 0.5}, {}, (), "by 'linear' and by tensors"),
+        ("linear", {"rope.scaling.type": "longrope"}, {}, (), "by 'longrope' and by tensors"),
+        ("linear", {}, {"rope_factors_long.weight": np.ones(4, np.float32)}, (), "by tensors .rope_factors_long"),
+        ("linear", {}, {"rope_freqs.weight": np.full(4, 2, np.float32)}, (), "by 'linear' and by tensors .rope_freqs"),
+        ("yarn", {"rope.scaling.factor": 0.0}, {}, (), "by 'yarn without a factor'"),
+        ("linear", {"rope.freq_base": 0.0}, {}, (), r"a rotary base of 0\.0, which must be above 0"),
+        ("linear", {"attention.head_count": [4, 2]}, {}, (), "has other heads in each layer"),
+        ("linear", {"attention.head_count": 3}, {}, (), "is no llama model that transformers knows"),
         ("yarn", {"rope.scaling.yarn_log_multiplier": 0.1}, {}, (), "by 'rope.scaling.yarn_log_multiplier'"),
         ("linear", {}, {"blk.0.attn_q_norm.weight": np.ones(8, np.float32)}, (), r"no place for, first blk\.0\.attn_q"),
         ("biases", {}, {}, ("o_proj.bias",), r"lacks 2 tensors of LlamaModel in their shapes, first layers\.0\.self_a"),
@@ -293,3 +301,16 @@ def test_heads_decoders_and_pictures_are_passed_over(made, tmp_path):
     more = {name: np.ones((4, 4), np.float32) for name in ("output.bias", "v.patch_embd.weight", "mm.0.weight")}
     path = write_gguf(tmp_path / "more.gguf", folder, model, architecture, keys, more)
     assert torch.equal(last(TextEncoder.load(path)), last(TextEncoder.load(folder)))
+
+
+@pytest.mark.parametrize(
+    ("case", "key"), [("part of a head", "rope.dimension_count"), ("Gemma 3", "rope.freq_base"), ("T5", "epsilon")]
+)
+def test_a_file_that_leaves_a_key_to_a_default_is_refused(case: str, key: str, made, tmp_path):
+    """The defaults of llama.cpp are not those of transformers."""
+    folder, model = made(case)
+    *_, architecture, plain, tensors = CASES[case]
+    keys = {name: value for name, value in plain.items() if not name.endswith(key)}
+    path = write_gguf(tmp_path / "short.gguf", folder, model, architecture, keys, tensors)
+    with pytest.raises(ValueError, match=r"short\.gguf does not say .*" + key.split(".")[0]):
+        TextEncoder.load(path)

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.sd
@@ -25,7 +26,7 @@ def gguf_pack():
     if "gguf_pack" not in sys.modules:
         if not (PACK / "nodes.py").is_file() or importlib.util.find_spec("gguf") is None:
             raise NotHere(f"no ComfyUI-GGUF in {PACK} (set COMFYUI_GGUF_PATH), or no gguf package in the host's Python")
-        spec = importlib.util.spec_from_file_location(
+        spec: Any = importlib.util.spec_from_file_location(
             "gguf_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
         )
         module = importlib.util.module_from_spec(spec)

@@ -228,7 +228,7 @@ def test_weights_that_training_would_refuse(recipe, tiny, tmp_path):
     whole = load_file(folder / "model.safetensors")
     for change, message in (
         ({key: t for key, t in whole.items() if "word_embeddings" not in key}, "lack 1 tensors of BertModel"),
-        (whole | {"encoder.layer.0.output.dense.weight_scale": torch.ones(1)}, "has scaled weights"),
+        (whole | {"encoder.layer.0.output.dense.weight_scale": torch.ones(2)}, "has scaled weights"),
     ):
         write_safetensors(folder / "model.safetensors", change, {"format": "pt"})
         found = problems(recipe, f"language.model={json.dumps(str(folder))}")
