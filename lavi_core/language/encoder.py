@@ -273,7 +273,8 @@ class TextEncoder(nn.Module):
                 f"one was read, max_length is {recipe.max_length}; lower it"
             )
         own_pad = getattr(self.model.config, "pad_token_id", None)
-        if left and padded and self.family.positions == "own" and pad_id(self.tokenizer, recipe) != own_pad:
+        counts = left and padded and self.family.positions == "own" and self._reserved_positions() > 0
+        if counts and pad_id(self.tokenizer, recipe) != own_pad:
             raise ValueError(
                 f"{name} counts its positions from the tokens that are not {own_pad}, padding is "
                 f"{pad_id(self.tokenizer, recipe)} here; set padding_side = 'right', or the pad_token of the model"

@@ -16,6 +16,7 @@ NODES = {
     "LaViBridgeTextEncode",
     "LaViBridgeApply",
     "LaViBridgeHook",
+    "LaViBridgeSave",
     "LaViBridgeLoadVisionModel",
     "LaViBridgeTokens",
     "LaViBridgeWatchAttention",
