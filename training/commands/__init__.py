@@ -57,7 +57,9 @@ def status(action: Callable[[], object]) -> int:
     try:
         result = action()
         if result is not None:
-            print(result)
+            print(result, flush=True)
+    except BrokenPipeError:  # who reads, as head does, has enough; nothing more is written, at the end of Python either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

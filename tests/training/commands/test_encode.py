@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,3 +224,12 @@ def test_prompts_that_are_cut_are_named(bridge, caplog):
     assert status == 0
     (told,) = [record.getMessage() for record in caplog.records if "not heard" in record.getMessage()]
     assert "two elephants" in told and "rabbit" not in told and len(told) < 200
+
+
+def test_a_reader_that_has_enough_is_no_error(bridge):
+    """As ``lavi-bridge inspect BRIDGE | head -1``."""
+    command = [sys.executable, "-m", "lavi_bridge.training.commands", "inspect", str(bridge)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 0
