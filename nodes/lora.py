@@ -38,6 +38,23 @@ def add(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any],
         raise ValueError(f"only {len(landed)} of {len(lora)} LoRA sites landed in {to}; the LoRA was made for another")
 
 
+def is_in(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
+    """Whether the model is patched with this LoRA already, as a stock loader does it, at whichever strength."""
+    path, delta = next(iter(lora.items()))
+    key = keys.get(path, "")
+    for _, value, *_ in patcher.patches.get(key if isinstance(key, str) else key[0], []):
+        up, down, *_ = getattr(value, "weights", None) or (None, None)
+        pairs = ((down, delta.down), (up, delta.up))
+        if all(isinstance(a, Tensor) and a.numel() == b.numel() and _alike(a, b) for a, b in pairs):
+            return True
+    return False
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Of one half of a LoRA, in whatever dtype it was saved."""
+    return torch.allclose(a.flatten().float(), b.flatten().float().to(a.device), rtol=1e-2)
+
+
 def patches(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any], to: str) -> dict[Any, Any]:
     """The same as patches that the host can add to this model, which is left as it is."""
     for path, delta in lora.items():

@@ -32,8 +32,13 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
         )
     elif strength:
         refuse_second(model, bridge)
-        bridged = model.clone()
-        lora.add(bridged, bridge.vision_lora, keys_of(model, bridge), strength, _sides(model, bridge))
+        bridged, keys = model.clone(), keys_of(model, bridge)
+        if lora.is_in(model, bridge.vision_lora, keys):
+            notice(
+                f"the LoRA of {bridge.name} is in this model already, from a LoRA loader, and Apply Bridge adds it "
+                "once more: take one of the two out"
+            )
+        lora.add(bridged, bridge.vision_lora, keys, strength, _sides(model, bridge))
         bridged.set_attachments(APPLIED, bridge.name)
     _check_objective(model, trained)
     return _with_latents(bridged, trained, VISION_TARGETS[trained.target])

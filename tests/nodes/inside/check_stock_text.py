@@ -184,3 +184,15 @@ def break_is_no_word_where_there_are_no_pieces():
         for text in ("a (red:1.3) BREAK circle", "a (red:1.3)  BREAK\n circle"):
             ours = bridge.encode(text, options)[0][0][0]
             assert torch.equal(ours, bridge.encode("a (red:1.3) circle", options)[0][0][0])
+
+
+@check
+def a_bridges_lora_that_a_stock_loader_has_added_is_told():
+    bridge = connected("sd1", language_model("bert"))
+    model = vision_model_.load(MODELS / "diffusers" / "tiny-sd1")
+    with Lines() as lines:
+        vision_.apply(model, bridge, 1.0)
+        assert not lines, lines
+        loaded = stock.LoraLoaderModelOnly().load_lora_model_only(model, "exported-sd1.safetensors", 0.5)[0]
+        vision_.apply(loaded, bridge, 1.0)
+        assert len(lines) == 1 and "the LoRA of sd1.safetensors is in this model already" in lines[0], lines
