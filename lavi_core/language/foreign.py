@@ -20,6 +20,11 @@ def check_reads_text(model: nn.Module, config: Any, taken: Collection[str], mode
         raise ValueError(
             f"{model_id} ({kind}) takes {', '.join(sorted(taken)[:3])}, not input_ids; take a language model"
         )
+    if getattr(config, "model_type", None) == "mra":  # transformers 5.24: zeros_like(query) where the kernel is not
+        raise ValueError(
+            f"{model_id} ({kind}) attends by a kernel that transformers fetches from the network, and without it to "
+            "nothing; take another language model"
+        )
     for name in ("hidden_size", "vocab_size"):
         if not isinstance(getattr(config, name, None), int):
             raise ValueError(f"{model_id} ({kind}) has no {name} in its config; take another language model")

@@ -47,9 +47,7 @@ class Source(NamedTuple):
     def print(self) -> tuple[str | None, list[float] | None]:
         """Fingerprint and magnitudes of the weights, of which slices are read; None where there are none, or they are
         not plainly the trunk's."""
-        with Empty():
-            whole = _empty(self.config, self.family)
-        slots = Slots(whole, _trunk(whole, self.family))
+        whole, _, slots = _places(self)
         if self.files is None:
             return _prints(slots.found_in(gguf_tensors(self.path, whole)))
         if getattr(self.config, "quantization_config", None) is None:
@@ -159,11 +157,12 @@ def _streamed(source: Source, dtype: torch.dtype | None) -> nn.Module:
     return trunk.requires_grad_(False)
 
 
-def _places(source: Source, dtype: torch.dtype) -> tuple[Any, nn.Module, Slots]:
-    """The model without weights, its trunk, and where each weight goes in that."""
+def _places(source: Source, dtype: torch.dtype | None = None) -> tuple[Any, nn.Module, Slots]:
+    """The model without weights, its trunk, and where each weight goes in that. dtype: what its config is to say."""
     with Empty():
         whole = _empty(source.config, source.family)
-    setattr(whole.config, _dtype_name(), dtype)
+    if dtype is not None:
+        setattr(whole.config, _dtype_name(), dtype)
     trunk = _trunk(whole, source.family)
     return whole, trunk, Slots(whole, trunk)
 
@@ -178,9 +177,7 @@ def verify(source: Source) -> None:
     if not source.files:
         raise ValueError(f"{source.path} has no model.safetensors")
     if getattr(source.config, "quantization_config", None) is None:
-        with Empty():
-            whole = _empty(source.config, source.family)
-        slots = Slots(whole, _trunk(whole, source.family))
+        whole, _, slots = _places(source)
         with safetensors(source.files) as stored:
             found = _plainly_in(stored, slots, whole)
             _check_convertible(source, found is not None, stored)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...lavi_core.language import TextEncoder
 from ..data import MAX_UNREADABLE, IndexedSource, Source, UnreadableImage
+from ..loop.validation import none_held_out
 from ..recipe import Recipe
 from .report import Report
 
@@ -42,10 +43,7 @@ def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
         raise ValueError(f"data.validation holds out {recipe.data.validation} of {count} pictures, none is left")
     known = f"{count:,} pictures" if count is not None else f"{len(source.shards())} tars of pictures"
     if recipe.validation.every and not recipe.data.validation:
-        report.problems.append(
-            f"validation.every is {recipe.validation.every}, but no example is held out: set data.validation to their "
-            "number, or validation.every = 0"
-        )
+        report.problems.append(str(none_held_out(recipe)))
     trained = 0 if count is None else count - recipe.data.validation
     seen = f", each seen {recipe.steps * recipe.batch_size / trained:.3g} times" if trained else ""
     report.add("data", f"{recipe.data.kind}: {known} of {recipe.data.resolution} pixels{seen}; {opened} opened")

@@ -20,6 +20,13 @@ from .context_measures import ContextMeasure, Contexts
 log = logging.getLogger(__name__)
 
 
+def none_held_out(recipe: Recipe) -> ValueError:
+    return ValueError(
+        f"validation.every is {recipe.validation.every}, but no example is held out: set data.validation to their "
+        "number, or validation.every = 0"
+    )
+
+
 class Validation:
     """Every process computes the whole of it, so that the number is the same on any count of them.
 
@@ -36,10 +43,7 @@ class Validation:
         own: ContextMeasure | None = None,
     ):
         if not indices:
-            raise ValueError(
-                f"validation.every is {recipe.validation.every}, but no example is held out: set data.validation to "
-                "their number, or validation.every = 0"
-            )
+            raise none_held_out(recipe)
         self.recipe, self.pair, self.latents, self.text_inputs = recipe, pair, latents, text_inputs
         self.indices, self.own = list(indices), own
         captions = [latents.caption(index, 0) for index in self.indices]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
 import transformers as hf
@@ -12,21 +9,14 @@ from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from torch import nn
 
-from ..conftest import write_tokenizer
-from .tiny_families import tiny_model
+from .tiny_families import tiny_folders
 
 RECIPE = PromptRecipe(max_length=20)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    @cache
-    def make(kind: str) -> Path:
-        path = tmp_path_factory.mktemp(kind)
-        tiny_model(kind, len(write_tokenizer(path)), head=True).save_pretrained(path)
-        return path
-
-    return make
+    return tiny_folders(tmp_path_factory)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -22,7 +22,7 @@ FAMILIES = (
     *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "mpnet", "data2vec-text"),
     *("roberta-prelayernorm", "xlm-roberta-xl", "xmod", "convbert", "mobilebert", "fnet", "nystromformer"),
     *("squeezebert", "deberta", "deberta-v2", "layoutlm", "megatron-bert", "ernie", "rembert", "roformer", "splinter"),
-    *("big_bird", "mra", "yoso", "ibert", "esm", "modernbert", "clip_text_model", "t5", "mt5", "umt5", "bart", "mbart"),
+    *("big_bird", "yoso", "ibert", "esm", "modernbert", "clip_text_model", "t5", "mt5", "umt5", "bart", "mbart"),
     *("pegasus", "m2m_100", "blenderbot-small", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"),
     *("olmo2", "smollm3", "phi", "phi3", "stablelm", "starcoder2", "granite", "cohere", "olmo", "glm", "helium"),
     *("nemotron", "gpt_neox", "gpt2", "gptj", "gpt_neo", "codegen", "bloom", "falcon", "mpt", "opt", "xglm", "mamba"),
@@ -39,7 +39,7 @@ WIDER = {"last", "longer", "padded right", "unmasked", "batch", COMPANY, LEFT, "
 REFUSED: dict[str, set[str]] = {
     # positions of their own, or none that can be given: padding on the left moves them
     **dict.fromkeys(("mpnet", "data2vec-text", "roberta-prelayernorm", "xlm-roberta-xl", "xmod", "roformer"), MOVED),
-    **dict.fromkeys(("mra", "ibert", "esm", "bart", "mbart", "pegasus", "m2m_100", "blenderbot-small"), MOVED),
+    **dict.fromkeys(("ibert", "esm", "bart", "mbart", "pegasus", "m2m_100", "blenderbot-small"), MOVED),
     **dict.fromkeys(("bloom", "mpt", "longt5", "luke", "recurrent_gemma", "prophetnet"), MOVED),
     # states that depend on how much padding follows, though it is masked
     **dict.fromkeys(("convbert", "mobilebert", "fnet", "nystromformer", "yoso", "paligemma"), PADDED),
@@ -83,6 +83,12 @@ def test_a_family(name: str, encoders):
         if outcomes[what].kind == "refused"
     }
     assert refused == REFUSED.get(name, set())
+
+
+def test_a_model_that_attends_to_nothing_without_its_kernel_is_refused(tmp_path):
+    tiny_model("mra", len(write_tokenizer(tmp_path)), head=True).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"attends by a kernel .* and without it to nothing; take another"):
+        TextEncoder.load(tmp_path)
 
 
 def test_as_many_as_were_asked_for():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from lavi_bridge.lavi_core.prompt import PromptRecipe
 from torch import nn
 
 from ..conftest import write_tokenizer
-from .tiny_families import tiny_model
+from .tiny_families import tiny_folders
 
 # Experts joined into one weight; qkv joined; layers renamed; tied by the class with the head alone; never saved.
 KINDS = (
@@ -38,13 +36,7 @@ IDS = torch.arange(5, 15)[None]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    @cache
-    def make(kind: str) -> Path:
-        path = tmp_path_factory.mktemp(kind)
-        tiny_model(kind, len(write_tokenizer(path)), head=True).save_pretrained(path)
-        return path
-
-    return make
+    return tiny_folders(tmp_path_factory)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from lavi_bridge.lavi_core.quantized.unpacking import Unpacking, packed
 from torch import nn
 
 from ..conftest import write_tokenizer
-from .tiny_families import tiny_model
+from .tiny_families import tiny_folders
 
 # Experts; transposed maps; maps with a forward of their own, one of which gives a tuple.
 KINDS = {
@@ -37,13 +36,7 @@ RECIPE = PromptRecipe(max_length=20)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    @cache
-    def make(kind: str) -> Path:
-        path = tmp_path_factory.mktemp(kind)
-        tiny_model(kind, len(write_tokenizer(path)), head=True).save_pretrained(path)
-        return path
-
-    return make
+    return tiny_folders(tmp_path_factory)
 
 
 @torch.no_grad()

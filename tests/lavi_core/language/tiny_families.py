@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,3 +137,16 @@ def _small(loader: Any, config: Any) -> nn.Module:
             raise ValueError(f"the tiny {config.model_type} has {count} parameters, more than {LIMIT}")
     torch.manual_seed(0)
     return loader.from_config(config).eval()
+
+
+def tiny_folders(tmp_path_factory: Any) -> Callable[[str], Path]:
+    """model_type -> a folder of the tiny model with its head, as publishers save it, and a tokenizer; made once."""
+    from ..conftest import write_tokenizer
+
+    @cache
+    def make(model_type: str) -> Path:
+        path = tmp_path_factory.mktemp(model_type)
+        tiny_model(model_type, len(write_tokenizer(path)), head=True).save_pretrained(path)
+        return path
+
+    return make

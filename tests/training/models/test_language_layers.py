@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.prompt import PromptRecipe
-from lavi_bridge.tests.lavi_core.conftest import write_tokenizer
-from lavi_bridge.tests.lavi_core.language.tiny_families import tiny_model
+from lavi_bridge.tests.lavi_core.language.tiny_families import tiny_folders
 from lavi_bridge.training.models.layers import drop_layers, unused_modules, used_sites
 from lavi_bridge.training.models.trainable import deltas, prepare
 from lavi_bridge.training.recipe import LanguageSection
@@ -24,13 +20,7 @@ SECTION = LanguageSection(model="x", train="lora", rank=2, alpha=2.0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    @cache
-    def make(kind: str) -> Path:
-        path = tmp_path_factory.mktemp(kind)
-        tiny_model(kind, len(write_tokenizer(path)), head=True).save_pretrained(path)
-        return path
-
-    return make
+    return tiny_folders(tmp_path_factory)
 
 
 def say(encoder: TextEncoder, recipe: PromptRecipe) -> torch.Tensor:
