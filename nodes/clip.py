@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from .casting import managed, settle
 from .clip_tokens import BridgeTokenizer, heard
 from .context_tokens import CONTEXT_TOKENS, context_tokens
-from .language import LanguageModel
+from .kohya_names import hear_kohya, kohya_names
+from .language import OURS, LanguageModel
 from .prompt_syntax import Piece
 
 BATCH = 8  # pieces of a long prompt that go through the language model together
@@ -38,6 +39,8 @@ def connect_clip(language_model: LanguageModel, bridge: Any) -> comfy.sd.CLIP:
     )
     clip.patcher = language_model.patcher.clone()
     clip.patcher.is_clip = True
+    if shell.kohya_names:
+        hear_kohya(clip.patcher, shell.kohya_names)
     clip.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
     return clip
 
@@ -54,6 +57,9 @@ class BridgeShell(nn.Module):
         self.dtypes = {bridge.encoder.dtype}
         self.config = bridge.config
         self.language = language_model
+        ours = language_model.prefix == OURS  # ComfyUI's own encoders have the names that it looks for
+        family = bridge.encoder.config.family
+        self.kohya_names = kohya_names(bridge.encoder.model, family, OURS) if ours else {}
         self._adapter = managed(bridge.adapter, patcher.load_device, patcher.offload_device)
         self._device = patcher.load_device
         self.reset_clip_options()
@@ -62,6 +68,12 @@ class BridgeShell(nn.Module):
     def encoder(self) -> Any:
         """The core's ``TextEncoder``."""
         return self.language.encoder
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The patcher's, with the names beside them by which the host's LoRA loaders find kohya's."""
+        state = super().state_dict(*args, **kwargs)
+        state.update({name: state[key] for name, key in self.kohya_names.items()})
+        return state
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
         """layer: the hidden states to hear, -1 being those the bridge was trained on; execution_device."""

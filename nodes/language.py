@@ -18,6 +18,7 @@ from .progress import cancellable, with_progress
 from .schema import LanguageModelWire, advanced, schema
 
 AUTO = "auto"
+OURS = "model."  # before the names of weights in the core's TextEncoder
 FLAGS = ("fp16_text_enc", "bf16_text_enc", "fp32_text_enc")  # of the host's command line
 DTYPES = {AUTO: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What a user calls a precision -> the dtype of the computation, and how the weights lie in memory.
@@ -37,7 +38,7 @@ class LanguageModel:
 
     name: str
     patcher: ModelPatcher  # its model is the core's TextEncoder
-    prefix: str = "model."
+    prefix: str = OURS
 
     def __str__(self) -> str:
         made = self.encoder.config

@@ -19,6 +19,7 @@ from . import lora
 from .bridge import ConnectedBridge
 from .schema import BridgeWire, schema
 from .vision import keys_of
+from .window import WINDOW
 
 
 def deltas(patcher: ModelPatcher, paths: Mapping[Any, str], of: str) -> dict[str, Any]:
@@ -62,6 +63,11 @@ def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
     language = {path: lora.turned(trunk.get_submodule(path), delta) for path, delta in language.items()}
     vision = dict(bridge.vision_lora)
     if model is not None:
+        if (window := model.get_attachment(WINDOW)) is not None:
+            raise ValueError(
+                f"the LoRA acts from {window[0]:g} to {window[1]:g} of the sampling in this model, which a bridge file "
+                "does not hold: set start_percent to 0 and end_percent to 1 in Apply Bridge to Model"
+            )
         vision = deltas(model, {key: path for path, key in keys_of(model, bridge).items()}, "this model")
     sizes = {"language_lora": _size(language), "vision_lora": _size(vision)}
     provenance = {**bridge.config.provenance, "saved from": bridge.name}

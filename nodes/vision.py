@@ -6,24 +6,34 @@ import logging
 from typing import Any
 
 import comfy.lora
+import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from . import folders, lora
 from .bridge import ConnectedBridge
 from .notice import notice
-from .schema import BridgeWire, schema
+from .saved_model import bridges_in_file
+from .schema import BridgeWire, advanced, schema
 from .vision_model import is_vision_model, latent_format, load, refuse_misfit
+from .window import within
 
 APPLIED = "lavi_bridge"  # the attachment of a model that says which bridge's LoRA it has
 
 
-def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> ModelPatcher:
+def apply(
+    model: ModelPatcher, bridge: ConnectedBridge, strength: float, start: float = 0.0, end: float = 1.0
+) -> ModelPatcher:
     """A clone of ``model`` with the bridge's vision LoRA and latent scale; the model itself where nothing changes.
-    Raises ValueError where the bridge was made for another, and where the LoRA of a bridge is in the model already."""
+
+    start, end: the part of the sampling in which the LoRA acts, 0 to 1. Raises ValueError where the bridge was made for
+    another model, where the LoRA of a bridge is in the model already, and where the part is none.
+    """
     from ..lavi_core.vision import VISION_TARGETS
 
     refuse_misfit(model, bridge.name, bridge.config)
+    if start >= end:
+        raise ValueError(f"start_percent {start:g} is not before end_percent {end:g}: the LoRA would act at no step")
     trained = bridge.config.vision
     bridged = model
     if not bridge.vision_lora:
@@ -32,13 +42,12 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
         )
     elif strength:
         refuse_second(model, bridge)
-        bridged, keys = model.clone(), keys_of(model, bridge)
-        if lora.is_in(model, bridge.vision_lora, keys):
-            notice(
-                f"the LoRA of {bridge.name} is in this model already, from a LoRA loader, and Apply Bridge adds it "
-                "once more: take one of the two out"
-            )
-        lora.add(bridged, bridge.vision_lora, keys, strength, _sides(model, bridge))
+        _tell_of_first(model, bridge)
+        if (start, end) == (0.0, 1.0):
+            bridged = model.clone()
+            lora.add(bridged, bridge.vision_lora, keys_of(model, bridge), strength, _sides(model, bridge))
+        else:
+            bridged = within(model, patches(model, bridge), strength, start, end)
         bridged.set_attachments(APPLIED, bridge.name)
     _check_objective(model, trained)
     return _with_latents(bridged, trained, VISION_TARGETS[trained.target])
@@ -55,12 +64,34 @@ def refuse_second(model: ModelPatcher, bridge: ConnectedBridge) -> None:
         )
 
 
+def _tell_of_first(model: ModelPatcher, bridge: ConnectedBridge) -> None:
+    """Of a LoRA that is in the model without Apply Bridge's doing, as far as it can be known."""
+    keys, saved = keys_of(model, bridge), bridges_in_file(model)
+    if saved:
+        notice(
+            f"this model was saved from a graph with the LoRA of {' and '.join(saved)} in it, and Apply Bridge adds "
+            f"that of {bridge.name}: for the same bridge, take Apply Bridge out or set its strength to 0"
+        )
+    elif bridge.vision_lora and lora.is_in(model, bridge.vision_lora, keys):
+        notice(
+            f"the LoRA of {bridge.name} is in this model already, from a LoRA loader, and Apply Bridge adds it "
+            "once more: take one of the two out"
+        )
+
+
 def patches(model: ModelPatcher, bridge: ConnectedBridge) -> dict[Any, Any]:
-    """The bridge's vision LoRA as the host's patches for ``model``. Raises ValueError where the bridge was made for
-    another, and where the LoRA of a bridge is in the model already."""
+    """The bridge's vision LoRA as the host's patches for hooks on ``model``. Raises ValueError where the bridge was
+    made for another, where the LoRA of a bridge is in the model already, and where its weights take no hooks."""
     refuse_misfit(model, bridge.name, bridge.config)
     refuse_second(model, bridge)
-    return lora.patches(model, bridge.vision_lora, keys_of(model, bridge), _sides(model, bridge))
+    keys = keys_of(model, bridge)
+    whole = (key if isinstance(key, str) else key[0] for key in keys.values())
+    if any(hasattr(comfy.utils.get_attr(model.model, key), "tensor_type") for key in whole):
+        raise ValueError(
+            "the weights of this model are packed (ComfyUI-GGUF), and ComfyUI's hooks patch no packed ones: take Apply "
+            "Bridge to Model for the whole sampling, or the model as .safetensors"
+        )
+    return lora.patches(model, bridge.vision_lora, keys, _sides(model, bridge))
 
 
 def keys_of(model: ModelPatcher, bridge: ConnectedBridge) -> dict[str, Any]:
@@ -101,6 +132,10 @@ def _check_objective(model: ModelPatcher, trained: Any) -> None:
         )
 
 
+def _share(name: str, default: float, tooltip: str) -> Any:
+    return advanced(io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, optional=True, tooltip=tooltip))
+
+
 class ApplyBridge(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -122,13 +157,22 @@ class ApplyBridge(io.ComfyNode):
                     step=0.01,
                     tooltip="Strength of the bridge's LoRA in the vision model: 1 = as trained, 0 = none.",
                 ),
+                _share("start_percent", 0.0, "Share of the sampling at which the LoRA begins to act."),
+                _share("end_percent", 1.0, "Share of the sampling at which the LoRA ceases to act."),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="A clone with the LoRA added, for the sampler.")],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(apply(model, bridge, strength))
+    def execute(
+        cls,
+        model: ModelPatcher,
+        bridge: ConnectedBridge,
+        strength: float,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(apply(model, bridge, strength, start_percent, end_percent))
 
 
 class LoadVisionModel(io.ComfyNode):

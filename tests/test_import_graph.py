@@ -22,7 +22,10 @@ ROOMS = {
         *("commands", "__main__"),
     ),
     "nodes": (
-        *("schema folders cache_signature notice prompt_cache progress prompt_syntax quantized_patcher vision_model",),
+        *(
+            "schema folders cache_signature kohya_names notice prompt_cache progress prompt_syntax quantized_patcher "
+            "saved_model vision_model window",
+        ),
         *("casting context_tokens clip_tokens", "language attention_recorder"),
         *("clip lora model_search attention_maps", "bridge"),
         *("from_clip load_with_model vision", "hook save"),

@@ -68,6 +68,21 @@ def test_the_note_says_where_every_file_goes(server, path, base):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_links_of_models_are_of_files_that_the_graph_names(path):
+    """As the front end reads them, which offers a file that is missing; the note says where the others are."""
+    nodes = read(path)["nodes"]
+    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] in DECORATION]
+    assert path.stem == "demo" or note.count("https://huggingface.co/") >= 2
+    for node in nodes:
+        for model in node["properties"].get("models", []):
+            assert model["name"] in node["widgets_values"]
+            assert re.search(
+                rf"^\| `{re.escape(model['name'])}`.*\| `models/{model['directory']}` \|$", note, re.MULTILINE
+            )
+            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(".safetensors")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_both_forms_say_the_same(server, path):
     api = read(path.parent / "api" / path.name)
     for node in api.values():

@@ -14,6 +14,7 @@ from typing import Any
 import comfy.model_management
 import comfy.sd
 import torch
+from check_hooks import hook_
 from host_side import MODELS, NotHere, check, connected, language_model, refused, vision_
 from safetensors.torch import load_file
 
@@ -91,3 +92,12 @@ def a_packed_unet_takes_a_bridge_as_the_stock_lora_loader_patches_it():
 def a_packed_unet_of_another_width_is_refused_with_its_true_width():
     model = packed()
     refused(["listens in width 768", "2048"], vision_.apply, model, connected("sdxl", language_model("bert")), 1.0)
+
+
+@check
+def a_packed_unet_takes_no_hook_and_no_part_of_the_sampling():
+    """ComfyUI's hooks end in an AttributeError on such weights."""
+    model = packed()
+    bridge = connected("sd1", language_model("bert"))
+    refused(["packed", "whole sampling"], vision_.apply, model, bridge, 0.7, 0.0, 0.5)
+    refused(["packed", "whole sampling"], hook_.as_hook, model, bridge, 0.7)

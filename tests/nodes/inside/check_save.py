@@ -10,7 +10,18 @@ from pathlib import Path
 import folder_paths
 import torch
 from comfy_extras import nodes_model_merging
-from host_side import MODELS, check, connected, context, language_model, node_classes, refused, vision_, vision_model_
+from host_side import (
+    MODELS,
+    Lines,
+    check,
+    connected,
+    context,
+    language_model,
+    node_classes,
+    refused,
+    vision_,
+    vision_model_,
+)
 
 import nodes as stock
 
@@ -95,3 +106,30 @@ def savers_of_a_clip_are_refused():
     refused(way, nodes_model_merging.CheckpointSave().save, model, clip, None, "checkpoints/x")
     assert not [path for path in set(Path(folder_paths.get_output_directory()).rglob("*")) - before if path.is_file()]
     assert stock.CLIPTextEncode().encode(clip, "sea")
+
+
+@check
+def a_model_that_was_saved_with_its_bridge_is_told():
+    """By the graph in its header, of which hosts before 0.33 do not remember the file."""
+    bridge = connected("sd1", language_model("bert"))
+    plain = stock.CheckpointLoaderSimple().load_checkpoint("tiny-sd1.safetensors")[0]
+    graph = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny-sd1.safetensors"}},
+        "2": {"class_type": "LaViBridgeLoad", "inputs": {"bridge": "sd1.safetensors", "language_lora": 1.0}},
+        "3": {"class_type": "LaViBridgeApply", "inputs": {"model": ["1", 0], "bridge": ["2", 0], "strength": 1.0}},
+        "4": {"class_type": "ModelSave", "inputs": {"model": ["3", 0], "filename_prefix": "diffusion_models/told"}},
+    }
+    for apply in ({"strength": 1.0}, {"strength": 0.0}, {"end_percent": 0.5}):
+        graph["3"]["inputs"] |= {"strength": 1.0, "end_percent": 1.0} | apply
+        nodes_model_merging.ModelSave().save(vision_.apply(plain, bridge, 1.0), "diffusion_models/told", graph)
+        written = sorted(Path(folder_paths.get_output_directory(), "diffusion_models").glob("told*.safetensors"))[-1]
+        target = MODELS / "diffusion_models" / "told.safetensors"
+        written.replace(target)
+        try:
+            again = stock.UNETLoader().load_unet(target.name, "default")[0]
+            with Lines() as lines:
+                vision_.apply(again, bridge, 1.0)
+            told = apply == {"strength": 1.0} and getattr(again, "cached_patcher_init", None) is not None
+            assert [("saved from a graph" in line and "sd1.safetensors" in line) for line in lines] == [True] * told
+        finally:
+            target.unlink()

@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from dataclasses import replace
 
 import torch
 from comfy_extras import nodes_clip_sdxl, nodes_flux, nodes_hunyuan, nodes_sd3
-from host_side import MODELS, PROMPTS, check, connected, context, language_model, refused, vision_, vision_model_
+from host_side import MODELS, PROMPTS, Lines, check, connected, context, language_model, refused, vision_, vision_model_
 
 import nodes as stock
 
@@ -18,25 +17,6 @@ core = importlib.import_module("hyphen-pack.lavi_core.checkpoint")
 clip_ = importlib.import_module("hyphen-pack.nodes.clip")
 prompting_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
 SIZES = {"width": 1024, "height": 768, "crop_w": 8, "crop_h": 0, "target_width": 1024, "target_height": 512}
-
-
-class Lines(logging.Handler):
-    """The warnings of this pack while it is open."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        if "LaVi-Bridge" in record.getMessage():
-            self.lines.append(record.getMessage())
-
-    def __enter__(self):
-        logging.getLogger().addHandler(self)
-        return self.lines
-
-    def __exit__(self, *_):
-        logging.getLogger().removeHandler(self)
 
 
 def first(output):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -30,6 +31,26 @@ CHECKS = {}
 
 class NotHere(Exception):
     """What a check needs beside the host is missing: it is skipped, with this reason."""
+
+
+class Lines(logging.Handler):
+    """The warnings while it is open that have a word in them, those of this pack by default."""
+
+    def __init__(self, word="LaVi-Bridge"):
+        super().__init__()
+        self.word = word
+        self.lines = []
+
+    def emit(self, record):
+        if self.word in record.getMessage():
+            self.lines.append(record.getMessage())
+
+    def __enter__(self):
+        logging.getLogger().addHandler(self)
+        return self.lines
+
+    def __exit__(self, *_):
+        logging.getLogger().removeHandler(self)
 
 
 def check(function):
