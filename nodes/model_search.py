@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,6 +13,7 @@ import comfy.utils
 
 from . import folders
 from .language import models
+from .progress import interruptible
 
 REMEMBERED = 256  # looks at models, by their files' stamps
 # The names that architectures give to a size in their config.json
@@ -135,7 +136,8 @@ def _whole(name: str, stamp: str) -> Candidate:
     look = _sizes(name, stamp)
     try:
         path = folders.resolve("language model", name, *folders.LANGUAGE)
-        config = TextEncoder.skeleton(path, tokenizers=folders.host_tokenizers()).config
+        tokenizers = folders.host_tokenizers()
+        config = interruptible(lambda: TextEncoder.skeleton(path, tokenizers=tokenizers).config)
     except ValueError as error:
         return Candidate(name, look.width, look.vocabulary, problem=str(error))
     return Candidate(name, config.hidden_size, config.vocab_size, config)
@@ -156,6 +158,11 @@ def refuse_other(wanted: Any, loaded: Any, allow_other_model: bool) -> None:
 def refuse_choice(wanted: Any, name: str, allow_other_model: bool) -> None:
     """The same for a model that is chosen in a graph and not loaded yet. What its files do not tell is left to be seen
     when it is loaded."""
-    config = _whole(name, folders.stamp("language model", name, *folders.LANGUAGE)).config
+    look = look_at(name, wanted)
+    config = look.config
+    if config is None and not look.problem:  # its sizes are others, which is all that was looked at
+        sizes = {"hidden_size": look.width, "vocab_size": look.vocabulary}
+        told = {fact: size for fact, size in sizes.items() if size is not None}
+        config = replace(wanted, model_id=PurePosixPath(name).name, fingerprint=None, **told)
     if config is not None:
         refuse_other(wanted, config, allow_other_model)

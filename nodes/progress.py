@@ -15,6 +15,27 @@ T = TypeVar("T")
 SECONDS = 0.1  # between two looks at the user's cancel
 
 
+def interruptible(work: Callable[[], T]) -> T:
+    """What ``work`` returns, which runs in a thread of its own: the user's cancel is raised here at once, and what comes
+    of the thread is dropped."""
+    future: Future[T] = Future()
+    _start(lambda: future.set_result(work()), future)
+    while not wait([future], SECONDS).done:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+    comfy.model_management.throw_exception_if_processing_interrupted()  # pressed while it was over in no time
+    return future.result()
+
+
+def _start(run: Callable[[], None], future: Future[Any]) -> None:
+    def guarded() -> None:
+        try:
+            run()
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=guarded, name="lavi-bridge reading", daemon=True).start()
+
+
 def with_progress(work: Callable[[Callable[[int, int], None]], T]) -> T:
     """What ``work`` returns, which runs in a thread of its own and tells how far it is: (done, total).
 
@@ -29,14 +50,8 @@ def with_progress(work: Callable[[Callable[[int, int], None]], T]) -> T:
             raise InterruptedError
         reached[0] = done, total
 
-    def run() -> None:
-        try:
-            future.set_result(work(report))
-        except BaseException as error:
-            future.set_exception(error)
-
     bar = comfy.utils.ProgressBar(1)
-    threading.Thread(target=run, name="lavi-bridge reading", daemon=True).start()
+    _start(lambda: future.set_result(work(report)), future)
     while not wait([future], SECONDS).done:
         bar.update_absolute(*reached[0])
         try:

@@ -70,6 +70,15 @@ def graph(model: str, name: str, dtype: str, text: str) -> dict[str, Any]:
     }
 
 
+def search(name: str) -> dict[str, Any]:
+    """The language model is looked for, whose vocabulary is read for that."""
+    inputs = {"bridge": f"{name}.safetensors", "language_lora": 0.0, "dtype": "float32"}
+    return {
+        "1": {"class_type": "LaViBridgeLoadWithModel", "inputs": inputs},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["1", 2]}},
+    }
+
+
 async def run(server: Server, prompt: dict[str, Any], cancel_at: str | None, after: float) -> str:
     """Queue it; ``after`` seconds into node ``cancel_at`` press cancel. -> a line of what happened."""
     import aiohttp
@@ -114,6 +123,7 @@ def main() -> None:
         server = Server(Place(args.host, args.host / ".venv" / "bin" / "python"), base)
         try:
             for title, prompt, at, after in (
+                ("looking for a model", search("file"), "1", 0.3),
                 ("reading a folder", graph("big", "big", "float32", "a"), "1", 1.5),
                 ("the same, quantised", graph("big", "big", "8-bit", "a"), "1", 3.0),
                 ("reading a GGUF file", graph("file.gguf", "file", "float32", "a"), "1", 2.0),

@@ -12,6 +12,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import comfy.model_management
 from comfy_execution.graph import DynamicPrompt
 from host_side import KINDS, MODELS, PROMPTS, bridge_, check, close, connected, language_model, node_classes, refused
 
@@ -137,7 +138,28 @@ def a_wrong_pick_is_refused_with_the_right_one():
         installed.refuse_choice(language_of("t5.safetensors"), "tiny-llama", True)  # of its width, and allowed
         installed.refuse_choice(language_of("t5.safetensors"), "no-tokenizer", False)  # its loader says what it lacks
     missing = dataclasses.replace(language_of("t5.safetensors"), hidden_size=48, fingerprint="0" * 64)
-    refused(["hidden 48", "not among the installed"], installed.refuse_choice, missing, "tiny-llama", True)
+    with forbidden("load", "skeleton"):  # its vocabulary is not parsed for it
+        refused(["hidden 48", "not among the installed"], installed.refuse_choice, missing, "tiny-llama", True)
+
+
+@check
+def a_search_ends_at_the_users_cancel():
+    with another_model() as folder:
+        comfy.model_management.interrupt_current_processing(True)
+        try:
+            installed.search(language_of("bert.safetensors"))
+        except comfy.model_management.InterruptProcessingException:
+            pass
+        else:
+            raise AssertionError("the cancel was not heard")
+        comfy.model_management.interrupt_current_processing(True)
+        try:  # of the single look, which is long where a vocabulary is
+            installed.look_at(folder.name, language_of("bert.safetensors"))
+        except comfy.model_management.InterruptProcessingException:
+            pass
+        else:
+            raise AssertionError("the cancel was not heard")
+        assert folder.name in installed.search(language_of("bert.safetensors")).fitting
 
 
 @check
