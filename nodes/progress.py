@@ -16,8 +16,8 @@ SECONDS = 0.1  # between two looks at the user's cancel
 
 
 def interruptible(work: Callable[[], T]) -> T:
-    """What ``work`` returns, which runs in a thread of its own: the user's cancel is raised here at once, and what comes
-    of the thread is dropped."""
+    """What ``work`` returns, which runs in a thread of its own: the user's cancel is raised here at once, and what
+    comes of the thread is dropped."""
     future: Future[T] = Future()
     _start(lambda: future.set_result(work()), future)
     while not wait([future], SECONDS).done:
