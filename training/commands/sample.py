@@ -31,11 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Write one captioned grid of all prompts and return its path."""
-    from tqdm import tqdm
 
     from ...lavi_core.files import write_bytes
     from ...lavi_core.prompt import shortened
-    from ..models import named
+    from ..models import named, progress
     from ..models.diffusers_folder import read_config
     from ..models.find_language import find_language
     from ..models.picture_grid import png
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> str:
     for prompt, cut in zip(texts, pipeline.tokens_cut(texts), strict=True):
         if cut:
             log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", cut, shortened(prompt))
-    with tqdm(total=args.steps, desc="sampling", disable=None) as bar:
+    with progress.bar(total=args.steps, desc="sampling") as bar:
         images = pipeline.draw(
             args.prompts,
             negative=args.negative,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..models import progress
 from ..models.vae import encode, vae_batch_size
 from .latent_shard import ShardWriter
 from .resize_and_crop import UnreadableImage
@@ -37,11 +38,10 @@ class Encoding:
 
         Raises ValueError as soon as too many of them are unreadable.
         """
-        from tqdm import tqdm
 
         unreadable = 0
         mine = pictures([shard for shard, _ in work])
-        with tqdm(total=mine, desc="latents", unit="img", disable=quiet or not work, delay=2, mininterval=2) as bar:
+        with progress.bar(total=mine, desc="latents", unit="img", disable=quiet or not work) as bar:
             for shard, path in work:
                 writer = self._encode(shard, bar, unreadable, total)
                 unreadable += len(writer.unreadable)

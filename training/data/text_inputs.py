@@ -16,6 +16,7 @@ from ...lavi_core.language.tokens import pad_id
 from ...lavi_core.prompt import shortened
 from ..models.frozen_language import FrozenLanguage
 from ..models.pair import Pair
+from ..models.progress import bar
 from ..recipe import Recipe
 from .content_hash import content_hash
 from .text_states import TextStateCache
@@ -79,9 +80,8 @@ class TextInputs:
         far as ``states_gb`` reaches."""
         if self.cache is None:
             return
-        from tqdm import tqdm
 
-        for some in tqdm(captions, desc="text states", leave=False, disable=None, mininterval=2):
+        for some in bar(captions, desc="text states", leave=False):
             self.cache.fill(some)
             if self.cache.full:
                 break

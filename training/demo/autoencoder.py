@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...lavi_core.config import from_dict
 from ...lavi_core.files import write_safetensors
+from ..models import progress
 from ..shapebench.render import render
 from ..shapebench.scene import CATEGORIES, sample_scene
 from ..shapebench.vocabulary import VOCABULARIES
@@ -69,7 +70,6 @@ def initialise(model) -> None:
 def train(recipe: AutoencoderRecipe):
     """Train and return (model, latent_scale)."""
     from diffusers import AutoencoderTiny
-    from tqdm import tqdm
 
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
@@ -79,7 +79,7 @@ def train(recipe: AutoencoderRecipe):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, recipe.steps, pct_start=0.05, cycle_momentum=False
     )
-    bar = tqdm(range(recipe.steps), desc="VAE", mininterval=5)
+    bar = progress.bar(range(recipe.steps), desc="VAE")
     for _ in bar:
         images = crops(recipe, rng)
         with torch.autocast("cpu", torch.bfloat16):

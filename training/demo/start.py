@@ -24,6 +24,7 @@ from ...lavi_core.config import from_dict
 from ...lavi_core.files import write_text
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.prompt import PromptRecipe
+from ..models import progress
 from ..shapebench import CATEGORIES, VOCABULARIES, Scene, Vocabulary, caption, sample_scene, words
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,6 @@ def reading_task(scene: Scene, text: str, vocabulary: Vocabulary) -> list[list[i
 
 def teach(recipe: StartRecipe, folder: Path) -> None:
     """Build the text encoder, teach it to read, and save it as a Hugging Face folder."""
-    from tqdm import tqdm
     from transformers import BertConfig, BertModel
 
     section, vocabulary = recipe.text_encoder, VOCABULARIES[recipe.vocabulary]
@@ -146,7 +146,7 @@ def teach(recipe: StartRecipe, folder: Path) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=section.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, section.learning_rate, section.steps, pct_start=0.1)
     prompt = PromptRecipe(max_length=section.max_length)
-    bar = tqdm(range(section.steps), desc="text encoder", mininterval=5)
+    bar = progress.bar(range(section.steps), desc="text encoder")
     for _ in bar:
         texts, labels = [], torch.full((section.batch_size, section.max_length, len(sizes)), -100)
         for row in range(section.batch_size):

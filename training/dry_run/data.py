@@ -9,6 +9,7 @@ from typing import Any
 from ...lavi_core.language import TextEncoder
 from ..data import MAX_UNREADABLE, IndexedSource, Source, UnreadableImage
 from ..loop.validation import none_held_out
+from ..models.progress import bar
 from ..recipe import Recipe
 from .report import Report
 
@@ -52,7 +53,6 @@ def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
 
 def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncoder) -> int:
     """The tokens of the longest caption, with what the recipe puts around it, up to max_length."""
-    from tqdm import tqdm
 
     if isinstance(source, IndexedSource):
         step = max(1, len(source) // READ)
@@ -63,7 +63,7 @@ def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncode
     if empty := sum(not caption.strip() for caption in captions):
         report.notes.append(f"{empty} of {len(captions)} captions are empty: they are trained on as the empty prompt")
     reports = []
-    for start in tqdm(range(0, len(captions), 256), desc="captions", leave=False, disable=None):
+    for start in bar(range(0, len(captions), 256), desc="captions", leave=False):
         reports += encoder.tokenize(captions[start : start + 256], recipe.prompt).reports
     longest = max(found.used + found.cut for found in reports)
     cut = [caption for caption, found in zip(captions, reports, strict=True) if found.cut]

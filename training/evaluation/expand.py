@@ -15,6 +15,7 @@ from ...lavi_core import fingerprint
 from ...lavi_core.files import write_text
 from ..models import named
 from ..models.device import pick_device
+from ..models.progress import bar
 from .prompts import Prompt, read_prompts
 
 LEAST, MOST = 20, 70  # words of a long prompt, as the paper's are recalled to be
@@ -32,7 +33,6 @@ def expand(args: argparse.Namespace) -> str:
     Prompts that the file holds already are kept, but for those that did not fit and now have more tries; it is written
     after each new one. Raises ValueError for a file with long prompts of other short ones, or by another model or seed.
     """
-    from tqdm import tqdm
 
     if args.tries < 1:
         raise ValueError(f"--tries must be at least 1, got {args.tries}")
@@ -41,7 +41,7 @@ def expand(args: argparse.Namespace) -> str:
     output = Path(args.output)
     known = _known(output, name, args.seed, [prompt.text for prompt in shorts])
     rows: list[dict[str, Any]] = []
-    for i, prompt in enumerate(tqdm(shorts, desc="expanding", unit="prompt", disable=None)):
+    for i, prompt in enumerate(bar(shorts, desc="expanding", unit="prompt")):
         row = known.get(prompt.text)
         kept = row is not None and (row["fits"] or row["tries"] >= args.tries)
         if row is None or not kept:

@@ -17,7 +17,7 @@ import torch
 
 from ...lavi_core import fingerprint
 from ...lavi_core.files import write_bytes, write_text
-from ..models import named
+from ..models import named, progress
 from ..models.diffusers_folder import read_config
 from ..models.pipeline import Pipeline
 from ..models.sampling import noise_for
@@ -50,8 +50,6 @@ class Settings:
 
 def generate(args: argparse.Namespace) -> str:
     """Draw what RUN lacks of its pictures; return what was done. Raises ValueError where RUN was begun otherwise."""
-    from tqdm import tqdm
-
     if min(args.steps, args.batch_size) < 1:
         raise ValueError(f"--steps {args.steps} and --batch-size {args.batch_size} must be at least 1")
     SAMPLERS[args.sampler]
@@ -78,7 +76,7 @@ def generate(args: argparse.Namespace) -> str:
         log.warning("%d of %d prompts are longer than the bridge hears, and cut: %r", len(lost), len(cut), lost[0])
     rows = begin(run, manifest_of(prompts, seeds_of(args.seeds), settings, sha256_of(bridge), cut))
     missing = [row for row in rows if not is_whole(file_of(run, row["id"]), size)]
-    with tqdm(total=len(rows), initial=len(rows) - len(missing), desc="drawing", unit="picture", disable=None) as bar:
+    with progress.bar(total=len(rows), initial=len(rows) - len(missing), desc="drawing", unit="picture") as bar:
         for i in range(0, len(missing), args.batch_size):
             batch = missing[i : i + args.batch_size]
             images = draw(pipeline, [row["prompt"] for row in batch], [row["noise"] for row in batch], settings)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..models import progress
+
 MANIFEST, SCORES, SCORES_BY_PICTURE = "manifest.jsonl", "scores.json", "scores.jsonl"
 MANIFEST_KEYS = ("id", "prompt", "category", "seed", "meta", "cut")
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -68,9 +70,8 @@ class Run:
 
 def batches(pictures: Sequence[Picture], size: int, name: str) -> Iterator[tuple[Sequence[Picture], list[np.ndarray]]]:
     """The pictures with their pixels, ``size`` at a time, under a progress bar called ``name``."""
-    from tqdm import tqdm
 
-    with tqdm(total=len(pictures), desc=name, unit="picture", disable=None) as bar:
+    with progress.bar(total=len(pictures), desc=name, unit="picture") as bar:
         for i in range(0, len(pictures), size):
             batch = pictures[i : i + size]
             yield batch, [picture.read() for picture in batch]

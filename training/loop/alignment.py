@@ -20,7 +20,7 @@ from ...lavi_core.language import TextEncoder
 from ...lavi_core.prompt import PromptRecipe
 from ..data import Captions
 from ..data.order import Order
-from ..models import named
+from ..models import named, progress
 from ..models.pair import Pair
 from ..recipe import Recipe
 
@@ -36,7 +36,6 @@ def align(
 
     Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.
     """
-    from tqdm import tqdm
 
     section, language = recipe.align, encoder or pair.encoder
     check_prompt(recipe.prompt)
@@ -62,7 +61,7 @@ def align(
     order = Order(len(source), section.batch_size, recipe.seed)
     trained = [p for group in groups for p in group["params"]]
     loss = torch.ones(())
-    bar = tqdm(range(section.steps), desc="aligning", mininterval=2)
+    bar = progress.bar(range(section.steps), desc="aligning")
     for step in bar:
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         indices, epochs = order.batch(step)

@@ -14,6 +14,7 @@ from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ..data import LatentCache
 from ..data.text_inputs import TextInputs, to_device
 from ..models.pair import Pair
+from ..models.progress import bar
 from ..recipe import Recipe
 from .context_measures import ContextMeasure, Contexts
 
@@ -66,14 +67,13 @@ class Validation:
 
         A loss is the plain mean squared error, whatever weighting the recipe trains with.
         """
-        from tqdm import tqdm
 
         settings, vision = self.recipe.validation, self.pair.vision_model
         totals = {kind: torch.zeros(settings.bins, dtype=torch.float64) for kind in self._texts}
         contexts, count = Contexts(), settings.batch_size
         alike = (bucket.tolist() for bucket in self.latents.buckets(torch.tensor(self.indices)))
         batches = [bucket[i : i + count] for bucket in alike for i in range(0, len(bucket), count)]
-        for indices in tqdm(batches, desc="validation", leave=False, disable=None):
+        for indices in bar(batches, desc="validation", leave=False):
             latents, _ = self.latents.batch(indices, [0] * len(indices))
             x0 = latents.to(device) * vision.scale
             heard = {}

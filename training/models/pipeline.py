@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,20 +84,38 @@ class Pipeline:
         guidance: float = 3.0,
         size: int = 128,
         progress: Callable[[], object] | None = None,
+        batch_size: int | None = None,
     ) -> np.ndarray:
         """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream."""
+        given = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance, "size": size}
+        return np.concatenate(list(self.batches(prompts, **given, progress=progress, batch_size=batch_size)))
+
+    def batches(
+        self,
+        prompts: Sequence[str],
+        *,
+        negative: str = "",
+        seed: int = 0,
+        steps: int = 20,
+        guidance: float = 3.0,
+        size: int = 128,
+        progress: Callable[[], object] | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The same pictures, a batch after the other. batch_size: None = what the VAE takes at a time."""
         side = size // VAE_FACTOR
         device = next(self.vision.network.parameters()).device
         noise = noise_for(seed, (len(prompts), self.vision.latent_channels, side, side)).to(device)
-        images = []
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        count = batch_size or vae_batch_size(size)
+        half = partial(torch.autocast, device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with half():
             unconditional = self.condition([negative])
-            count = vae_batch_size(size)
-            for i in range(0, len(prompts), count):
+        for i in range(0, len(prompts), count):
+            with half():
                 positive = self.condition(list(prompts[i : i + count]))
                 latents = sample(self.vision, positive, unconditional, noise[i : i + count], steps, guidance, progress)
-                images.append(decode(self.vae, latents.float()).cpu().numpy())
-        return np.concatenate(images)
+                images = decode(self.vae, latents.float())
+            yield images.cpu().numpy()
 
 
 def check_vision(bridge: str | Path, made: BridgeConfig, folder: str | Path) -> None:

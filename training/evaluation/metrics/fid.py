@@ -14,6 +14,7 @@ import torch
 
 from ....lavi_core.files import write_bytes
 from ...models.device import pick_device
+from ...models.progress import bar
 from ..metric_weights import Inapplicable, Unavailable, Weights
 from ..run_folder import Picture, batches, read_image, sha256_of
 from .metric import Measurement, MetricInputs
@@ -139,7 +140,6 @@ def inception(path: Path, device: torch.device) -> Extractor:
 
 def stats(args: argparse.Namespace) -> str:
     """``lavi-bridge evaluate stats``: write the statistics of a folder's pictures and say of how many."""
-    from tqdm import tqdm
 
     folder = Path(args.images)
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -153,7 +153,7 @@ def stats(args: argparse.Namespace) -> str:
     images = _of_one_size(files, args.size)
     batch_size = args.batch_size if args.size else 1  # as they were, each has a size of its own
     features, batch = [], []
-    for image in tqdm(images, total=len(files), desc="FID", unit="picture", disable=None):
+    for image in bar(images, total=len(files), desc="FID", unit="picture"):
         batch.append(image)
         if len(batch) == batch_size:
             features.append(extract(batch))

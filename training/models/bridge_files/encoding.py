@@ -16,7 +16,7 @@ from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.files import write_safetensors
 from ....lavi_core.language import TextEncoder, TokenBatch
 from ....lavi_core.prompt import shortened
-from .. import named
+from .. import named, progress
 from ..device import pick_device
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,6 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
         no mask, but what fills up a shorter prompt that was encoded alone (``PromptRecipe.varies_with_batch``).
     pooled: [N P] float32, only where the adapter has a pooled head.
     """
-    from tqdm import tqdm
 
     recipe = bridge.config.prompt
     tokens = bridge.encoder.tokenize(prompts, recipe)
@@ -62,7 +61,7 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
     batches = (_rows(tokens, slice(i, i + batch_size)) for i in range(0, len(prompts), batch_size))
     if recipe.varies_with_batch:
         batches = (bridge.encoder.tokenize([prompt], recipe) for prompt in prompts)
-    with tqdm(total=len(prompts), desc="encoding", unit="prompt", disable=None) as bar:
+    with progress.bar(total=len(prompts), desc="encoding", unit="prompt") as bar:
         for batch in batches:
             hidden = bridge.encoder(batch.to(device), recipe)
             conditioning = bridge.adapt(hidden)
