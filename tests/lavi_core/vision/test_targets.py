@@ -118,7 +118,7 @@ def test_a_config_that_no_row_fits_is_refused():
 
 
 def test_sdxls_refiner_is_not_sdxl(tmp_path):
-    """By diffusers' own class, in the widths of the released refiner: its pooled vector would be taken for one of 1024."""
+    """diffusers' own class in the widths of the released refiner, which as SDXL would have a pooled vector of 1024."""
     from diffusers import UNet2DConditionModel
     from lavi_bridge.training.models.vision_model import load_vision_model
 
