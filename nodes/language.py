@@ -67,7 +67,6 @@ class LanguageModel:
         """
         from ..lavi_core.language import TextEncoder
 
-        refuse_foreign_quantisation(path)
         device = comfy.model_management.text_encoder_device()
         if dtype is None and weights == "stored" and comfy.model_management.text_encoder_dtype(device).itemsize == 1:
             weights = "8-bit"  # --fp8_e4m3fn-text-enc and its like ask for as many bytes, and lose more
@@ -96,16 +95,6 @@ def best_dtype(device: torch.device, path: Path) -> torch.dtype:
 def is_language_model(path: Path) -> bool:
     """Whether a folder's config.json names a transformers model."""
     return "model_type" in folders.read_json(path / "config.json")
-
-
-def refuse_foreign_quantisation(path: Path) -> None:
-    """Raise ValueError for weights that another library packs and unpacks: patches would be added to packed bytes."""
-    method = folders.read_json(path / "config.json").get("quantization_config")
-    if method is not None:
-        raise ValueError(
-            f"{path.name} is quantised by {method.get('quant_method')}, which ComfyUI can neither move nor patch: take "
-            "the plain model and dtype 8-bit or 4-bit, or a .gguf file of it"
-        )
 
 
 def is_config(path: Path) -> bool:

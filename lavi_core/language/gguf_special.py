@@ -1,6 +1,6 @@
 """Whether a GGUF file's prompts begin with BOS and end with EOS: as the file says, by llama.cpp's rule.
 
-transformers 5.24 follows the file's keys but for T5's and has other defaults, 4.57 follows neither: the same Llama would
+transformers 5.24 follows the file's keys but for T5's and has other defaults, 4.57 follows neither: a Llama would
 hear one more token under one than under the other. Source: llama.cpp's src/llama-vocab.cpp, llama_vocab::impl::load.
 """
 
