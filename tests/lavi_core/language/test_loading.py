@@ -95,7 +95,7 @@ def test_weights_that_another_library_has_packed(folder, packing, method, inside
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **_in(inside, {"quantization_config": packing})}))
     (folder / "model.safetensors").unlink()
-    message = rf"model is quantised by {method} \(.*full-precision folder, .* 8-bit or 4-bit .* or a \.gguf file of it"
+    message = rf"model is quantised by {method} \(.*full-precision folder, .* 8-bit or 4-bit, or a \.gguf file of it"
     refuses(folder, message)
     with pytest.raises(ValueError, match=message):
         TextEncoder.skeleton(folder)
