@@ -33,7 +33,7 @@ class Sampler(Protocol):
 def unipc_scheduler(objective: Objective, steps: int) -> Any:
     """UniPC (arXiv 2302.04867) as the authors' test scripts make it: from the vision model's own scheduler config, with
     the defaults of their diffusers, 0.24, for the rest: linspace timesteps, order 2, a last step that ends at the noise
-    of t = 0, where newer ones (from 0.28) end at none, further off the exact flow. A flow model's shift is taken over."""
+    of t = 0, where newer ones end at none, further off the exact flow. A flow model's shift is taken over."""
     from diffusers import UniPCMultistepScheduler
 
     if objective.kind == "flow":
