@@ -22,8 +22,8 @@ ROOMS = {
         *("commands", "__main__"),
     ),
     "nodes": (
-        *("schema folders cache_signature notice prompt_cache progress prompt_syntax quantized_patcher vision_model",),
-        *("casting context_tokens clip_tokens", "language attention_recorder"),
+        *("schema folders cache_signature notice progress prompt_syntax quantized_patcher shared_patcher",),
+        *("casting context_tokens clip_tokens prompt_cache vision_model", "language attention_recorder"),
         *("clip lora model_search attention_maps", "bridge"),
         *("from_clip load_with_model vision", "hook save"),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
@@ -122,7 +124,12 @@ def test_sdxls_refiner_is_not_sdxl(tmp_path):
     from diffusers import UNet2DConditionModel
     from lavi_bridge.training.models.vision_model import load_vision_model
 
-    shape = {"block_out_channels": (32, 64), "layers_per_block": 1, "sample_size": 8, "attention_head_dim": 4}
+    shape: dict[str, Any] = {
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "sample_size": 8,
+        "attention_head_dim": 4,
+    }
     shape |= {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "addition_time_embed_dim": 256}
     shape |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "addition_embed_type": "text_time"}
     refiner = shape | {"cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 1280 + 5 * 256}
