@@ -125,14 +125,19 @@ def test_sdxls_refiner_is_not_sdxl(tmp_path):
     from lavi_bridge.training.models.vision_model import load_vision_model
 
     shape: dict[str, Any] = {
-        "block_out_channels": (32, 64),
-        "layers_per_block": 1,
         "sample_size": 8,
+        "layers_per_block": 1,
+        "block_out_channels": (32, 64),
         "attention_head_dim": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
     }
-    shape |= {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "addition_time_embed_dim": 256}
-    shape |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "addition_embed_type": "text_time"}
-    refiner = shape | {"cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 1280 + 5 * 256}
+    refiner: dict[str, Any] = shape | {
+        "cross_attention_dim": 1280,
+        "projection_class_embeddings_input_dim": 1280 + 5 * 256,
+    }
     UNet2DConditionModel(**refiner).save_pretrained(tmp_path / "unet")
     for target in (None, "sdxl"):
         with pytest.raises(ValueError, match=r"SDXL's refiner \(context width 1280, .*\(context width 2048\): take"):
