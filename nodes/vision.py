@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from . import folders, lora
 from .bridge import ConnectedBridge
-from .notice import notice
+from .notice import notice, take_back
 from .schema import BridgeWire, schema
 from .vision_model import is_vision_model, latent_format, load, refuse_misfit
 
@@ -23,6 +23,7 @@ def apply(model: ModelPatcher, bridge: ConnectedBridge, strength: float) -> Mode
     Raises ValueError where the bridge was made for another, and where the LoRA of a bridge is in the model already."""
     from ..lavi_core.vision import VISION_TARGETS
 
+    take_back()
     refuse_misfit(model, bridge.name, bridge.config)
     trained = bridge.config.vision
     bridged = model
@@ -94,10 +95,9 @@ def _with_latents(model: ModelPatcher, trained: Any, target: Any) -> ModelPatche
 def _check_objective(model: ModelPatcher, trained: Any) -> None:
     kinds = {"epsilon": ("EPS",), "v_prediction": ("V_PREDICTION",), "flow": ("FLOW", "FLUX")}
     if model.model.model_type.name not in kinds[trained.objective]:
-        logging.warning(
-            "LaVi-Bridge: trained on a model that predicts %s, this one is of type %s; the pictures may suffer",
-            trained.objective,
-            model.model.model_type.name,
+        notice(
+            f"trained on a model that predicts {trained.objective}, this one is of type {model.model.model_type.name}; "
+            "the pictures may suffer"
         )
 
 
