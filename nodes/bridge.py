@@ -13,7 +13,7 @@ from . import folders, lora, model_search
 from .clip import connect_clip
 from .clip_tokens import TOKENS
 from .language import LanguageModel
-from .notice import notice
+from .notice import notice, repeat, take_back
 from .prompt_cache import PromptCache
 from .prompt_syntax import LONG_PROMPTS, PromptOptions, cut_off, describe, read
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
@@ -34,7 +34,7 @@ class ConnectedBridge:
     vision_lora: Any  # the core's LoRA, for the vision model
     clip: comfy.sd.CLIP
     stamp: str = ""
-    prompts: PromptCache = field(default_factory=PromptCache, init=False, compare=False, repr=False)
+    prompts: PromptCache[tuple[str, str]] = field(default_factory=PromptCache, init=False, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"bridge {self.name} from {self.config.language.model_id} to {self.config.vision.model_id}"
@@ -56,6 +56,7 @@ class ConnectedBridge:
         from ..lavi_core.bridge import Bridge
         from ..lavi_core.checkpoint import BridgeCheckpoint
 
+        take_back()
         stamp = folders.stamp("bridge", name, folders.BRIDGES)
         checkpoint = BridgeCheckpoint.load(folders.resolve("bridge", name, folders.BRIDGES))
         model_search.refuse_other(checkpoint.config.language, language_model.encoder.config, allow_other_model)
@@ -72,14 +73,20 @@ class ConnectedBridge:
         """Prompt -> CONDITIONING, and what became of its tokens. One that was encoded before is remembered: the
         language model is neither run nor loaded. Raises ValueError."""
         options = options or PromptOptions()
-        return self.prompts.get((*self._state(), options, text), lambda: self._encode(text, options))
+        take_back()
+        key = (*self._state(), options, text)
+        conditioning, (report, lost) = self.prompts.get(key, lambda: self._encode(text, options))
+        if lost:
+            repeat(lost)
+        return conditioning, report
 
-    def _encode(self, text: str, options: PromptOptions) -> tuple[Any, str]:
+    def _encode(self, text: str, options: PromptOptions) -> tuple[Any, tuple[str, str]]:
         pieces = read(self.encoder, self.config.prompt, text, options)
-        report = describe(pieces, self.config.prompt)
-        if lost := cut_off(pieces):
-            notice(f"{lost}; long_prompts can chunk it or hear it at full length")
-        return self.clip.encode_from_tokens_scheduled({TOKENS: pieces}), report
+        report, lost = describe(pieces, self.config.prompt), cut_off(pieces)
+        if lost:
+            lost += "; long_prompts can chunk it or hear it at full length"
+            notice(lost)
+        return self.clip.encode_from_tokens_scheduled({TOKENS: pieces}), (report, lost)
 
     def _state(self) -> tuple[Any, ...]:
         """What the conditioning of a prompt depends on, besides the prompt."""

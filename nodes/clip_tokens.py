@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .notice import notice
+from .notice import notice, take_back
 from .prompt_syntax import Piece, PromptOptions, cut_off, read
 
 TOKENS = "lavi_bridge"  # the key under which the pieces of a prompt travel in the host's token dictionary
@@ -58,6 +58,7 @@ class BridgeTokenizer:
                 f"a bridge hears text alone, this node gives it {odd} too: take a text node without that, or a CLIP "
                 "that knows it"
             )
+        take_back()
         pieces = read(self._encoder, self._recipe, text, PromptOptions())
         if lost := cut_off(pieces):
             notice(f"{lost}; Bridge Text Encode can chunk a long prompt or hear it at full length")

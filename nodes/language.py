@@ -16,6 +16,7 @@ from . import folders
 from .casting import managed, settle
 from .progress import cancellable, with_progress
 from .schema import LanguageModelWire, advanced, schema
+from .shared_patcher import shared
 
 AUTO = "auto"
 OURS = "model."  # before the names of weights in the core's TextEncoder
@@ -60,7 +61,8 @@ class LanguageModel:
     def load(
         cls, path: Path, dtype: torch.dtype | None = None, weights: str = "stored", config: Path | None = None
     ) -> LanguageModel:
-        """Read it into the offload device's memory; the host moves it when it is used.
+        """Read it into the offload device's memory; the host moves it when it is used. While it is there, whoever
+        loads it in the same way is given a clone.
 
         dtype: of the computation, None = by the device. weights: how they lie in memory, config: where a lone file's
         config and tokenizer are; see the core's ``TextEncoder.load``. The user sees how far it is, and may cancel
@@ -68,15 +70,19 @@ class LanguageModel:
         """
         from ..lavi_core.language import TextEncoder
 
-        refuse_foreign_quantisation(path)
         device = comfy.model_management.text_encoder_device()
         if dtype is None and weights == "stored" and comfy.model_management.text_encoder_dtype(device).itemsize == 1:
             weights = "8-bit"  # --fp8_e4m3fn-text-enc and its like ask for as many bytes, and lose more
         how: dict[str, Any] = {"dtype": dtype or best_dtype(device, path), "weights": weights, "config": config}
+        key = (*map(str, how.items()), device, *(folders.stamp_of(at) for at in (path, config) if at is not None))
         how["tokenizers"] = folders.host_tokenizers()
-        encoder = with_progress(lambda progress: TextEncoder.load(path, progress=progress, **how))
-        cancellable(encoder.model, encoder.layers())
-        return cls(path.name, managed(encoder, device, comfy.model_management.text_encoder_offload_device()))
+
+        def read() -> ModelPatcher:
+            encoder = with_progress(lambda progress: TextEncoder.load(path, progress=progress, **how))
+            cancellable(encoder.model, encoder.layers())
+            return managed(encoder, device, comfy.model_management.text_encoder_offload_device())
+
+        return cls(path.name, shared(key, read))
 
 
 def best_dtype(device: torch.device, path: Path) -> torch.dtype:
@@ -97,16 +103,6 @@ def best_dtype(device: torch.device, path: Path) -> torch.dtype:
 def is_language_model(path: Path) -> bool:
     """Whether a folder's config.json names a transformers model."""
     return "model_type" in folders.read_json(path / "config.json")
-
-
-def refuse_foreign_quantisation(path: Path) -> None:
-    """Raise ValueError for weights that another library packs and unpacks: patches would be added to packed bytes."""
-    method = folders.read_json(path / "config.json").get("quantization_config")
-    if method is not None:
-        raise ValueError(
-            f"{path.name} is quantised by {method.get('quant_method')}, which ComfyUI can neither move nor patch: take "
-            "the plain model and dtype 8-bit or 4-bit, or a .gguf file of it"
-        )
 
 
 def is_config(path: Path) -> bool:

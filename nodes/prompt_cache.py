@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")  # what is told of a prompt
 
 LIMIT = 64 * 2**20  # bytes: some 280 prompts of 77 tokens for Stable Diffusion 1, 30 of 120 tokens for PixArt
 
 
-class PromptCache:
+class PromptCache(Generic[T]):
     """The prompts that were used last, up to LIMIT bytes of context."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, tuple[Any, str]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[Any, T]] = OrderedDict()
 
-    def get(self, key: Hashable, encode: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
+    def get(self, key: Hashable, encode: Callable[[], tuple[Any, T]]) -> tuple[Any, T]:
         """The conditioning and report under ``key``, by ``encode`` where there is none. Its tensors are shared, as in
         the host's own cache of node outputs; its list and dictionaries are the caller's."""
         if key not in self._kept:

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from . import folders, lora
 from .bridge import ConnectedBridge
-from .notice import notice
+from .notice import notice, take_back
 from .saved_model import bridges_in_file
 from .schema import BridgeWire, advanced, schema
 from .vision_model import is_vision_model, latent_format, load, refuse_misfit
@@ -31,6 +31,7 @@ def apply(
     """
     from ..lavi_core.vision import VISION_TARGETS
 
+    take_back()
     refuse_misfit(model, bridge.name, bridge.config)
     if start >= end:
         raise ValueError(f"start_percent {start:g} is not before end_percent {end:g}: the LoRA would act at no step")
@@ -125,10 +126,9 @@ def _with_latents(model: ModelPatcher, trained: Any, target: Any) -> ModelPatche
 def _check_objective(model: ModelPatcher, trained: Any) -> None:
     kinds = {"epsilon": ("EPS",), "v_prediction": ("V_PREDICTION",), "flow": ("FLOW", "FLUX")}
     if model.model.model_type.name not in kinds[trained.objective]:
-        logging.warning(
-            "LaVi-Bridge: trained on a model that predicts %s, this one is of type %s; the pictures may suffer",
-            trained.objective,
-            model.model.model_type.name,
+        notice(
+            f"trained on a model that predicts {trained.objective}, this one is of type {model.model.model_type.name}; "
+            "the pictures may suffer"
         )
 
 

@@ -23,10 +23,10 @@ ROOMS = {
     ),
     "nodes": (
         *(
-            "schema folders cache_signature kohya_names notice prompt_cache progress prompt_syntax quantized_patcher "
-            "saved_model vision_model window",
+            "schema folders cache_signature kohya_names notice progress prompt_syntax quantized_patcher saved_model "
+            "shared_patcher window",
         ),
-        *("casting context_tokens clip_tokens", "language attention_recorder"),
+        *("casting context_tokens clip_tokens prompt_cache vision_model", "language attention_recorder"),
         *("clip lora model_search attention_maps", "bridge"),
         *("from_clip load_with_model vision", "hook save"),
     ),

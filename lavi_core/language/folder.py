@@ -27,7 +27,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def read_config(path: Path) -> Any:
-    """The folder's config, by a class of transformers. Raises ValueError."""
+    """The folder's config, by a class of transformers. Raises ValueError, for packed weights too."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     file = path / "config.json"
@@ -47,6 +47,7 @@ def read_config(path: Path) -> Any:
         raise ValueError(
             f"{file}: the installed transformers does not know model_type {model_type!r}; update transformers"
         )
+    _check_packing(path, data)
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each config checks its own fields
@@ -54,6 +55,20 @@ def read_config(path: Path) -> Any:
         raise ValueError(f"{file} is no config of a {model_type} model: {reason}") from error
     _check_rotation(file, data.get("rope_parameters"), config)
     return config
+
+
+def _check_packing(path: Path, data: dict[str, Any]) -> None:
+    """Refuse weights that bitsandbytes, AWQ, GPTQ and their like have packed, before these or their packages are asked
+    for: a LoRA would be added to bytes, and their places are not the model's."""
+    for said in (data, data.get("text_config")):
+        packing = said.get("quantization_config") if isinstance(said, dict) else None
+        if packing:
+            old = "bitsandbytes" if any(key.startswith("load_in_") for key in packing) else "another library"
+            raise ValueError(
+                f"{path.name} is quantised by {packing.get('quant_method') or old} (its config.json says so), which is "
+                "not read here: take the model's full-precision folder, which Load Language Model can keep in 8-bit or "
+                "4-bit, or a .gguf file of it"
+            )
 
 
 def _check_rotation(file: Path, saved: dict[str, Any] | None, config: Any) -> None:

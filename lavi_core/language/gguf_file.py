@@ -18,6 +18,7 @@ from ..quantized.formats import FORMATS
 from .folder import first_line
 from .gguf_keys import config_of
 from .gguf_rotation import FREQUENCIES, LONG, SHORT, factors
+from .gguf_special import put_ends
 from .tensor_files import StoredTensor
 
 # Tensors that no hidden state depends on: heads, a decoder, what belongs to pictures.
@@ -32,16 +33,26 @@ def is_gguf(path: Path) -> bool:
 
 def read_gguf(path: Path) -> tuple[Any, Any]:
     """(config, tokenizer). Raises ValueError."""
-    config = gguf_config(path)
-    return config, _tokenizer(path, config.model_type)
+    reader = _opened(path)
+    config = _config(path, reader)
+    tokenizer = _tokenizer(path, config.model_type)
+    put_ends(tokenizer, reader.fields, path.name)
+    return config, tokenizer
 
 
 def gguf_config(path: Path) -> Any:
     """Raises ValueError."""
+    return _config(path, _opened(path))
+
+
+def _opened(path: Path) -> Any:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file")
-    reader = _reader(path)
+    return _reader(path)
+
+
+def _config(path: Path, reader: Any) -> Any:
     try:
         architecture, keys = _keys(reader)
     except ValueError as error:

@@ -50,11 +50,10 @@ class Source(NamedTuple):
         whole, _, slots = _places(self)
         if self.files is None:
             return _prints(slots.found_in(gguf_tensors(self.path, whole)))
-        if getattr(self.config, "quantization_config", None) is None:
-            with safetensors(self.files) as stored:
-                found = _found_in(stored, slots, whole)
-                if found is not None:
-                    return _prints(found)
+        with safetensors(self.files) as stored:
+            found = _found_in(stored, slots, whole)
+            if found is not None:
+                return _prints(found)
         empty = self.empty()
         return files_fingerprint(empty, self.files), files_magnitudes(empty, self.files)
 
@@ -125,11 +124,9 @@ def load_trunk(
         if trunk is None:  # transformers' own way would read its config anew, without what is completed here
             raise _not_its_names(source)
         return trunk
-    trunk = None
-    if getattr(source.config, "quantization_config", None) is None:
-        with safetensors(source.files) as stored:
-            trunk = _filled(source, stored, dtype or _stored_dtype(source.config, stored), storage, progress)
-            _check_convertible(source, trunk is not None, stored)
+    with safetensors(source.files) as stored:
+        trunk = _filled(source, stored, dtype or _stored_dtype(source.config, stored), storage, progress)
+        _check_convertible(source, trunk is not None, stored)
     return _from_transformers(source, dtype, storage) if trunk is None else trunk
 
 
@@ -139,8 +136,6 @@ def _streamed(source: Source, dtype: torch.dtype | None) -> nn.Module:
     stored = opened.enter_context(safetensors(source.files or ()))
     if any(tensor.is_scaled for tensor in stored.values()):
         raise ValueError(f"{path} has scaled float8 weights, which cannot be streamed; load it whole")
-    if getattr(source.config, "quantization_config", None) is not None:
-        raise ValueError(f"{path} has weights packed by another library, which cannot be streamed; load it whole")
     dtype = dtype or _stored_dtype(source.config, stored)
     whole, trunk, slots = _places(source, dtype)
     tensors = _found_in(stored, slots, whole)
@@ -176,13 +171,12 @@ def verify(source: Source) -> None:
         return
     if not source.files:
         raise ValueError(f"{source.path} has no model.safetensors")
-    if getattr(source.config, "quantization_config", None) is None:
-        whole, _, slots = _places(source)
-        with safetensors(source.files) as stored:
-            found = _plainly_in(stored, slots, whole)
-            _check_convertible(source, found is not None, stored)
-        if found is not None:
-            return
+    whole, _, slots = _places(source)
+    with safetensors(source.files) as stored:
+        found = _plainly_in(stored, slots, whole)
+        _check_convertible(source, found is not None, stored)
+    if found is not None:
+        return
     _from_pretrained(source.family, source.path, None, device_map={"": "meta"})
 
 

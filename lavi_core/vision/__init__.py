@@ -7,15 +7,21 @@ from ..registry import Registry
 from .keys import KeyFormat
 from .latents import latent_scale
 from .pixart import PIXART
-from .target import VisionTarget
-from .unet import LDM, SD1, SDXL, UNET
+from .target import VisionTarget, says
+from .unet import LDM, SD1, SDXL, SDXL_REFINER, UNET
 
 # In the order in which ``target_of`` asks them: a row that stands for many models comes after those of one.
 VISION_TARGETS = Registry("vision target", {row.name: row for row in (SD1, LDM, SDXL, PIXART, UNET)})
 
 
 def target_of(config: Mapping[str, Any]) -> VisionTarget:
-    """The row for a diffusers network with this config.json. Raises ValueError where no row knows it."""
+    """The row for a diffusers network with this config.json. Raises ValueError where no row knows it, and for
+    SDXL's refiner, whose config looks like one of SDXL."""
+    if says(config, SDXL_REFINER):
+        raise ValueError(
+            "this U-Net is SDXL's refiner (context width 1280, five sizes and an aesthetic score), which ends pictures "
+            "that SDXL began; bridges speak to the base model (context width 2048): take SDXL's base"
+        )
     for row in VISION_TARGETS.values():
         if row.is_of(config):
             return row

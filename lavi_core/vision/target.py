@@ -45,7 +45,7 @@ class VisionTarget:
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Whether a diffusers network with this config.json is of this row."""
         names = [{"_class_name": self.diffusers_class}, *([self.formerly] if self.formerly else [])]
-        return _says(config, self.told_by) and any(_says(config, name) for name in names)
+        return says(config, self.told_by) and any(says(config, name) for name in names)
 
     def context_width(self, config: Mapping[str, Any]) -> int:
         return int(config[self.width_key])
@@ -72,5 +72,6 @@ class VisionTarget:
         return self.keys.stem(path)
 
 
-def _says(config: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+def says(config: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether a config has each of the facts."""
     return all(config.get(key) == value for key, value in facts.items())

@@ -44,6 +44,15 @@ SDXL = VisionTarget(
     latent_scale=0.13025,
 )
 
+# Of SDXL's class too, and no row: a second network (arXiv 2307.01952, 2.5), which is told five sizes, one of them a
+# score, beside OpenCLIP-G's pooled vector. 2560 = 1280 + 5 * 256.
+SDXL_REFINER = {
+    "cross_attention_dim": 1280,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2560,
+}
+
 UNET = VisionTarget(
     name="unet",
     diffusers_class="UNet2DConditionModel",

@@ -10,8 +10,7 @@ from comfy.model_patcher import ModelPatcher
 
 from .registry import HOST_MODELS
 
-# How many sizes the host's classes embed beside a pooled vector (width, height, crop, target; the refiner: a score).
-SIZES = {comfy.model_base.SDXL: 6, comfy.model_base.SDXLRefiner: 5}
+SIZES = {comfy.model_base.SDXL: 6}  # how many the host's classes embed beside a pooled vector
 
 
 def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
@@ -20,6 +19,11 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
     from ...lavi_core.vision import VISION_TARGETS
 
     trained, pooled = config.vision, config.adapter.pooled_width
+    if isinstance(model.model, comfy.model_base.SDXLRefiner):
+        raise ValueError(
+            f"the bridge {name} speaks to {trained.model_id} in width {trained.context_width}, this model is SDXL's "
+            f"refiner, which no bridge speaks to: apply it to {trained.model_id} and give the refiner a stock prompt"
+        )
     host_model = HOST_MODELS[VISION_TARGETS[trained.target].diffusers_class]
     network = model.model.diffusion_model
     offered, asked = f"in width {trained.context_width}", ""

@@ -30,6 +30,20 @@ ALIASES = {
 NOT_OFFERED = """() => app.graph.nodes.flatMap((node) => (node.widgets ?? [])
     .filter((w) => w.type === 'combo' && Array.isArray(w.options.values) && !w.options.values.includes(w.value))
     .map((w) => [node.type, w.name, w.value]))"""
+LONG = (
+    "a red circle left of a blue square and a green triangle above a yellow cross and a striped blue circle below a "
+    "dotted red square and a solid green cross"
+)
+STOCK_PROMPT = """() => {
+    const [load, sampler] = ['LaViBridgeLoad', 'KSampler'].map((type) => app.graph.nodes.find((n) => n.type === type))
+    const prompt = LiteGraph.createNode('CLIPTextEncode')
+    prompt.pos = [780, 1050]
+    app.graph.add(prompt)
+    load.connect(1, prompt, 0)
+    prompt.connect(0, sampler, sampler.inputs.findIndex((input) => input.name === 'positive'))
+}"""
+ON_THE_NODE = """([kind, told]) => app.graph.nodes.find((n) => n.type === kind).widgets
+    .some((w) => w.name === '$$node-text-preview' && new RegExp(told).test(w.value))"""
 ON_THE_NEWEST = pytest.mark.parametrize("server", HOSTS[:1] or [None], indirect=True, ids=str)
 
 
@@ -59,6 +73,20 @@ def test_the_demo_is_opened_queued_and_drawn(front_end: FrontEnd):
         assert judge(np.asarray(picture.convert("RGB")), SPEC).correct
     told = "(type) => app.graph.nodes.find((n) => n.type === type).widgets.some((w) => /^10 tokens/.test(w.value))"
     front_end.page.wait_for_function(told, arg="PreviewAny")
+
+
+@pytest.mark.parametrize("kind", ["LaViBridgeTextEncode", "CLIPTextEncode"])
+def test_a_cut_prompt_is_told_on_its_node_until_it_is_mended(front_end: FrontEnd, kind: str):
+    """On ours and on the stock node, which is put between Load Bridge's CLIP and the sampler; again where the prompt is
+    remembered and not encoded anew."""
+    front_end.open_template("demo")
+    if kind == "CLIPTextEncode":
+        front_end.page.evaluate(STOCK_PROMPT)
+    said = r"^9 tokens of the prompt are cut off and not heard: 'a dotted red square and a solid green cross'; "
+    for text, told in ((LONG, said), ("a red circle", r"^\s*$"), (LONG, said)):
+        front_end.choose(kind, "text", text)
+        front_end.queue()
+        front_end.page.wait_for_function(ON_THE_NODE, arg=[kind, told])
 
 
 def test_an_error_is_one_sentence_in_the_front_end(front_end: FrontEnd):

@@ -32,7 +32,8 @@ class Sampler(Protocol):
 
 def unipc_scheduler(objective: Objective, steps: int) -> Any:
     """UniPC (arXiv 2302.04867) as the authors' test scripts make it: from the vision model's own scheduler config, with
-    diffusers' defaults for the rest (linspace timesteps, order 2). A flow model's shift is taken over."""
+    the defaults of their diffusers, 0.24, for the rest: linspace timesteps, order 2, a last step that ends at the noise
+    of t = 0, where newer ones end at none, further off the exact flow. A flow model's shift is taken over."""
     from diffusers import UniPCMultistepScheduler
 
     if objective.kind == "flow":
@@ -43,7 +44,7 @@ def unipc_scheduler(objective: Objective, steps: int) -> Any:
             flow_shift=objective.shift,
         )
     else:
-        scheduler = UniPCMultistepScheduler.from_config(objective.scheduler)
+        scheduler = UniPCMultistepScheduler.from_config(objective.scheduler, final_sigmas_type="sigma_min")
     scheduler.set_timesteps(steps)
     scheduler.set_begin_index(0)
     return scheduler

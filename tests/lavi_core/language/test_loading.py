@@ -79,6 +79,32 @@ def test_weights(folder):
     refuses(folder, "lacks model-00001-of-00001.safetensors, which model.safetensors.index.json lists")
 
 
+@pytest.mark.parametrize(
+    ("packing", "method"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+    ],
+)
+@pytest.mark.parametrize("inside", [None, "text_config"])
+def test_weights_that_another_library_has_packed(folder, packing, method, inside):
+    """Told before weights or that library are asked for: there are none here."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **_in(inside, {"quantization_config": packing})}))
+    (folder / "model.safetensors").unlink()
+    message = rf"model is quantised by {method} \(.*full-precision folder, .* 8-bit or 4-bit, or a \.gguf file of it"
+    refuses(folder, message)
+    with pytest.raises(ValueError, match=message):
+        TextEncoder.skeleton(folder)
+
+
+def _in(key, value):
+    return value if key is None else {key: value}
+
+
 def test_missing_tensors_are_never_drawn_at_random(folder):
     from safetensors.torch import load_file, save_file
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
@@ -115,6 +117,33 @@ def test_a_config_that_no_row_fits_is_refused():
         target_of({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"})
     with pytest.raises(ValueError, match=r"with addition_embed_type = 'image' is not known; known: sd1: .*text_time"):
         target_of({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"})
+
+
+def test_sdxls_refiner_is_not_sdxl(tmp_path):
+    """diffusers' own class in the widths of the released refiner, which as SDXL would have a pooled vector of 1024."""
+    from diffusers import UNet2DConditionModel
+    from lavi_bridge.training.models.vision_model import load_vision_model
+
+    shape: dict[str, Any] = {
+        "sample_size": 8,
+        "layers_per_block": 1,
+        "block_out_channels": (32, 64),
+        "attention_head_dim": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+    }
+    refiner: dict[str, Any] = shape | {
+        "cross_attention_dim": 1280,
+        "projection_class_embeddings_input_dim": 1280 + 5 * 256,
+    }
+    UNet2DConditionModel(**refiner).save_pretrained(tmp_path / "unet")
+    for target in (None, "sdxl"):
+        with pytest.raises(ValueError, match=r"SDXL's refiner \(context width 1280, .*\(context width 2048\): take"):
+            load_vision_model(tmp_path, target)
+    base = shape | {"cross_attention_dim": 2048, "projection_class_embeddings_input_dim": 1280 + 6 * 256}
+    assert target_of({"_class_name": "UNet2DConditionModel", **base}).name == "sdxl"
 
 
 def test_what_a_network_is_told_beside_its_context():

@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import os
+import shutil
+import weakref
 from pathlib import Path
 
 import comfy.model_management
@@ -117,6 +121,52 @@ def two_bridges_share_one_language_model():
         close(context(other), "bert.plain.0")
         close(context(third), "masked.0")
     assert one.patcher.model is other.patcher.model is model.patcher.model
+
+
+@check
+def two_nodes_load_one_language_model_once():
+    """Weights are shared while one of them is alive; LoRAs, layers and strengths are each one's own."""
+    loader, whole = node_classes["LaViBridgeLoadLanguageModel"], node_classes["LaViBridgeLoadWithModel"]
+    one, other = (loader.execute("tiny-llama", dtype).args[0] for dtype in ("auto", "float32"))
+    third = whole.execute("llama.safetensors", 0.7, "auto").args[0]
+    assert one.patcher.model is other.patcher.model is third.patcher.model and one.patcher is not other.patcher
+    assert loader.execute("tiny-llama", "bfloat16").args[0].encoder is not one.encoder
+    assert loader.execute("tiny-llama", "8-bit").args[0].encoder is not one.encoder
+    before = weights(one.encoder)
+    with_lora = node_classes["LaViBridgeLanguageLoRA"].execute(one, "peft-llama", 0.7).args[0]
+    assert with_lora.patcher.patches and not one.patcher.patches and not other.patcher.patches
+    (early,) = stock.CLIPSetLastLayer().set_last_layer(third.clip, -2)
+    for _ in range(2):
+        close(context(connected("llama", with_lora, 0.0)), "llama.lora.0")
+        close(context(connected("llama", other, 0.0)), "llama.plain.0")
+        close(context(third), "llama.lora.0")
+        close(stock.CLIPTextEncode().encode(early, PROMPTS[0])[0][0][0], "llama.early.0")
+    partly(third.clip.patcher)
+    close(context(connected("llama", other, 0.0)), "llama.plain.0")
+    comfy.model_management.unload_all_models()
+    assert same_bits(before, weights(other.encoder))
+
+
+@check
+def a_language_model_is_read_anew_when_its_file_changes_and_gone_with_its_last_user():
+    loader, folder = node_classes["LaViBridgeLoadLanguageModel"], MODELS / "LLM" / "tiny-passing"
+    shutil.copytree(MODELS / "LLM" / "tiny-llama", folder)
+    try:
+        first = loader.execute("tiny-passing", "auto").args[0]
+        os.utime(folder / "model.safetensors", (1, 1))
+        second = loader.execute("tiny-passing", "auto").args[0]
+        assert first.encoder is not second.encoder
+        assert loader.execute("tiny-passing", "auto").args[0].encoder is second.encoder
+        clone = second.clone()
+        alive = weakref.ref(second.encoder)
+        del second
+        gc.collect()
+        assert clone.encoder is loader.execute("tiny-passing", "auto").args[0].encoder is alive()
+        del clone
+        gc.collect()
+        assert alive() is None
+    finally:
+        shutil.rmtree(folder)
 
 
 @check

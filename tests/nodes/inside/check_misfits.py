@@ -8,7 +8,10 @@ import json
 import tempfile
 from pathlib import Path
 
+import comfy.model_patcher
 import comfy.sd
+import comfy.supported_models
+import torch
 from check_vision import bridge_to, ours, stocks
 from host_side import (
     BASE,
@@ -83,6 +86,32 @@ def a_bridge_on_another_vision_model():
     ):
         for strength in (1.0, 0.0):
             refused([f"{name}.safetensors", *words], vision_.apply, model, bridge_to(name), strength)
+
+
+@check
+def a_bridge_on_the_refiner_of_sdxl():
+    """The host's class in its context and pooled widths, which a bridge could have; and its diffusers folder."""
+    shape = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": [1, 2]}
+    shape |= {"num_res_blocks": [1, 1], "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1]}
+    shape |= {"transformer_depth_middle": 1, "context_dim": 1280, "adm_in_channels": 2560, "num_classes": "sequential"}
+    shape |= {"use_linear_in_transformer": True, "use_spatial_transformer": True, "num_head_channels": 16}
+    described = comfy.supported_models.SDXLRefiner(shape | {"legacy": False})
+    described.set_inference_dtype(torch.float32, None)
+    model = described.get_model({}, "")
+    assert type(model).__name__ == "SDXLRefiner" and model.adm_channels == 2560
+    cpu = torch.device("cpu")
+    refiner = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    for name, words in (("sdxl", ["tiny-sdxl", "2048"]), ("ldm", ["tiny-ldm", "1280"])):
+        for strength in (1.0, 0.0):
+            refused(
+                [f"{name}.safetensors", *words, "SDXL's refiner"], vision_.apply, refiner, bridge_to(name), strength
+            )
+    told = {"addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2560, "cross_attention_dim": 1280}
+    with tempfile.TemporaryDirectory(dir=BASE) as folder:
+        silent = Path(folder)
+        (silent / "unet").mkdir()
+        (silent / "unet" / "config.json").write_text(json.dumps(config_of("tiny-sdxl", "unet") | told))
+        refused(["SDXL's refiner", "2048"], vision_model_.load, silent)
 
 
 @check

@@ -213,7 +213,10 @@ def a_cancel_ends_loading_and_encoding():
     def encode():
         bridge_.ConnectedBridge.encode(patched, "a red circle")
 
-    for run in (packed_model, encode):
+    def load():
+        packed_model(torch.bfloat16)  # the other is loaded already
+
+    for run in (load, encode):
         comfy.model_management.interrupt_current_processing(True)
         try:
             run()

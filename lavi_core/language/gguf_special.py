@@ -1,0 +1,75 @@
+"""Whether a GGUF file's prompts begin with BOS and end with EOS: as the file says, by llama.cpp's rule.
+
+transformers 5.24 follows the file's keys but for T5's and has other defaults, 4.57 follows neither: a Llama would
+hear one more token under one than under the other. Source: llama.cpp's src/llama-vocab.cpp, llama_vocab::impl::load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+KEY = "tokenizer.ggml."
+
+
+class Ends(NamedTuple):
+    """Whether BOS and EOS are added, and their ids (None = the vocabulary has none)."""
+
+    add_bos: bool
+    add_eos: bool
+    bos: int | None
+    eos: int | None
+
+
+# tokenizer.ggml.model -> what holds where the file does not say.
+DEFAULTS: Mapping[str, Ends] = {
+    "llama": Ends(True, False, 1, 2),
+    "gpt2": Ends(False, False, 11, 11),
+    "t5": Ends(False, True, None, 1),
+}
+# tokenizer.ggml.pre of the vocabularies of kind gpt2 that begin with BOS where the file does not say.
+BEGIN = {
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
+    *("tekken", "chameleon"),
+}
+
+
+def put_ends(tokenizer: Any, fields: Mapping[str, Any], name: str) -> None:
+    """Let a fast ``tokenizer`` of transformers, in place, add what the file asks for. fields: of gguf's reader.
+
+    Raises ValueError, naming the file, where it asks for a token that it does not have.
+    """
+
+    def said(key: str, default: Any) -> Any:
+        field = fields.get(KEY + key)
+        return default if field is None else field.contents()
+
+    default = DEFAULTS.get(said("model", ""))
+    if default is None:
+        return
+    begin = default.add_bos or said("pre", "") in BEGIN
+    bos = _added(tokenizer, said("add_bos_token", begin), said("bos_token_id", default.bos), "bos", name)
+    eos = _added(tokenizer, said("add_eos_token", default.add_eos), said("eos_token_id", default.eos), "eos", name)
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    if tokenizer("a")["input_ids"] == [*(index for _, index in bos), *text, *(index for _, index in eos)]:
+        return
+    from tokenizers.processors import TemplateProcessing
+
+    before, after = [token for token, _ in bos], [token for token, _ in eos]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *before, "$B:1", *after],
+        special_tokens=list(dict.fromkeys(bos + eos)),
+    )
+
+
+def _added(tokenizer: Any, wanted: bool, index: int | None, which: str, name: str) -> list[tuple[str, int]]:
+    if not wanted:
+        return []
+    token = None if index is None else tokenizer.backend_tokenizer.id_to_token(int(index))
+    if token is None:
+        raise ValueError(
+            f"{name} says that {which.upper()} is added to its prompts, and its {which}_token_id ({index}) is no token "
+            "of its vocabulary; take the model's own folder"
+        )
+    return [(token, int(index or 0))]
