@@ -80,6 +80,5 @@ class TrainStep:
         timesteps = objective.timesteps(micro_batch.uniform.to(device))
         latents, noise = (t.to(device, non_blocking=True) for t in (micro_batch.latents, micro_batch.noise))
         x, target = objective.corrupt(latents * scale, noise, timesteps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            prediction = self.model(text, x, timesteps)
+        prediction = self.model(text, x, timesteps)
         return (objective.loss(prediction, target) * loss_weights(objective, timesteps, recipe.loss)).mean()
