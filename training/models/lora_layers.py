@@ -206,7 +206,7 @@ class Operands(torch.autograd.Function):
         here = [(i, grad) for i, grad in enumerate(found) if grad is not None]
         gradients: list[Tensor | None] = [None] * len(found)
         if here:
-            flat = here[0][1].new_empty(sum(grad.numel() for _, grad in here), dtype=torch.float32)
+            flat = ctx.trained[0].new_empty(sum(grad.numel() for _, grad in here))
             parts = [
                 part.view(ctx.trained[i].shape)
                 for (i, _), part in zip(here, flat.split([grad.numel() for _, grad in here]), strict=True)
@@ -342,7 +342,7 @@ def _space(group: Group, side: str) -> Tensor:
     frozen, part = group.layers[0].weight, getattr(group.layers[0], side)
     if len(group.layers) > 1:
         return part.new_empty(len(group.layers), *part.shape, dtype=frozen.dtype)
-    last = frozen.ndim == 4 and frozen.is_contiguous(memory_format=torch.channels_last)
+    last = frozen.ndim == 4 and not frozen.is_contiguous()  # of 1 x 1, both are
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty_like(part, dtype=frozen.dtype, memory_format=layout)
 
