@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ import torch
 HERE = Path(__file__).resolve().parent
 NARROW_LANGUAGE = {"d_model": 64, "d_ff": 128, "d_kv": 4}
 NARROW_VISION = {"block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 48, "norm_num_groups": 8}
-UNCOUNTED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "_unsafe_view"}
+UNCOUNTED = {
+    *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "_unsafe_view"),
+    *("_record_function_enter_new", "_record_function_exit"),
+}
 SETTLED = 2  # steps before the one that is counted: an optimizer makes its moments in the first
 
 
@@ -68,16 +72,16 @@ def count(work: Path, overrides: list[str], pair: str = "t5-large-sd14") -> Coun
             raise Stop
         seen += 1
 
-    try:
+    with suppress(Stop):
         ours(recipe, gate, stages)
-    except Stop:
-        pass
     return mode.counts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkout", type=Path, default=HERE.parents[1], help="of the build to count; default: this one")
+    parser.add_argument(
+        "--checkout", type=Path, default=HERE.parents[1], help="of the build to count; default: this one"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the recipe, as in train")
     parser.add_argument("--top", type=int, default=60, help="operations to list")
     args = parser.parse_args()

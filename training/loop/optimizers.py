@@ -69,6 +69,11 @@ def use_averaged_weights(optimizer: torch.optim.Optimizer, mode: bool) -> None:
         (optimizer.eval if mode else optimizer.train)()  # type: ignore[attr-defined]
 
 
+def can_skip(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of it is not taken where its ``found_inf``, on the device, is 1: torch's fused ones do that."""
+    return _fused(optimizer)
+
+
 def dump(
     optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:

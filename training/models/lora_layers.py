@@ -139,7 +139,9 @@ class Group:
                 return base(x) + functional.conv2d(h, up)
             return base(x) + functional.linear(functional.linear(dropped, down), up)
         if isinstance(base, nn.Conv2d):
-            return _Convolution.apply(x, layer.weight, layer.bias, down, up, p, base.stride, base.padding, base.dilation)  # type: ignore[return-value]
+            return _Convolution.apply(
+                x, layer.weight, layer.bias, down, up, p, base.stride, base.padding, base.dilation
+            )  # type: ignore[return-value]
         return _Linear.apply(x, layer.matrix, layer.bias, down, up, p)  # type: ignore[return-value]
 
     def _all(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -219,7 +221,7 @@ class Operands(torch.autograd.Function):
 
 @contextmanager
 def copied(*models: nn.Module) -> Iterator[None]:
-    """Inside, every site of the models uses one copy of the trained weights, made here, with its gradients' way back."""
+    """Inside, every site of the models uses one copy of the trained weights, made here; gradients go back through it."""
     groups = list(dict.fromkeys(m.group for model in models for m in model.modules() if isinstance(m, LoRALayer)))
     trained = [p for group in groups for side in ("down", "up") for p in (getattr(one, side) for one in group.layers)]
     made = Operands.apply(groups, *trained) if groups else ()
@@ -312,7 +314,12 @@ class _Convolution(torch.autograd.Function):
         dropped, mask = torch.native_dropout(x, p, True) if p else (x, None)
         h = functional.conv2d(dropped, down, None, *settings)
         y = functional.conv2d(x, weight, bias, *settings)
-        y += functional.conv2d(h, up)
+        if y.is_contiguous():
+            y.flatten(2).baddbmm_(up.flatten(1).expand(len(y), -1, -1), h.flatten(2))
+        else:  # channels last: [B h' w' out] lies as one matrix
+            y.permute(0, 2, 3, 1).view(-1, len(up)).addmm_(
+                h.permute(0, 2, 3, 1).reshape(-1, len(down)), up.flatten(1).t()
+            )
         ctx.save_for_backward(dropped, mask, h, weight, down, up)
         ctx.p, ctx.settings = p, settings
         return y
@@ -332,9 +339,7 @@ class _Convolution(torch.autograd.Function):
 
 def _back(grad: Tensor, x: Tensor, weight: Tensor, settings: Any, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
     """The gradients of a convolution's input and weight."""
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, *settings, False, (0, 0), 1, (*wanted, False)
-    )[:2]
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *settings, False, (0, 0), 1, (*wanted, False))[:2]
 
 
 def _space(group: Group, side: str) -> Tensor:

@@ -153,7 +153,10 @@ class Pair(nn.Module):
             provenance=provenance,
         )
         state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
-        language, vision_lora = deltas(self.encoder.model, self.sites["language"]), deltas(self.network, self.sites["vision"])
+        language, vision_lora = (
+            deltas(self.encoder.model, self.sites["language"]),
+            deltas(self.network, self.sites["vision"]),
+        )
         return BridgeCheckpoint(config, state, language, vision_lora)
 
 

@@ -207,7 +207,11 @@ def test_nothing_is_kept_of_a_pass() -> None:
     ours = both(Crossed())[0]
     with copied(ours):
         ours(torch.randn(1, 2, 6))
-    assert all(layer.group.held_for is None and layer.group.operands is None for layer in ours.modules() if isinstance(layer, LoRALayer))
+    assert all(
+        layer.group.held_for is None and layer.group.operands is None
+        for layer in ours.modules()
+        if isinstance(layer, LoRALayer)
+    )
 
 
 def test_a_start_is_the_authors() -> None:
