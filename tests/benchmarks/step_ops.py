@@ -1,4 +1,4 @@
-"""How many operations does a training step dispatch? A GPU waits for the CPU that launches them; no GPU is needed to count.
+"""How many operations does a training step dispatch? A GPU waits for the CPU that launches them.
 
     python tests/benchmarks/step_ops.py [--checkout FOLDER] [--set KEY=VALUE ...]
 

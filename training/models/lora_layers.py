@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ...lavi_core.lora import is_site, is_transposed, shapes
@@ -47,7 +46,11 @@ class LoRALayer(nn.Module):
         nn.init.zeros_(up)
         self.lora_A = nn.ModuleDict({"default": _Holder(down)})
         self.lora_B = nn.ModuleDict({"default": _Holder(up)})
-        self.group = Group([self])
+        self.transposed = is_transposed(base)
+        # Whether the frozen map is the sum of equation (1) and no subclass's own.
+        plain = self.transposed or type(base).forward in (nn.Linear.forward, nn.Conv2d.forward)
+        self.is_plain = plain and not isinstance(getattr(base, "padding", ()), str)
+        self.group, self.place = Group([self]), 0
 
     @property
     def down(self) -> nn.Parameter:
@@ -69,14 +72,7 @@ class LoRALayer(nn.Module):
     @property
     def matrix(self) -> Tensor:
         """W [out in]."""
-        return self.weight.t() if is_transposed(self.base_layer) else self.weight
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the frozen map is the sum of equation (1) and no subclass's own."""
-        base = self.base_layer
-        plain = type(base).forward in (nn.Linear.forward, nn.Conv2d.forward) or is_transposed(base)
-        return plain and not base._forward_hooks and not isinstance(getattr(base, "padding", ()), str)
+        return self.weight.t() if self.transposed else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.group(self, x)
@@ -107,7 +103,7 @@ class Group:
     def __call__(self, layer: LoRALayer, x: Tensor) -> Tensor:
         if len(self.layers) == 1:
             return self._one(layer, x)
-        index, asked = self.layers.index(layer), torch.is_grad_enabled()
+        index, asked = layer.place, torch.is_grad_enabled()
         if self.held_for is None or self.held_for[0] is not x or self.held_for[1] != asked or index not in self.held:
             self.held, self.held_for = dict(enumerate(self._all(x))), (x, asked)
         found = self.held.pop(index)
@@ -169,8 +165,8 @@ def inject(model: nn.Module, paths: Sequence[str], rank: int, alpha: float, drop
     for parent, layers in parents.items():
         for together in _together(model.get_submodule(parent), layers):
             group = Group(together)
-            for layer in together:
-                layer.group = group
+            for place, layer in enumerate(together):
+                layer.group, layer.place = group, place
 
 
 class Operands(torch.autograd.Function):
@@ -193,7 +189,6 @@ class Operands(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         found: list[Tensor | None] = []
         scaled: dict[float, list[Tensor]] = {}
@@ -221,7 +216,7 @@ class Operands(torch.autograd.Function):
 
 @contextmanager
 def copied(*models: nn.Module) -> Iterator[None]:
-    """Inside, every site of the models uses one copy of the trained weights, made here; gradients go back through it."""
+    """Inside, every site of the models uses one copy of the trained weights, and gradients go back through it."""
     groups = list(dict.fromkeys(m.group for model in models for m in model.modules() if isinstance(m, LoRALayer)))
     trained = [p for group in groups for side in ("down", "up") for p in (getattr(one, side) for one in group.layers)]
     made = Operands.apply(groups, *trained) if groups else ()
@@ -250,7 +245,6 @@ class _Linear(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         dropped, mask, h, weight, down, up = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
@@ -286,7 +280,6 @@ class _Linears(torch.autograd.Function):
         return tuple(out.view(*x.shape[:-1], -1) for out in y.unbind())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         dropped, mask, h, down, up, *weights = ctx.saved_tensors
         grad = torch.stack([one.reshape(-1, one.shape[-1]) for one in grads])
@@ -325,7 +318,6 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         dropped, mask, h, weight, down, up = ctx.saved_tensors
         wanted = ctx.needs_input_grad[0]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 from ...lavi_core import adapters, fingerprint
@@ -15,13 +16,14 @@ from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ...lavi_core.config import AdapterConfig, BridgeConfig, VisionConfig
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ..recipe import Recipe
-from .layers import checkpoint_layers, drop_layers, outermost_layers, unused_modules, used_sites
+from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
 from .lora_layers import LoRALayer, copied
 from .trainable import deltas, lora_config, prepare
 from .vision_model import VisionModel
 
 GROUPS = ("adapter", "language", "vision")
 FEW_CELLS = 256
+KINDS = 64
 
 
 class Pair(nn.Module):
@@ -79,11 +81,10 @@ class Pair(nn.Module):
         return self
 
     def compile_layers(self) -> None:
-        """Have the layers of both models compiled, one by one: alike as they are, that is fast and soon done."""
-        for layer in self.encoder.layers():
+        """Have the layers of both models compiled, each kind once: what has no twin is not worth the time."""
+        torch._dynamo.config.recompile_limit = KINDS  # of one class: a U-Net's residual blocks are of many widths
+        for layer in (*alike_layers(self.encoder.model), *alike_layers(self.network)):
             layer.compile()
-        for block in outermost_layers(self.network):
-            block.compile()
 
     def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The trained parameters of one group, by name."""
