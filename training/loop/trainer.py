@@ -220,6 +220,7 @@ class Trainer:
         device = accelerator.device
         parallel.shard(accelerator, self.pair)
         self.pair.to(device).train()
+        optimizers.follow(self.optimizer)
         if recipe.align.steps and not self.resumed:
             align(recipe, self.pair, self.latents.texts(self.trained_on), device, self.text_inputs.encoder())
         self.text_inputs.release()

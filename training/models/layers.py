@@ -84,7 +84,7 @@ def alike_layers(model: nn.Module) -> list[nn.Module]:
         kinds = Counter(map(_kind, layers))
         found += [layer for layer in layers if kinds[_kind(layer)] > 1]
         left = [layer for layer in layers if kinds[_kind(layer)] == 1]
-    return [layer for layer in found if not isinstance(layer, LoRALayer)]
+    return [layer for layer in found if any(True for _ in layer.parameters()) and not isinstance(layer, LoRALayer)]
 
 
 def _kind(layer: nn.Module) -> tuple[Any, ...]:

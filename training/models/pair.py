@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 
 from ...lavi_core import adapters, fingerprint
@@ -82,7 +81,9 @@ class Pair(nn.Module):
 
     def compile_layers(self) -> None:
         """Have the layers of both models compiled, each kind once: what has no twin is not worth the time."""
-        torch._dynamo.config.recompile_limit = KINDS  # of one class: a U-Net's residual blocks are of many widths
+        from torch import _dynamo
+
+        _dynamo.config.recompile_limit = KINDS  # of one class: a U-Net's residual blocks are of many widths
         for layer in (*alike_layers(self.encoder.model), *alike_layers(self.network)):
             layer.compile()
 

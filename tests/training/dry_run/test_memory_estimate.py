@@ -16,6 +16,8 @@ from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 LANGUAGES = ("t5-large", "clip-vit-large-patch14", "bert", "Llama-2-7b-hf")
 
 

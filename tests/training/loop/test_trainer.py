@@ -22,6 +22,8 @@ from lavi_bridge.training.models.pipeline import Pipeline
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 def losses(folder: Path) -> list[float]:
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
