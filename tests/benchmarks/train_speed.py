@@ -155,10 +155,8 @@ def measure(
     earlier: Path | None = None,
 ) -> tuple[dict[str, dict[str, Any]], float]:
     """What was measured of each loop, by its name; the machine's best bf16 matrix rate between the turns, FLOP/s."""
-    if "ours" in loops:  # fills the caches, so that the process that is measured finds them warm
-        filler = Worker("ours", recipe)
-        filler.ask("time", 1)
-        filler.quit()
+    if "ours" in loops:
+        fill(recipe)
     workers = {loop: Worker(loop, recipe, earlier) for loop in loops}
     turns: dict[str, list[float]] = {loop: [] for loop in loops}
     for worker in workers.values():
@@ -184,12 +182,21 @@ def measure(
     return found, rate
 
 
+def fill(recipe: Recipe) -> None:
+    """Fill the caches, so that the process that is measured finds them warm."""
+    filler = Worker("ours", recipe)
+    filler.ask("time", 1)
+    filler.quit()
+
+
 def matrix_rate(device: torch.device) -> float:
     """FLOP/s of a large bf16 matrix product, the best of several."""
     size, repeats = (8192, 20) if device.type == "cuda" else (2048, 2)
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    best = float("inf")
+    best, end = float("inf"), time.perf_counter() + 10
     for _ in range(8):
+        if time.perf_counter() > end:  # without bf16 in the processor one product takes that long
+            break
         _wait(device)
         begun = time.perf_counter()
         for _ in range(repeats):
@@ -260,6 +267,7 @@ def main() -> None:
     parser.add_argument("--earlier", type=Path, metavar="WORKTREE", help="another build, to be timed beside this one")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the recipe, as in train")
+    parser.add_argument("--prepare", action="store_true", help="write models, pictures and caches, and time nothing")
     parser.add_argument("--json", action="store_true", help="print everything measured as JSON instead of tables")
     args = parser.parse_args()
     loops_wanted = args.loops or [loop for loop in LOOPS if args.earlier or loop != "earlier"]
@@ -275,9 +283,14 @@ def main() -> None:
         size, batch = args.size or PAIRS[name].size[args.device], args.batch or PAIRS[name].batch[args.device]
         seen = args.warmup + (TURNS + 1) * steps + 1
         recipe = prepare(name, args.work.resolve(), size, batch, seen, args.set)
+        if args.prepare:
+            fill(recipe)
+            continue
         loops, found = measure(name, loops_wanted, recipe, steps, args.warmup, device, args.earlier)
         rate = max(rate, found)
         results[name] = {"size": size, "batch": batch, "loops": loops}
+    if args.prepare:
+        return
     if args.json:
         print(json.dumps({"machine": machine(device), "matrix_rate": rate, "pairs": results}, indent=1))
         return
