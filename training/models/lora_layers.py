@@ -245,9 +245,9 @@ class _Linear(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         dropped, mask, h, weight, down, up = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1])
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
         h_grad = torch.mm(grad, up)
         down_grad, up_grad, x_grad = torch.mm(h_grad.t(), dropped), torch.mm(grad.t(), h), None
         if ctx.needs_input_grad[0]:
@@ -318,9 +318,9 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         dropped, mask, h, weight, down, up = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[0]
+        grad, wanted = grads[0], ctx.needs_input_grad[0]
         h_grad, up_grad = _back(grad, h, up, ((1, 1), (0, 0), (1, 1)), (True, True))
         x_grad, down_grad = _back(h_grad, dropped, down, ctx.settings, (wanted, True))
         if wanted:

@@ -155,8 +155,8 @@ def test_dropout_is_pefts_in_distribution() -> None:
     x = torch.randn(1, 1, 6, generator=torch.Generator().manual_seed(1)).expand(draws, 1, 6)
     said = []
     for model in (ours.train(), theirs.train()):
-        said.append(torch.cat([getattr(model, name)(x)[:, 0] for name in ("q_proj", "k_proj", "v_proj")], -1))
-    plain = torch.cat([getattr(ours.eval(), name)(x[:1])[:, 0] for name in ("q_proj", "k_proj", "v_proj")], -1)
+        said.append(torch.cat([model.get_submodule(name)(x)[:, 0] for name in ("q_proj", "k_proj", "v_proj")], -1))
+    plain = torch.cat([ours.eval().get_submodule(name)(x[:1])[:, 0] for name in ("q_proj", "k_proj", "v_proj")], -1)
     means, covariances = [s.mean(0) for s in said], [torch.cov(s.T) for s in said]
     spread = covariances[1].diagonal().sqrt()
     assert ((means[0] - plain[0]).abs() < 5 * spread / draws**0.5).all()
@@ -217,9 +217,9 @@ def test_nothing_is_kept_of_a_pass() -> None:
 def test_a_start_is_the_authors() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 512))
-    frozen = model[0]
+    frozen: nn.Module = model.get_submodule("0")
     inject(model, ["0"], 64, 64.0, 0.0)
-    layer = model[0]
+    layer: nn.Module = model.get_submodule("0")
     assert isinstance(layer, LoRALayer) and layer.base_layer is frozen
     assert float(layer.down.std()) == pytest.approx(1 / 64, rel=0.02) and not layer.up.any()
     x = torch.randn(3, 512)
