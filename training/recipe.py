@@ -190,7 +190,7 @@ class SampleSection:
 class Recipe:
     """One run. batch_size is global: what one optimiser step sees over all processes and accumulation steps.
 
-    precision: "bf16" keeps frozen weights in bf16 and computes under autocast; trained weights are float32 in both.
+    precision: "bf16" keeps frozen weights in bf16 and computes in it; trained weights are float32 in both.
     gradient_checkpointing: both models' layers are run again in the backward pass instead of kept: less memory, the
     same gradients, about a third more time. compile: both models' layers through torch.compile.
     ema: decay of an average over the trained weights, warmed up (0 = none); with one, the bridge file, the pictures and

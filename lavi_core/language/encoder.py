@@ -191,7 +191,8 @@ class TextEncoder(nn.Module):
         gradient is asked for, for states that are not finite: what is not trained on is remembered or drawn with.
         """
         if not isinstance(tokens.ids, FakeTensor):  # these have no values
-            self.check_recipe(recipe, padded=not bool(tokens.mask.all()))
+            asked = recipe.padding == "longest" or recipe.padding_side == "left"  # else a GPU would wait to be asked
+            self.check_recipe(recipe, padded=asked and not bool(tokens.mask.all()))
         ids, mask = self._stretched_out(tokens, recipe)
         inputs = self._inputs(ids, mask if recipe.language_mask else None, recipe.padding_side == "left")
         with nullcontext() if isinstance(tokens.ids, FakeTensor) else told_plainly(self.config.model_id, self.dtype):

@@ -122,7 +122,12 @@ def authors(recipe: Recipe, gate: Callable[[], None], stages: Stages) -> None:
     train(recipe, gate, stages)
 
 
-LOOPS: dict[str, Callable[[Recipe, Callable[[], None], Stages], None]] = {"ours": ours, "authors": authors}
+# earlier: ours, of the checkout that the process has been given.
+LOOPS: dict[str, Callable[[Recipe, Callable[[], None], Stages], None]] = {
+    "ours": ours,
+    "earlier": ours,
+    "authors": authors,
+}
 
 
 def work(loop: str, recipe: Recipe, connection: Connection) -> None:

@@ -1,11 +1,12 @@
 """How fast does a pair train, beside the authors' loop on the same models, pictures and batch?
 
-    python tests/benchmarks/train_speed.py --work FOLDER [PAIR ...]
+    python tests/benchmarks/train_speed.py --work FOLDER [--earlier WORKTREE] [PAIR ...]
 
 Prints Markdown tables: images/s, seconds a step, peak memory, the share of the machine's measured bf16 matrix rate, and
 the share of time of each stage. Each loop runs in a process of its own, caches warm; the loops take turns, a few steps
 each, and the median turn counts, so that what else the machine does falls on both. Models of true size, with random
-weights, are written to FOLDER (about 5 GB) and found there again; the demo pair is the committed one.
+weights, are written to FOLDER (about 5 GB) and found there again; the demo pair is the committed one. ``--earlier``
+times a second build of ours, such as ``git worktree add WORKTREE COMMIT`` makes.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+CHECKOUT = "LAVI_BRIDGE_CHECKOUT"  # in the environment of a loop that is another build's
+sys.path[:0] = [str(Path(os.environ.get(CHECKOUT, ROOT)) / "tests"), str(Path(__file__).parent)]
 
 import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import torch  # noqa: E402
@@ -55,7 +57,7 @@ PAIRS = {
         f"t5-large-{vision}": Pair(
             f"paper/t5-large-{vision}", {"cpu": 256, "cuda": 512}, {"cpu": 2, "cuda": 16}, "t5-large", vision
         )
-        for vision in ("sd14", "pixart")
+        for vision in ("sd14", "pixart", "sdxl")
     },
 }
 
@@ -119,11 +121,15 @@ def _once(folder: Path, make: Any) -> None:
 class Worker:
     """One loop in a process of its own, which waits until it is told to take steps."""
 
-    def __init__(self, loop: str, recipe: Recipe):
+    def __init__(self, loop: str, recipe: Recipe, earlier: Path | None = None):
         context = multiprocessing.get_context("spawn")
+        if loop == "earlier":
+            os.environ[CHECKOUT] = str(earlier)
+            recipe = replace(recipe, output=str(Path(recipe.output).with_name("earlier")))
         self.connection, other = context.Pipe()
         self.process = context.Process(target=work, args=(loop, recipe, other))
         self.process.start()
+        os.environ.pop(CHECKOUT, None)
         other.close()
 
     def ask(self, what: str, steps: int = 1) -> Any:
@@ -140,14 +146,18 @@ class Worker:
 
 
 def measure(
-    name: str, loops: list[str], recipe: Recipe, steps: int, warmup: int, device: torch.device
+    name: str,
+    loops: list[str],
+    recipe: Recipe,
+    steps: int,
+    warmup: int,
+    device: torch.device,
+    earlier: Path | None = None,
 ) -> tuple[dict[str, dict[str, Any]], float]:
     """What was measured of each loop, by its name; the machine's best bf16 matrix rate between the turns, FLOP/s."""
-    if "ours" in loops:  # fills the caches, so that the process that is measured finds them warm
-        filler = Worker("ours", recipe)
-        filler.ask("time", 1)
-        filler.quit()
-    workers = {loop: Worker(loop, recipe) for loop in loops}
+    if "ours" in loops:
+        fill(recipe)
+    workers = {loop: Worker(loop, recipe, earlier) for loop in loops}
     turns: dict[str, list[float]] = {loop: [] for loop in loops}
     for worker in workers.values():
         worker.ask("time", warmup)
@@ -172,12 +182,21 @@ def measure(
     return found, rate
 
 
+def fill(recipe: Recipe) -> None:
+    """Fill the caches, so that the process that is measured finds them warm."""
+    filler = Worker("ours", recipe)
+    filler.ask("time", 1)
+    filler.quit()
+
+
 def matrix_rate(device: torch.device) -> float:
     """FLOP/s of a large bf16 matrix product, the best of several."""
     size, repeats = (8192, 20) if device.type == "cuda" else (2048, 2)
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    best = float("inf")
+    best, end = float("inf"), time.perf_counter() + 10
     for _ in range(8):
+        if time.perf_counter() > end:  # without bf16 in the processor one product takes that long
+            break
         _wait(device)
         begun = time.perf_counter()
         for _ in range(repeats):
@@ -224,11 +243,13 @@ def table(results: dict[str, dict[str, Any]], rate: float) -> str:
             total = sum(found["stages"].values())
             cells = " | ".join(f"{found['stages'][name] / total:.1%}" for name in NAMES)
             shares.append(f"| {pair} | {loop} | {cells} |")
-        if len(loops) == 2:
-            ours, authors = loops["ours"], loops["authors"]
-            ratio = {key: ours[key] / authors[key] for key in ("images_per_second", "seconds", "memory", "flops")}
+        for other in loops.keys() - {"ours"} if "ours" in loops else ():
+            ratio = {
+                key: loops["ours"][key] / loops[other][key]
+                for key in ("images_per_second", "seconds", "memory", "flops")
+            }
             speed.append(
-                f"{size}| ours / authors | {ratio['images_per_second']:.2f} | {ratio['seconds']:.2f} | "
+                f"{size}| ours / {other} | {ratio['images_per_second']:.2f} | {ratio['seconds']:.2f} | "
                 f"{ratio['memory']:.2f} | {ratio['flops']:.2f} | |"
             )
     return "\n".join([*speed, "", *shares])
@@ -242,11 +263,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="pictures a step; default: 48 (demo), 2 on a CPU, 16 on a GPU")
     parser.add_argument("--steps", type=int, help=f"steps of each of the {TURNS} turns; default: 3, on a GPU 20")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the first turn")
-    parser.add_argument("--loops", nargs="+", choices=list(LOOPS), default=list(LOOPS))
+    parser.add_argument("--loops", nargs="+", choices=list(LOOPS), help="default: all that there are")
+    parser.add_argument("--earlier", type=Path, metavar="WORKTREE", help="another build, to be timed beside this one")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the recipe, as in train")
+    parser.add_argument("--prepare", action="store_true", help="write models, pictures and caches, and time nothing")
     parser.add_argument("--json", action="store_true", help="print everything measured as JSON instead of tables")
     args = parser.parse_args()
+    loops_wanted = args.loops or [loop for loop in LOOPS if args.earlier or loop != "earlier"]
+    if "earlier" in loops_wanted and not args.earlier:
+        parser.error("the loop earlier is another build's: name its checkout with --earlier")
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the loops pick a GPU where they see one
     device = torch.device(args.device)
@@ -257,9 +283,14 @@ def main() -> None:
         size, batch = args.size or PAIRS[name].size[args.device], args.batch or PAIRS[name].batch[args.device]
         seen = args.warmup + (TURNS + 1) * steps + 1
         recipe = prepare(name, args.work.resolve(), size, batch, seen, args.set)
-        loops, found = measure(name, args.loops, recipe, steps, args.warmup, device)
+        if args.prepare:
+            fill(recipe)
+            continue
+        loops, found = measure(name, loops_wanted, recipe, steps, args.warmup, device, args.earlier)
         rate = max(rate, found)
         results[name] = {"size": size, "batch": batch, "loops": loops}
+    if args.prepare:
+        return
     if args.json:
         print(json.dumps({"machine": machine(device), "matrix_rate": rate, "pairs": results}, indent=1))
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from lavi_bridge.tests.training.forks import Server
 from lavi_bridge.tests.training.paper import write_models
 from lavi_bridge.tests.training.tiny import write_recipe, write_tiny
@@ -33,6 +34,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("the trainers are forked")
     with Server(tmp_path_factory.mktemp("server") / "log.txt") as server:
         yield server
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is here: for what claims bits, or computes on tensors of its own beside a trainer's."""
+    from accelerate.state import AcceleratorState
+
+    if torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the processes that are started
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from lavi_bridge.lavi_core.language import LANGUAGE_FAMILIES, LanguageFamily, Te
 from lavi_bridge.training.commands import main
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 class BottleneckAdapter(Adapter):
     """Down to ``inner_width``, up again, with a normalisation between."""

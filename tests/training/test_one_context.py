@@ -18,6 +18,8 @@ from lavi_bridge.training.models.pipeline import Pipeline
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 PROMPTS = ["a red circle", "", "[PAD] [SEP] a blue square", "a small blue square left of two green triangles", "A  RED"]
 RECIPES: dict[str, dict[str, Any]] = {
     "neither mask": {"language_mask": False},

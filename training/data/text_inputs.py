@@ -133,9 +133,8 @@ class TextInputs:
 
     def _compute(self, captions: Sequence[str]) -> HiddenStates:
         tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt).to(self.device)
-        # Autocast is set for each thread, and this one is not the training's.
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            return self.encoder()(tokens, self.recipe.prompt)
+        with torch.no_grad():
+            return self.pair.states(tokens, self.encoder())
 
 
 def to_device(text: TextInput, device: torch.device) -> TextInput:

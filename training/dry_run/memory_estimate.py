@@ -95,8 +95,7 @@ def training_step(pair: Pair, device: torch.device, batch: int, latents: tuple[i
         timesteps = torch.zeros(batch, device=device, dtype=torch.float32 if objective.kind == "flow" else torch.long)
         before = count.live
         with attention_kernel(device, latents[1] * latents[2]):
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                prediction = pair(TokenBatch(ids, mask, None, ()), x, timesteps)
+            prediction = pair(TokenBatch(ids, mask, None, ()), x, timesteps)
             loss = objective.loss(prediction, target).mean()
             del prediction
             kept = count.live - before

@@ -21,6 +21,7 @@ from ...lavi_core.prompt import PromptRecipe
 from ..data import Captions
 from ..data.order import Order
 from ..models import named, progress
+from ..models.lora_layers import copied
 from ..models.pair import Pair
 from ..recipe import Recipe
 
@@ -74,8 +75,8 @@ def align(
             target = torch.gather(reference, 1, places.unsqueeze(-1).expand(-1, -1, reference.shape[-1]))
             scale = target.var(dim=(0, 1)).mean()
         tokens = language.tokenize(captions, recipe.prompt).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            context = pair.condition(language(tokens, recipe.prompt)).context
+        with copied(pair.encoder.model):
+            context = pair.condition(pair.states(tokens, encoder)).context
         loss = functional.mse_loss(context.float(), target) / scale
         if not math.isfinite(loss.item()):
             raise ValueError(

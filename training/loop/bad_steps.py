@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,11 +55,23 @@ class BadSteps:
         log.warning("step %d is skipped: the %s, on the batch %s", step, problem, some)
         return problem
 
+    def found(self, numbers: Tensor) -> Tensor:
+        """What ``check`` will say of [loss, norm, ...], on their device and without waiting for them: [] float32, 1 for
+        a step that is not taken."""
+        bad = ~numbers[:2].isfinite().all()
+        if self.seen >= SETTLED and self._limit():
+            bad |= numbers[0] > self._limit()
+        return bad.float()
+
+    def _limit(self) -> float:
+        """The loss that a step may have, 0 for any; as float32 has it, for a GPU compares in that."""
+        return float(np.float32(self.settings.explosion * self.usual))
+
     def _problem(self, loss: float, norm: float) -> str | None:
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 return f"{name} is {value}"
-        limit = self.settings.explosion * self.usual
+        limit = self._limit()
         if limit and self.seen >= SETTLED and loss > limit:
             return f"loss is {loss:.3g}, {loss / self.usual:.0f} times the usual {self.usual:.3g}"
         return None

@@ -69,6 +69,11 @@ def use_averaged_weights(optimizer: torch.optim.Optimizer, mode: bool) -> None:
         (optimizer.eval if mode else optimizer.train)()  # type: ignore[attr-defined]
 
 
+def can_skip(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of it is not taken where its ``found_inf``, on the device, is 1: torch's fused ones do that."""
+    return _fused(optimizer)
+
+
 def dump(
     optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,13 +98,18 @@ def restore(
     """Put back what ``dump`` gave. Learning rates are the recipe's, not the state's."""
     for name_key, value in {**tensors, **plain.get("values", {})}.items():
         name, _, key = name_key.partition(":")
-        parameter = trained[key]
-        on_device = isinstance(value, Tensor) and name != "step"  # torch counts steps on the CPU, unless fused
-        if isinstance(value, Tensor):
-            value = value.to(parameter.device) if on_device or _fused(optimizer) else value
-        optimizer.state[parameter][name] = value
+        optimizer.state[trained[key]][name] = value
+    follow(optimizer)
     for group, kept in zip(optimizer.param_groups, plain.get("groups", []), strict=False):
         group.update({key: value for key, value in kept.items() if key not in ("lr", "rate", "weight_decay", "eps")})
+
+
+def follow(optimizer: torch.optim.Optimizer) -> None:
+    """Bring the state to where the parameters are; torch counts steps on the CPU, unless fused."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and (name != "step" or _fused(optimizer)):
+                state[name] = value.to(parameter.device)
 
 
 def _common(section: OptimizerSection) -> dict[str, Any]:

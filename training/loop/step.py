@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,34 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+Told = tuple[int, dict[str, Any]]  # a step, and what the log says of it
+
+
+class Open(NamedTuple):
+    """A step whose numbers have not been read."""
+
+    step: int
+    names: Sequence[str]
+    numbers: Readback
+    rates: dict[str, float]
+
+
+class Readback:
+    """Numbers on their way to the CPU; ``read`` waits for them, and not for what the GPU was given later."""
+
+    def __init__(self, numbers: Tensor):
+        self.event, self.host = None, numbers
+        if numbers.is_cuda:
+            self.host = torch.empty(numbers.shape, pin_memory=True).copy_(numbers, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def read(self) -> list[float]:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.host.tolist()
+
+
 class TrainStep:
     """model: the module whose forward pass trains, ``pair`` itself or what ``parallel.replicate`` made of it."""
 
@@ -38,16 +67,19 @@ class TrainStep:
         self.recipe, self.accelerator, self.pair, self.model = recipe, accelerator, pair, model
         self.optimizer, self.ema, self.bad_steps = optimizer, ema, bad_steps
         self.trained = pair.trained()
+        self.open: Open | None = None
+        # A GPU that waits to be told whether a step is taken does nothing meanwhile: it decides by itself.
+        self.reads_later = (
+            accelerator.device.type == "cuda" and optimizers.can_skip(optimizer) and not parallel.is_deepspeed()
+        )
 
-    def __call__(self, step: int, batch: Batch) -> dict[str, Any]:
-        """Step number ``step`` on the global batch; what the log tells of it: loss, gradient norm before clipping, of
-        all and of each group, and learning rates, or why it was skipped.
+    def __call__(self, step: int, batch: Batch) -> list[Told]:
+        """Step number ``step`` on the global batch. -> what is known by now: of the step itself, or, where the numbers
+        of a step are read while the next is computed, of the one before.
         """
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
         optimizers.use_averaged_weights(self.optimizer, False)
         scale = learning_rate_scale(recipe, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * scale
         total = torch.zeros((), device=device)
         world, rank = accelerator.num_processes, accelerator.process_index
         for index, micro_batch in enumerate(batch.micro_batches):
@@ -58,19 +90,42 @@ class TrainStep:
                 loss = self.loss(micro_batch) / len(batch.micro_batches)
                 parallel.backward(accelerator, self.model, loss, last)  # checkpointed layers run once more here
             total += loss.detach()
+        told = self.settle()  # the GPU has this step's passes to do meanwhile
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * scale
         by_group = parallel.group_norms(self.model, self.optimizer)
         norm = parallel.clip(accelerator, self.model, self.trained.values(), recipe.optimizer.clip_norm)
         measured = [accelerator.reduce(total, "mean"), norm, *by_group]
-        mean, norm, *norms = torch.stack([value.to(device) for value in measured]).tolist()  # type: ignore[union-attr]
-        problem = self.bad_steps.check(step, mean, norm, batch.names, accelerator.is_main_process)
-        if problem is None:
+        numbers = torch.stack([value.to(device) for value in measured])  # type: ignore[union-attr]
+        self.open = Open(
+            step, batch.names, Readback(numbers), {g["name"]: g["lr"] for g in self.optimizer.param_groups}
+        )
+        if self.reads_later:
+            self.optimizer.found_inf = self.bad_steps.found(numbers)  # type: ignore[attr-defined]  (torch's own way)
             parallel.step(self.model, self.optimizer)
-            self.ema.step()
+        else:
+            told += self.settle()
         self.optimizer.zero_grad()
+        return told
+
+    def settle(self) -> list[Told]:
+        """Read the numbers of the step that is still open, if there is one, and finish it: loss, gradient norm before
+        clipping, of all and of each group, and learning rates, or why it was skipped.
+
+        To be called before weights are saved or looked at. Raises ValueError where the run is over for a bad step.
+        """
+        if self.open is None:
+            return []
+        (step, names, numbers, rates), self.open = self.open, None
+        loss, norm, *norms = numbers.read()
+        problem = self.bad_steps.check(step, loss, norm, names, self.accelerator.is_main_process)
         if problem is not None:
-            return {"skipped": problem}
-        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-        return {"loss": mean, "norm": norm, "group_norm": dict(zip(rates, norms, strict=True)), "learning_rate": rates}
+            return [(step, {"skipped": problem})]
+        if not self.reads_later:
+            parallel.step(self.model, self.optimizer)
+        self.ema.step()
+        by_group = dict(zip(rates, norms, strict=True))
+        return [(step, {"loss": loss, "norm": norm, "group_norm": by_group, "learning_rate": rates})]
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """The weighted mean over a micro-batch, with its graph."""
@@ -80,6 +135,5 @@ class TrainStep:
         timesteps = objective.timesteps(micro_batch.uniform.to(device))
         latents, noise = (t.to(device, non_blocking=True) for t in (micro_batch.latents, micro_batch.noise))
         x, target = objective.corrupt(latents * scale, noise, timesteps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            prediction = self.model(text, x, timesteps)
+        prediction = self.model(text, x, timesteps)
         return (objective.loss(prediction, target) * loss_weights(objective, timesteps, recipe.loss)).mean()

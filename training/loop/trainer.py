@@ -125,18 +125,27 @@ class Trainer:
             tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
         )
         signals = stack.enter_context(StopSignals())
+        notes: dict[int, dict[str, float]] = {}
         while self.step < recipe.steps:
             began = time.perf_counter()
             waited = ahead.waited
             batch = next(ahead)
-            entry = {**self.train_step(self.step, batch), "waited": round(ahead.waited - waited, 4)}
+            notes[self.step] = {"waited": round(ahead.waited - waited, 4)}
+            told = self.train_step(self.step, batch)
             self.step += 1
             asked = signals.agreed(self.accelerator)
             last = asked or self.step == recipe.steps
+            watched = (recipe.validation.every, recipe.sample.every, recipe.save_every)
+            if last or any(every and self.step % every == 0 for every in watched):
+                told += self.train_step.settle()
             speed = recipe.batch_size / (time.perf_counter() - began)
-            if journal is not None:
-                journal.write(self.step, {**entry, "images_per_second": round(speed, 2)})
-                bar.set_postfix(loss=f"{entry.get('loss', math.nan):.4f}", imgs=f"{speed:.1f}/s", refresh=False)
+            notes[self.step - 1]["images_per_second"] = round(speed, 2)
+            for number, entry in told:
+                note = notes.pop(number)
+                if journal is not None:
+                    journal.write(number + 1, {**entry, **note})
+                    loss = entry.get("loss", math.nan)
+                    bar.set_postfix(loss=f"{loss:.4f}", imgs=f"{speed:.1f}/s", refresh=False)
             bar.update()
             if validation is not None and not asked and (self.step % recipe.validation.every == 0 or last):
                 with self.as_given():
@@ -211,6 +220,7 @@ class Trainer:
         device = accelerator.device
         parallel.shard(accelerator, self.pair)
         self.pair.to(device).train()
+        optimizers.follow(self.optimizer)
         if recipe.align.steps and not self.resumed:
             align(recipe, self.pair, self.latents.texts(self.trained_on), device, self.text_inputs.encoder())
         self.text_inputs.release()

@@ -87,8 +87,7 @@ class Validation:
                 timesteps = vision.objective.timesteps(level)
                 x, target = vision.objective.corrupt(x0, noise, timesteps)
                 for kind, conditioning in heard.items():
-                    with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                        prediction = vision.predict(x, timesteps, conditioning)
+                    prediction = self.pair.predict(x, timesteps, conditioning)
                     totals[kind][part] += vision.objective.loss(prediction, target).double().sum().cpu()
         means = {kind: total / len(self.indices) for kind, total in totals.items()}
         losses = {kind: float(mean.mean()) for kind, mean in means.items()}
@@ -107,9 +106,8 @@ class Validation:
     def _condition(self, captions: Sequence[str], device: torch.device) -> tuple[Conditioning, Tensor]:
         """The conditioning, and which of its tokens are real, [B T] bool."""
         text = to_device(self.text_inputs(captions), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            hidden = text if isinstance(text, HiddenStates) else self.pair.encoder(text, self.recipe.prompt)
-            return self.pair.condition(hidden), hidden.mask
+        hidden = text if isinstance(text, HiddenStates) else self.pair.states(text)
+        return self.pair.condition(hidden), hidden.mask
 
     def _noise(self, index: int, part: int, shape: torch.Size) -> Tensor:
         seed = (self.recipe.seed * 1_000_003 + index) * 4096 + part

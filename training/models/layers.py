@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, cast
 
 from torch import nn
 
 from ...lavi_core.language import TextEncoder
+from .lora_layers import LoRALayer
 
 
 def used_sites(encoder: TextEncoder, hidden_states: str | int) -> list[str]:
@@ -69,3 +71,21 @@ def outermost_layers(model: nn.Module) -> Iterator[nn.Module]:
             yield from child
         else:
             yield from outermost_layers(child)
+
+
+def alike_layers(model: nn.Module) -> list[nn.Module]:
+    """The outermost entries of lists of modules that have a twin: the same class, the same shapes of weights. What has
+    none is looked into. Compiled one by one, twins share what was compiled.
+    """
+    found: list[nn.Module] = []
+    left = [model]
+    while left:
+        layers = [layer for part in left for layer in outermost_layers(part)]
+        kinds = Counter(map(_kind, layers))
+        found += [layer for layer in layers if kinds[_kind(layer)] > 1]
+        left = [layer for layer in layers if kinds[_kind(layer)] == 1]
+    return [layer for layer in found if any(True for _ in layer.parameters()) and not isinstance(layer, LoRALayer)]
+
+
+def _kind(layer: nn.Module) -> tuple[Any, ...]:
+    return type(layer), tuple((name, p.shape, p.requires_grad) for name, p in layer.named_parameters())

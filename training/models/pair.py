@@ -15,12 +15,14 @@ from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ...lavi_core.config import AdapterConfig, BridgeConfig, VisionConfig
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ..recipe import Recipe
-from .layers import checkpoint_layers, drop_layers, outermost_layers, unused_modules, used_sites
+from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
+from .lora_layers import LoRALayer, copied
 from .trainable import deltas, lora_config, prepare
 from .vision_model import VisionModel
 
 GROUPS = ("adapter", "language", "vision")
 FEW_CELLS = 256
+KINDS = 64
 
 
 class Pair(nn.Module):
@@ -55,6 +57,8 @@ class Pair(nn.Module):
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
         self.network = vision.network
+        # Of the weights as they came: a frozen model's is what is computed in.
+        self.dtypes = {"language": _dtype(encoder.model), "vision": _dtype(vision.network)}
         prepare(encoder.model, recipe.language, self.sites["language"])
         prepare(self.network, recipe.vision, self.sites["vision"])
         unused = unused_modules(encoder, recipe.prompt.hidden_states)
@@ -71,16 +75,17 @@ class Pair(nn.Module):
         recipe = self.recipe
         for section, model in ((recipe.language, self.encoder), (recipe.vision, self.network)):
             if section.train != "full":
-                for name, module in model.named_modules():
-                    module.training = mode and ("lora_dropout" in name or module in self.run_again)
+                for module in model.modules():
+                    module.training = mode and (isinstance(module, LoRALayer) or module in self.run_again)
         return self
 
     def compile_layers(self) -> None:
-        """Have the layers of both models compiled, one by one: alike as they are, that is fast and soon done."""
-        for layer in self.encoder.layers():
+        """Have the layers of both models compiled, each kind once: what has no twin is not worth the time."""
+        from torch import _dynamo
+
+        _dynamo.config.recompile_limit = KINDS  # of one class: a U-Net's residual blocks are of many widths
+        for layer in (*alike_layers(self.encoder.model), *alike_layers(self.network)):
             layer.compile()
-        for block in outermost_layers(self.network):
-            block.compile()
 
     def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The trained parameters of one group, by name."""
@@ -91,15 +96,35 @@ class Pair(nn.Module):
         return {key: p for name in GROUPS for key, p in self.group(name)}
 
     def condition(self, text: TokenBatch | HiddenStates) -> Conditioning:
-        """Captions, as tokens or as text states, to conditioning; the adapter runs in float32 outside autocast."""
-        hidden = self.encoder(text, self.recipe.prompt) if isinstance(text, TokenBatch) else text
+        """Captions, as tokens or as text states, to conditioning; the adapter runs in float32."""
+        hidden = text if isinstance(text, HiddenStates) else self.states(text)
         with torch.autocast(hidden.states.device.type, enabled=False):
             conditioning = self.adapter(hidden._replace(states=hidden.states.float()))
         return conditioning if self.recipe.prompt.vision_mask else replace(conditioning, mask=None)
 
+    def states(self, tokens: TokenBatch, encoder: TextEncoder | None = None) -> HiddenStates:
+        """What the language model says of captions. encoder: the one that has its weights; None = the pair's own."""
+        with self._autocast("language", tokens.ids.device):
+            return (encoder or self.encoder)(tokens, self.recipe.prompt)
+
+    def predict(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The vision model's prediction [B C H W] for x [B C H W] at timesteps [B]."""
+        dtype = self.dtypes["vision"]
+        pooled = None if conditioning.pooled is None else conditioning.pooled.to(dtype)
+        heard = replace(conditioning, context=conditioning.context.to(dtype), pooled=pooled)
+        with self._autocast("vision", x.device):
+            return self.vision_model.predict(x.to(dtype), timesteps, heard)
+
     def forward(self, text: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
         """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
-        return self.vision_model.predict(x, timesteps, self.condition(text))
+        with copied(self.encoder.model, self.network):
+            return self.predict(x, timesteps, self.condition(text))
+
+    def _autocast(self, name: str, device: torch.device) -> AbstractContextManager:
+        """Weights that lie in the dtype that is computed in need no cast; a model that is trained whole has float32
+        ones, which autocast casts where bf16 is enough."""
+        casts = self.recipe.precision == "bf16" and self.dtypes[name] == torch.float32
+        return torch.autocast(device.type, torch.bfloat16, enabled=casts)
 
     def checkpoint(self, provenance: dict) -> BridgeCheckpoint:
         """The bridge as it stands, on the CPU."""
@@ -130,8 +155,16 @@ class Pair(nn.Module):
             provenance=provenance,
         )
         state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
-        language = deltas(self.encoder.model, self.sites["language"], recipe.language)
-        return BridgeCheckpoint(config, state, language, deltas(self.network, self.sites["vision"], recipe.vision))
+        language, vision_lora = (
+            deltas(self.encoder.model, self.sites["language"]),
+            deltas(self.network, self.sites["vision"]),
+        )
+        return BridgeCheckpoint(config, state, language, vision_lora)
+
+
+def _dtype(model: nn.Module) -> torch.dtype | None:
+    """None of a model whose weights are not here."""
+    return next((p.dtype for p in model.parameters()), None)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from lavi_bridge.training.data.content_hash import NAME, content_hash
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 def test_a_hash_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, store = tmp_path / "a", tmp_path / "cache"

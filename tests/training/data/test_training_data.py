@@ -15,6 +15,8 @@ from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 CAPTIONS = ["a red circle", "two green squares", "a blue triangle left of a circle", "a square", "three circles"]
 
 

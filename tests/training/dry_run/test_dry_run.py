@@ -26,6 +26,8 @@ from lavi_bridge.training.recipe import OptimizerSection, read_recipe
 from PIL import Image
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 CPU = torch.device("cpu")
 
 

@@ -9,10 +9,14 @@ import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.training.paper import RECIPES
 from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.models.lora_layers import LoRALayer
 from lavi_bridge.training.models.pair import Pair
 from lavi_bridge.training.models.vae import vae_batch_size
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
+from torch import Tensor
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 LANGUAGES = ("t5-large", "clip-vit-large-patch14", "bert", "Llama-2-7b-hf")
 
@@ -58,8 +62,9 @@ def test_checkpointed_layers_run_twice_and_give_the_same_gradients(
         torch.manual_seed(0)
         pair = Pair(recipe, encoder, vision).train()
 
-        first = pair.encoder.model.get_submodule(f"{pair.sites['language'][0]}.lora_B.default")
-        torch.nn.init.normal_(first.weight)  # at its start, 0, the matrix before it has no gradient
+        first = pair.encoder.model.get_submodule(pair.sites["language"][0])
+        assert isinstance(first, LoRALayer)
+        torch.nn.init.normal_(first.up)  # at its start, 0, the matrix before it has no gradient
         count = []
         handle = first.register_forward_hook(lambda *_, count=count: count.append(1))
         tokens = encoder.tokenize(["a red circle", "two blue square"], recipe.prompt)
@@ -82,14 +87,18 @@ def test_lora_takes_bf16_as_it_comes(pair: str, paper: Path) -> None:
     encoder = TextEncoder.load(paper / "models" / "t5-large", dtype=torch.bfloat16)
     vision = load_vision_model(paper / Path(recipe.vision.model), dtype=torch.bfloat16)
     model = Pair(recipe, encoder, vision).train()
-    heard = []
-    for name, module in model.named_modules():
-        if name.endswith("lora_dropout.default") and ".attn2." not in name:  # which hears the adapter, in float32
-            module.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].dtype))
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
     tokens = encoder.tokenize(["a red circle"], recipe.prompt)
-    with torch.autocast("cpu", torch.bfloat16):
-        model(tokens, torch.randn(1, 4, 4, 4), torch.tensor([10]))
-    assert len(heard) > 10 and set(heard) == {torch.bfloat16}
+    states = model.condition(tokens)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.predict(torch.randn(1, 4, 4, 4), torch.tensor([10]), states)
+    dtypes = {tensor.dtype for tensor in kept if tensor.numel() > 64}
+    assert len(kept) > 100 and dtypes <= {torch.bfloat16, torch.bool, torch.long}, dtypes
 
 
 def test_few_large_pictures_go_through_a_vae_at_a_time() -> None:

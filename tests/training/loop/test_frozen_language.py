@@ -24,6 +24,8 @@ from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.frozen_language import FrozenLanguage
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 WATCHED = ["data.validation=4", "validation.every=2", "validation.bins=2", "sample.every=3", "sample.bench=1"]
 WATCHED += ['sample.prompts=["a ruby disc", "a red circle"]', "sample.steps=2", "data.mix.single=1", "data.mix.color=1"]
 

@@ -13,6 +13,8 @@ from lavi_bridge.training.commands import main
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 @pytest.fixture
 def language_model(tiny: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from lavi_bridge.training.loop import parallel
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 LAUNCH = Path(parallel.__file__).parents[1] / "launch"
 
 

@@ -12,6 +12,8 @@ from lavi_bridge.training.loop.lock import held
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 HOLD = """
 import os, pathlib, sys, time
 sys.path.insert(0, sys.argv[2])

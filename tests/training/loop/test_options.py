@@ -20,6 +20,8 @@ from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.objective import Objective
 from lavi_bridge.training.recipe import LossSection, OptimizerSection, read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 VALIDATED = ["data.validation=4", "validation.every=2", "validation.bins=4"]
 
 

@@ -21,6 +21,8 @@ from lavi_bridge.training.loop import parallel
 from lavi_bridge.training.loop.checkpoint import states
 from safetensors import safe_open
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 LAUNCH = Path(parallel.__file__).parents[1] / "launch"
 
 

@@ -16,6 +16,8 @@ from lavi_bridge.lavi_core.files import read_safetensors, write_safetensors
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
 
 

@@ -16,6 +16,8 @@ from lavi_bridge.training.loop import stopping
 from lavi_bridge.training.loop.checkpoint import states
 from lavi_bridge.training.loop.stopping import Stopped, StopSignals
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 LONG = ["steps=400", "save_every=1000", "trackers=[]"]  # no state but the one that the signal asks for
 
 

@@ -21,6 +21,8 @@ from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.loop.validation import shuffled
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 VALIDATED = ["data.validation=6", "validation.every=3", "validation.bins=2", "validation.batch_size=4"]
 
 

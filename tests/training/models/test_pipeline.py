@@ -23,6 +23,8 @@ from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.shapebench import VOCABULARIES
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 @pytest.fixture(scope="module")
 def bridge(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,8 @@ from lavi_bridge.training.models.sampling import sample as draw_latents
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 PAIRS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 TARGETS = {"sd14": "sd1", "ldm": "ldm", "pixart": "pixart", "sdxl": "sdxl"}
 SMALL = ["batch_size=2", "save_every=2", "keep=3", "data.resolution=32", "adapter.learning_rate=1e-3"]
