@@ -236,7 +236,7 @@ def test_compiled_layers_train_alike(recipe: Path, tmp_path: Path, monkeypatch: 
     run(recipe, tmp_path / "plain", *quiet)
     run(recipe, tmp_path / "compiled", *quiet, "compile=true")
     assert entries(tmp_path / "compiled", "loss") == pytest.approx(entries(tmp_path / "plain", "loss"), rel=1e-3)
-    assert len(graphs) == 2 + 7  # layers of the language model, blocks of the U-Net
+    assert len(graphs) == 2 + 5  # layers of the language model; what has a twin in the U-Net
 
 
 def test_the_run_folder_tells_the_run(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
