@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> str:
     from ..models.find_language import find_language
     from ..models.picture_grid import png
     from ..models.pipeline import Pipeline
-    from ..models.vae import VAE_FACTOR
 
     if args.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {args.steps}")
@@ -50,9 +49,9 @@ def run(args: argparse.Namespace) -> str:
     vision, asked = named.vision(args.vision_model), args.language_model
     language = named.language(asked) if asked else find_language(named.bridge(args.bridge), args.language_models)
     vae = named.vae_for(args.vision_model, args.vae)
-    size = read_config(vision)[0]["sample_size"] * VAE_FACTOR if args.size is None else args.size
-    if size < VAE_FACTOR or size % VAE_FACTOR:
-        raise ValueError(f"--size must be a multiple of {VAE_FACTOR} pixels, which make one latent, got {size}")
+    config, row = read_config(vision)
+    size = row.picture_size(config) if args.size is None else args.size
+    row.check_side(size, "--size")
     pipeline = Pipeline.load(named.bridge(args.bridge), language, vision, vae, device=args.device)
     texts = [*args.prompts, *([args.negative] if args.negative else [])]
     for prompt, cut in zip(texts, pipeline.tokens_cut(texts), strict=True):

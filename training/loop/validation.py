@@ -69,13 +69,14 @@ class Validation:
         from tqdm import tqdm
 
         settings, vision = self.recipe.validation, self.pair.vision_model
+        guidance = self.recipe.vision.embedded_guidance
         totals = {kind: torch.zeros(settings.bins, dtype=torch.float64) for kind in self._texts}
         contexts, count = Contexts(), settings.batch_size
         alike = (bucket.tolist() for bucket in self.latents.buckets(torch.tensor(self.indices)))
         batches = [bucket[i : i + count] for bucket in alike for i in range(0, len(bucket), count)]
         for indices in tqdm(batches, desc="validation", leave=False, disable=None):
             latents, _ = self.latents.batch(indices, [0] * len(indices))
-            x0 = latents.to(device) * vision.scale
+            x0 = vision.latents.seen(latents.to(device))
             heard = {}
             for kind, texts in self._texts.items():
                 heard[kind], mask = self._condition([texts[index] for index in indices], device)
@@ -84,11 +85,11 @@ class Validation:
             for part in range(settings.bins):
                 noise = torch.stack([self._noise(index, part, latents.shape[1:]) for index in indices]).to(device)
                 level = torch.full((len(indices),), (part + 0.5) / settings.bins, device=device)
-                timesteps = vision.objective.timesteps(level)
+                timesteps = vision.timesteps(level, x0)
                 x, target = vision.objective.corrupt(x0, noise, timesteps)
                 for kind, conditioning in heard.items():
                     with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                        prediction = vision.predict(x, timesteps, conditioning)
+                        prediction = vision.predict(x, timesteps, conditioning, guidance)
                     totals[kind][part] += vision.objective.loss(prediction, target).double().sum().cpu()
         means = {kind: total / len(self.indices) for kind, total in totals.items()}
         losses = {kind: float(mean.mean()) for kind, mean in means.items()}

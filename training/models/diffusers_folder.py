@@ -76,8 +76,8 @@ def read_vision(folder: str | Path) -> tuple[nn.Module, VisionConfig]:
         model_id=stored.get("model_id", model_id(folder)),
         target=row.name,
         context_width=row.context_width(config),
-        objective=Objective.load(scheduler).kind if said else OBJECTIVE,
-        latent_channels=config["in_channels"],
+        objective=Objective.load(scheduler, row).kind if said else OBJECTIVE,
+        latent_channels=row.latent_channels(config),
         latent_scale=latent_scale(part, scaled),
         fingerprint=_fingerprint(network, part),
     )

@@ -20,7 +20,7 @@ from ...lavi_core.vision import VISION_TARGETS
 from .device import pick_device
 from .diffusers_folder import read_config
 from .sampling import noise_for, sample
-from .vae import VAE_FACTOR, decode, load_vae, vae_batch_size
+from .vae import decode, load_vae, vae_batch_size
 from .vision_model import VisionModel, load_vision_model
 
 
@@ -85,7 +85,8 @@ class Pipeline:
         progress: Callable[[], object] | None = None,
     ) -> np.ndarray:
         """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream."""
-        side = size // VAE_FACTOR
+        self.vision.row.check_side(size, "the size of pictures")
+        side = size // self.vision.row.pixels
         device = next(self.vision.network.parameters()).device
         noise = noise_for(seed, (len(prompts), self.vision.latent_channels, side, side)).to(device)
         images = []
