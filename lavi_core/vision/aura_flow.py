@@ -1,4 +1,4 @@
-"""AuraFlow: joint and single blocks on SDXL's latents; left-out tokens are zeros, and attended."""
+"""AuraFlow: joint and single blocks on SDXL's latents; text up to 256 tokens with zeros, which are attended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AURA_FLOW = VisionTarget(
         r"|single_transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0)|ff\.(linear_1|linear_2|out_projection))"
     ),
     keys=DIFFUSERS,
-    text=TextRule(masked="zeroed"),
+    text=TextRule(masked="zeroed", length=256),
     width_key="joint_attention_dim",
     latent_scale=0.13025,
     patch=2,

@@ -23,7 +23,7 @@ class TextRule:
             position 0 on, and the mask;
         "zeroed": they are zeros behind the others, and attended;
         "refused": the network attends to whatever it is given, so such a bridge is not trained.
-    unmasked: this many left-out tokens after the others are heard all the same.
+    unmasked: this many zeros right behind the others are heard with them.
     length: zeros are put in up to this many tokens, behind the others or, ``side`` = "left", before them, and attended.
     longest: tokens that the network has positions for. None = any number.
     """
@@ -62,8 +62,9 @@ class TextRule:
             if self.masked == "zeroed":
                 context, mask = context * mask.unsqueeze(-1).to(context.dtype), None
             elif self.unmasked:
+                context = pad(context * mask.unsqueeze(-1).to(context.dtype), (0, 0, 0, self.unmasked))
                 count = mask.sum(1, keepdim=True) + self.unmasked
-                mask = torch.arange(tokens, device=mask.device) < count
+                mask = torch.arange(tokens + self.unmasked, device=mask.device) < count
         if self.length is not None and tokens < self.length:
             more = self.length - tokens
             ends = (more, 0) if self.side == "left" else (0, more)

@@ -9,6 +9,7 @@ import diffusers
 import numpy as np
 import torch
 from lavi_bridge.lavi_core.vision.call import pack, patchify, unpack
+from lavi_bridge.tests.training import dits
 from lavi_bridge.tests.training.dits import Prompt
 from torch import Tensor, nn
 
@@ -98,7 +99,8 @@ def draw_qwen_image(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, 
 
 
 def draw_aura_flow(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guidance: float) -> Tensor:
-    return draw_masked(pipe, noise, zeroed(prompt), zeroed(negative), guidance, sigmas=EVEN.tolist())
+    sides = [Prompt(padded(side, 256), side.mask, side.pooled) for side in (prompt, negative)]
+    return draw_masked(pipe, noise, sides[0], sides[1], guidance, sigmas=EVEN.tolist())
 
 
 def zeroed(prompt: Prompt) -> Prompt:
@@ -110,9 +112,9 @@ def draw_chroma(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guid
     """The pipeline's own masks let one padding token more be heard."""
     masks = [torch.arange(side.mask.shape[1])[None] <= side.mask.sum() for side in (prompt, negative)]
     found = pipe(
-        prompt_embeds=prompt.context,
+        prompt_embeds=zeroed(prompt).context,
         prompt_attention_mask=masks[0],
-        negative_prompt_embeds=negative.context,
+        negative_prompt_embeds=zeroed(negative).context,
         negative_prompt_attention_mask=masks[1],
         latents=pack(noise),
         guidance_scale=guidance,
@@ -135,10 +137,10 @@ def cosmos_pipeline(network: Any, scheduler: Any) -> Any:
     return pipe
 
 
-def padded(prompt: Prompt) -> Tensor:
-    """Zeros in the place of padding, and up to 512 tokens."""
+def padded(prompt: Prompt, length: int = 512) -> Tensor:
+    """Zeros in the place of padding, and up to ``length`` tokens."""
     context = zeroed(prompt).context
-    return nn.functional.pad(context, (0, 0, 0, 512 - context.shape[1]))
+    return nn.functional.pad(context, (0, 0, 0, length - context.shape[1]))
 
 
 def draw_cosmos(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guidance: float) -> Tensor:
@@ -164,16 +166,6 @@ def draw_flux2(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guida
     ).images
     mean, variance = (values.view(1, -1, 1, 1) for values in (pipe.vae.bn.running_mean, pipe.vae.bn.running_var))
     return (patchify(found) - mean) / (variance + pipe.vae.config.batch_norm_eps).sqrt()
-
-
-def flux2_vae() -> Any:
-    torch.manual_seed(0)
-    vae: Any = diffusers.AutoencoderKLFlux2(
-        latent_channels=8, block_out_channels=(8, 8, 8, 8), norm_num_groups=4, layers_per_block=1
-    )
-    vae.bn.running_mean.normal_()
-    vae.bn.running_var.uniform_(0.5, 2)
-    return vae.eval().requires_grad_(False)
 
 
 def draw_wan(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guidance: float) -> Tensor:
@@ -228,7 +220,7 @@ PIPELINES: dict[str, tuple[Callable[[Any, Any], Any], Draw]] = {
     "aura_flow": (lambda network, s: diffusers.AuraFlowPipeline(NONE, NONE, NONE, network, s), draw_aura_flow),
     "chroma": (lambda network, s: diffusers.ChromaPipeline(s, NONE, NONE, NONE, network), draw_chroma),
     "cosmos": (cosmos_pipeline, draw_cosmos),
-    "flux2": (lambda network, s: diffusers.Flux2KleinPipeline(s, flux2_vae(), NONE, NONE, network), draw_flux2),
+    "flux2": (lambda network, s: diffusers.Flux2KleinPipeline(s, dits.flux2_vae(), NONE, NONE, network), draw_flux2),
     "wan": (lambda network, s: diffusers.WanPipeline(NONE, NONE, NONE, s, network), draw_wan),
     "sana": (lambda network, s: diffusers.SanaPipeline(NONE, NONE, NONE, network, s), draw_sana),
     "pixart_sigma": (

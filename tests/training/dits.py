@@ -152,6 +152,16 @@ def flux2() -> nn.Module:
     )
 
 
+def flux2_vae() -> Any:
+    torch.manual_seed(0)
+    vae: Any = diffusers.AutoencoderKLFlux2(
+        latent_channels=8, block_out_channels=(8, 8, 8, 8), norm_num_groups=4, layers_per_block=1
+    )
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    return vae.eval().requires_grad_(False)
+
+
 def wan() -> nn.Module:
     return diffusers.WanTransformer3DModel(
         num_attention_heads=2,
@@ -312,13 +322,14 @@ def filled(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def write(family: str, folder: Path) -> nn.Module:
-    """The network and its scheduler in a pipeline's folder, its latents those of the network."""
+def write(family: str, folder: Path, own_latents: bool = True) -> nn.Module:
+    """The network and its scheduler in a pipeline's folder. own_latents: what it sees is what it is given."""
     row = FAMILIES[family]
     network: Any = filled(row.build())
     network.save_pretrained(folder / row.folder)
-    config = folder / row.folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_scale": 1.0}))
+    if own_latents:
+        config = folder / row.folder / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_scale": 1.0}))
     row.scheduler().save_pretrained(folder / "scheduler")
     return network
 
