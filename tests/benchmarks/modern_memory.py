@@ -2,8 +2,8 @@
 
     python -m lavi_bridge.tests.benchmarks.modern_memory --work FOLDER [--resolution 1024] [NAME ...]
 
-Folders of config.json alone are written; the models are built on torch's meta device and run on tensors without data, as
-the dry run does. One picture at a time, bf16, gradient checkpointing, LoRA of rank 32 in both models.
+Folders of config.json alone are written; the models are built on torch's meta device and run on tensors without data,
+as the dry run does. One picture at a time, bf16, gradient checkpointing, LoRA of rank 32 in both models.
 """
 
 from __future__ import annotations
@@ -109,7 +109,11 @@ def main(arguments: list[str]) -> None:
         pair = models.pair(recipe, encoder, vision)
         side = recipe.data.resolution // vision.row.pixels
         shape = (vision.latent_channels, side, side)
-        step = memory_estimate.training_step(pair, device, 1, shape, recipe.prompt.max_length)
+        try:
+            step = memory_estimate.training_step(pair, device, 1, shape, recipe.prompt.max_length)
+        except ValueError as error:
+            print(f"{name} | {error}", flush=True)
+            continue
         trained = sum(p.numel() for p in pair.trained().values())
         optimizer = 8 * trained
         size = sum(p.numel() for p in vision.network.parameters())

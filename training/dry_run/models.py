@@ -10,7 +10,7 @@ from ...lavi_core.config import LanguageConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.vision import VISION_TARGETS, latent_space
 from ..models import named
-from ..models.diffusers_folder import check_weights, network_folder, read_config
+from ..models.diffusers_folder import check_weights, network_class, network_folder, read_config
 from ..models.objective import Objective
 from ..models.pair import GROUPS, Pair
 from ..models.vae import load_vae
@@ -33,15 +33,13 @@ def language(report: Report, recipe: Recipe) -> TextEncoder:
 
 
 def vision(report: Report, recipe: Recipe) -> VisionModel:
-    import diffusers
-
     folder = named.vision(recipe.vision.model)
     config, row = read_config(folder)
     if recipe.vision.target is not None and not VISION_TARGETS[recipe.vision.target].is_of(config):
         raise ValueError(f"{folder} is of the vision target {row.name}, the recipe says {recipe.vision.target!r}")
     report.got(check_weights, network_folder(folder))
     with torch.device("meta"):
-        network: Any = getattr(diffusers, row.diffusers_class).from_config(config)
+        network: Any = network_class(row).from_config(config)
     _cast(network.requires_grad_(False), _dtype(recipe, recipe.vision.train))
     vision = VisionModel(
         network=network,

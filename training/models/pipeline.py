@@ -82,9 +82,13 @@ class Pipeline:
         steps: int = 20,
         guidance: float = 3.0,
         size: int = 128,
+        embedded_guidance: float | None = None,
         progress: Callable[[], object] | None = None,
     ) -> np.ndarray:
-        """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream."""
+        """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream.
+
+        embedded_guidance: see ``sampling.sample``.
+        """
         self.vision.row.check_side(size, "the size of pictures")
         side = size // self.vision.row.pixels
         device = next(self.vision.network.parameters()).device
@@ -95,7 +99,10 @@ class Pipeline:
             count = vae_batch_size(size)
             for i in range(0, len(prompts), count):
                 positive = self.condition(list(prompts[i : i + count]))
-                latents = sample(self.vision, positive, unconditional, noise[i : i + count], steps, guidance, progress)
+                some = noise[i : i + count]
+                latents = sample(
+                    self.vision, positive, unconditional, some, steps, guidance, progress, embedded_guidance
+                )
                 images.append(decode(self.vae, latents.float()).cpu().numpy())
         return np.concatenate(images)
 

@@ -13,7 +13,7 @@ from ...lavi_core.conditioning import Conditioning
 from ...lavi_core.files import reading
 from ...lavi_core.vision import VISION_TARGETS, LatentSpace, Told, VisionTarget, latent_space
 from ...lavi_core.vision.text import pooled_error
-from .diffusers_folder import check_weights, network_folder, read_config
+from .diffusers_folder import check_weights, network_class, network_folder, read_config
 from .objective import Objective
 
 
@@ -79,8 +79,6 @@ def load_vision_model(folder: str | Path, target: str | None = None, dtype: torc
 
     target: a row of ``VISION_TARGETS``; None = the one that config.json tells. Raises ValueError where the two differ.
     """
-    import diffusers
-
     folder = Path(folder)
     part = network_folder(folder)
     config, row = read_config(folder)
@@ -94,7 +92,7 @@ def load_vision_model(folder: str | Path, target: str | None = None, dtype: torc
     latents = latent_space(part, row)
     check_weights(part)
     with reading(part):
-        network = getattr(diffusers, row.diffusers_class).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
+        network = network_class(row).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
     network.requires_grad_(False).eval()
     return VisionModel(
         network=network,
