@@ -1,6 +1,6 @@
 """The memory of a training step of each recipe of the newer vision models, at true size and without a weight.
 
-    python -m lavi_bridge.tests.benchmarks.modern_memory --work FOLDER [--resolution 1024] [NAME ...]
+    python tests/benchmarks/modern_memory.py --work FOLDER [--resolution 1024] [NAME ...]
 
 Folders of config.json alone are written; the models are built on torch's meta device and run on tensors without data,
 as the dry run does. One picture at a time, bf16, gradient checkpointing, LoRA of rank 32 in both models.
@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ...training.dry_run import memory_estimate, models
-from ...training.dry_run.report import Report, in_bytes
-from ...training.recipe import read_recipe
-from . import modern_sizes, true_sizes
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
+import modern_sizes  # noqa: E402
+import torch  # noqa: E402
+import true_sizes  # noqa: E402
+from lavi_bridge.training.dry_run import memory_estimate, models  # noqa: E402
+from lavi_bridge.training.dry_run.report import Report, in_bytes  # noqa: E402
+from lavi_bridge.training.recipe import read_recipe  # noqa: E402
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes" / "modern"
 LANGUAGE: dict[str, dict[str, Any]] = {
@@ -90,8 +93,6 @@ def write(recipe_name: str, work: Path) -> Path:
 
 
 def main(arguments: list[str]) -> None:
-    import os
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=sorted(SIZES))
     parser.add_argument("--work", required=True, type=Path)
