@@ -105,7 +105,9 @@ def test_a_step_in_bf16_with_gradient_checkpointing(pair: str, work: Path) -> No
     """The same prediction, and gradients that are the same, finite, and there for all that is trained."""
     steps = []
     for value in ("true", "false"):
-        trainer = trainer_of(pair, f"gradient_checkpointing={value}", f"output=checkpointing-{value}")
+        changes = [f"gradient_checkpointing={value}", f"output=checkpointing-{value}"]
+        # Chroma runs its prompts one by one in one of the ways, and draws what drops out in another order.
+        trainer = trainer_of(pair, *changes, "vision.dropout=0.0")
         one, vision = trainer.pair.train(), trainer.pair.vision_model
         assert any(p.dtype == torch.bfloat16 for p in vision.network.parameters())
         x = torch.randn(2, vision.latent_channels, 4, 4, generator=torch.Generator().manual_seed(3))
