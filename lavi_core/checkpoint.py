@@ -16,11 +16,13 @@ from . import adapters
 from .config import SCHEMA, BridgeConfig, from_dict
 from .files import write_safetensors
 from .foreign_files import what_it_is
-from .lora import Delta, LoRA
+from .lora import LoRA
 from .vision import VISION_TARGETS, KeyFormat
+from .vision.keys import fused_rows, lora_tensors, read_lora
 
 HEADER = "lavi_bridge"  # the config, as JSON
 PATHS = "lavi_bridge_lora"  # {"language": [module paths], "vision": [module paths]}, as JSON
+ROWS = "rows"  # in it: {module path: output rows} of the parts of fused matrices
 ADAPTER = "adapter."
 LANGUAGE_KEYS = KeyFormat("language_lora.", ".", ".lora_down.weight", ".lora_up.weight")
 
@@ -42,13 +44,13 @@ class BridgeCheckpoint:
         """
         tensors = {ADAPTER + name: tensor for name, tensor in self.adapter.items()}
         tensors |= lora_tensors(self.language_lora, LANGUAGE_KEYS)
-        tensors |= lora_tensors(self.vision_lora, VISION_TARGETS[self.config.vision.target].keys)
+        keys = VISION_TARGETS[self.config.vision.target].keys
+        tensors |= lora_tensors(self.vision_lora, keys)
         _check_tensors(self.config, tensors, self.language_lora, self.vision_lora, str(path))
-        metadata = {
-            "format": "pt",
-            HEADER: json.dumps(dataclasses.asdict(self.config)),
-            PATHS: json.dumps({"language": list(self.language_lora), "vision": list(self.vision_lora)}),
-        }
+        lists: dict[str, Any] = {"language": list(self.language_lora), "vision": list(self.vision_lora)}
+        if rows := fused_rows(self.vision_lora, keys):
+            lists[ROWS] = rows
+        metadata = {"format": "pt", HEADER: json.dumps(dataclasses.asdict(self.config)), PATHS: json.dumps(lists)}
         write_safetensors(path, {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}, metadata)
 
     @classmethod
@@ -58,11 +60,11 @@ class BridgeCheckpoint:
         Raises ValueError, in one sentence, for a missing or damaged file, one that is no bridge, one of a newer schema,
         and for tensors that are left over, missing or of another shape.
         """
-        config, paths, tensors = _read(Path(path))
+        config, lists, tensors = _read(Path(path))
         keys = {"language": LANGUAGE_KEYS, "vision": VISION_TARGETS[config.vision.target].keys}
         adapter = {k.removeprefix(ADAPTER): t for k, t in tensors.items() if k.startswith(ADAPTER)}
         try:
-            language, vision = (_read_lora(tensors, paths[side], keys[side]) for side in ("language", "vision"))
+            language, vision = (read_lora(tensors, lists[side], keys[side], lists[ROWS]) for side in keys)
         except KeyError as error:
             raise ValueError(f"{path} lacks the tensor {error.args[0]}; fetch or save it again") from None
         _check_tensors(config, tensors, language, vision, str(path))
@@ -109,37 +111,18 @@ def _parse(metadata: Mapping[str, str], names: list[str], path: Path) -> BridgeC
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read(path: Path) -> tuple[BridgeConfig, dict[str, list[str]], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[BridgeConfig, dict[str, Any], dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     metadata, names = _header(path)
     config = _parse(metadata, names, path)
     try:
-        paths = json.loads(metadata[PATHS])
-        paths = {side: [str(p) for p in paths[side]] for side in ("language", "vision")}
-    except (KeyError, TypeError, ValueError):
+        found = json.loads(metadata[PATHS])
+        lists: dict[str, Any] = {side: [str(p) for p in found[side]] for side in ("language", "vision")}
+        lists[ROWS] = {str(p): int(rows) for p, rows in found.get(ROWS, {}).items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise ValueError(f"{path} does not list its LoRA modules ({PATHS!r} in its header); save it again") from None
-    return config, paths, load_file(str(path))
-
-
-def lora_tensors(lora: LoRA, keys: KeyFormat) -> dict[str, Tensor]:
-    """The tensors of a LoRA by their names in a file; alpha is a float32 scalar, down and up are as they are."""
-    tensors = {}
-    for path, delta in lora.items():
-        stem = keys.stem(path)
-        tensors[stem + keys.down] = delta.down
-        tensors[stem + keys.up] = delta.up
-        tensors[stem + keys.alpha] = torch.tensor(delta.scale * delta.down.shape[0], dtype=torch.float32)
-    return tensors
-
-
-def _read_lora(tensors: Mapping[str, Tensor], paths: list[str], keys: KeyFormat) -> dict[str, Delta]:
-    lora = {}
-    for path in paths:
-        stem = keys.stem(path)
-        down, up, alpha = tensors[stem + keys.down], tensors[stem + keys.up], tensors[stem + keys.alpha]
-        lora[path] = Delta(down, up, alpha.item() / down.shape[0])
-    return lora
+    return config, lists, load_file(str(path))
 
 
 def _check_tensors(

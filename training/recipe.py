@@ -47,7 +47,8 @@ class AdapterSection:
 class VisionSection:
     """model: a folder in diffusers' layout (``unet/`` or ``transformer/``, and ``scheduler/``). vae: a diffusers VAE
     folder or a TAESD ``.safetensors``. target: a row of ``lavi_core.vision.VISION_TARGETS``; None = the model's
-    config.json tells.
+    config.json tells. embedded_guidance: what a guidance-distilled network (Flux.1 dev) is told in training, where 1 is
+    the plain flow; no other network hears it.
     """
 
     model: str
@@ -58,6 +59,7 @@ class VisionSection:
     alpha: float = 32.0
     dropout: float = 0.1
     learning_rate: float = 1e-4
+    embedded_guidance: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +133,13 @@ class OptimizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSection:
-    """weighting: a row of ``loop/loss_weighting.py``: "none" (the paper's), "min_snr" (arXiv 2303.09556, ``gamma``) or
+    """timesteps: how noise levels are drawn, "uniform" or "logit_normal" (arXiv 2403.03206), before a flow's shift.
+    weighting: a row of ``loop/loss_weighting.py``: "none" (the paper's), "min_snr" (arXiv 2303.09556, ``gamma``) or
     "debiased" (arXiv 2310.08442). offset_noise: this much of one number a picture and channel is added to the noise,
     so that overall brightness is learnt (0.05 to 0.1; 0 = none).
     """
 
+    timesteps: Literal["uniform", "logit_normal"] = "uniform"
     weighting: str = "none"
     gamma: float = 5.0
     offset_noise: float = 0.0

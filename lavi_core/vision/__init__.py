@@ -4,14 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..registry import Registry
+from .aura_flow import AURA_FLOW
+from .call import NUM_TIMESTEPS, Told
+from .chroma import CHROMA
+from .cosmos import COSMOS
+from .flux import FLUX
+from .flux2 import FLUX2
 from .keys import KeyFormat
-from .latents import latent_scale
-from .pixart import PIXART
-from .target import VisionTarget, says
-from .unet import LDM, SD1, SDXL, SDXL_REFINER, UNET
+from .latents import LatentSpace, latent_scale, latent_space
+from .lumina2 import LUMINA2
+from .pixart import PIXART, PIXART_SIGMA
+from .qwen_image import QWEN_IMAGE
+from .sana import SANA
+from .sd3 import SD3
+from .target import VisionTarget
+from .text import says
+from .unet import KOLORS, LDM, SD1, SDXL, SDXL_REFINER, UNET
+from .wan import WAN
+from .z_image import Z_IMAGE
 
 # In the order in which ``target_of`` asks them: a row that stands for many models comes after those of one.
-VISION_TARGETS = Registry("vision target", {row.name: row for row in (SD1, LDM, SDXL, PIXART, UNET)})
+_ROWS = (SD1, LDM, KOLORS, SDXL, PIXART_SIGMA, PIXART, UNET)
+_ROWS += (SD3, FLUX, Z_IMAGE, LUMINA2, QWEN_IMAGE, AURA_FLOW, CHROMA, COSMOS, FLUX2, WAN, SANA)
+VISION_TARGETS = Registry("vision target", {row.name: row for row in _ROWS})
 
 
 def target_of(config: Mapping[str, Any]) -> VisionTarget:
@@ -34,4 +49,14 @@ def target_of(config: Mapping[str, Any]) -> VisionTarget:
     raise ValueError(f"a vision model of class {found} is not known; known: {known}")
 
 
-__all__ = ["VISION_TARGETS", "KeyFormat", "VisionTarget", "latent_scale", "target_of"]
+__all__ = [
+    "NUM_TIMESTEPS",
+    "VISION_TARGETS",
+    "KeyFormat",
+    "LatentSpace",
+    "Told",
+    "VisionTarget",
+    "latent_scale",
+    "latent_space",
+    "target_of",
+]

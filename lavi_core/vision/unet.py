@@ -1,8 +1,8 @@
-"""U-Nets of diffusers' UNet2DConditionModel: Stable Diffusion 1, latent diffusion, SDXL, and any other."""
+"""U-Nets of diffusers' UNet2DConditionModel: Stable Diffusion 1, latent diffusion, SDXL, Kolors, and any other."""
 
 from __future__ import annotations
 
-from .added_conditions import pooled_and_sizes
+from .added_conditions import nothing, plainly, pooled_and_sizes
 from .keys import KOHYA
 from .target import VisionTarget
 
@@ -15,9 +15,12 @@ SITES = (
     r"|resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj))"
 )
 
+PLAIN = plainly(nothing)
+
 SD1 = VisionTarget(
     name="sd1",
     diffusers_class="UNet2DConditionModel",
+    predict=PLAIN,
     lora_sites=SITES,
     keys=KOHYA,
     told_by={"cross_attention_dim": 768, "addition_embed_type": None},
@@ -27,6 +30,7 @@ SD1 = VisionTarget(
 LDM = VisionTarget(
     name="ldm",
     diffusers_class="UNet2DConditionModel",
+    predict=PLAIN,
     lora_sites=SITES,
     keys=KOHYA,
     told_by={"cross_attention_dim": 1280, "addition_embed_type": None},
@@ -36,11 +40,24 @@ LDM = VisionTarget(
 SDXL = VisionTarget(
     name="sdxl",
     diffusers_class="UNet2DConditionModel",
+    predict=plainly(pooled_and_sizes),
     lora_sites=SITES,
     keys=KOHYA,
     told_by={"addition_embed_type": "text_time"},
     size_ids=6,
-    added=pooled_and_sizes,
+    latent_scale=0.13025,
+)
+
+# An SDXL that hears one language model alone (ChatGLM3), through a linear map of its own; ComfyUI has no class for it.
+KOLORS = VisionTarget(
+    name="kolors",
+    diffusers_class="UNet2DConditionModel",
+    predict=plainly(pooled_and_sizes),
+    lora_sites=SITES,
+    keys=KOHYA,
+    told_by={"addition_embed_type": "text_time", "encoder_hid_dim_type": "text_proj"},
+    width_key="encoder_hid_dim",
+    size_ids=6,
     latent_scale=0.13025,
 )
 
@@ -56,6 +73,7 @@ SDXL_REFINER = {
 UNET = VisionTarget(
     name="unet",
     diffusers_class="UNet2DConditionModel",
+    predict=PLAIN,
     lora_sites=SITES,
     keys=KOHYA,
     told_by={"addition_embed_type": None},

@@ -44,7 +44,7 @@ def test_the_start_imports_no_library_of_models(server):
     """What ComfyUI says of the pack's share of its start: some 20 ms, and seconds with transformers, which the bound,
     wide enough for a busy machine, tells apart."""
     seconds = re.search(rf"([\d.]+) seconds: .*{PACK}", server.log())
-    assert seconds is not None and float(seconds[1]) < 0.5, server.log()[-3000:]
+    assert seconds is not None and float(seconds[1]) < 1.5, server.log()[-3000:]
 
 
 def test_names_are_those_of_the_folders(server, base):

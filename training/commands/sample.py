@@ -24,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", default="")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, help="default: 7.5, as in the paper; 3 for the demo's vision model")
+    parser.add_argument(
+        "--embedded-guidance",
+        type=float,
+        help="of a guidance-distilled model such as Flux.1 dev (default: its own, 3.5)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="side of the picture in pixels (default: the vision model's own)")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
@@ -39,7 +44,6 @@ def run(args: argparse.Namespace) -> str:
     from ..models.find_language import find_language
     from ..models.picture_grid import png
     from ..models.pipeline import Pipeline
-    from ..models.vae import VAE_FACTOR
 
     if args.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {args.steps}")
@@ -49,9 +53,11 @@ def run(args: argparse.Namespace) -> str:
     vision, asked = named.vision(args.vision_model), args.language_model
     language = named.language(asked) if asked else find_language(named.bridge(args.bridge), args.language_models)
     vae = named.vae_for(args.vision_model, args.vae)
-    size = read_config(vision)[0]["sample_size"] * VAE_FACTOR if args.size is None else args.size
-    if size < VAE_FACTOR or size % VAE_FACTOR:
-        raise ValueError(f"--size must be a multiple of {VAE_FACTOR} pixels, which make one latent, got {size}")
+    config, row = read_config(vision)
+    size = row.picture_size(config) if args.size is None else args.size
+    row.check_side(size, "--size")
+    if args.embedded_guidance is not None and not config.get("guidance_embeds"):
+        raise ValueError(f"--embedded-guidance is given, but {vision} ({row.name}) embeds none: set --guidance alone")
     pipeline = Pipeline.load(named.bridge(args.bridge), language, vision, vae, device=args.device)
     texts = [*args.prompts, *([args.negative] if args.negative else [])]
     for prompt, cut in zip(texts, pipeline.tokens_cut(texts), strict=True):
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> str:
             steps=args.steps,
             guidance=(3.0 if demo else 7.5) if args.guidance is None else args.guidance,
             size=size,
+            embedded_guidance=args.embedded_guidance,
             progress=bar.update,
         )
     write_bytes(args.output, png(images, args.prompts))

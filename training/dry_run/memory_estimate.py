@@ -30,14 +30,18 @@ MOMENTS = {"adamw": 8.0, "schedule_free": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "pa
 
 class Counter(TorchDispatchMode):
     """Counts the bytes that tensors of one device hold, once each, while it is entered; weights that were there before
-    are counted by ``hold``. live: now. peak: the most of them at a time."""
+    are counted by ``hold``. live: now. peak: the most of them at a time. answer: what a model gets that asks for a
+    number of its data, of which there is none; None = it is not answered."""
 
     def __init__(self, device: torch.device):
         super().__init__()
         self.device, self.live, self.peak = device, 0, 0
+        self.answer: int | None = None
         self._held: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.answer is not None and func is torch.ops.aten._local_scalar_dense.default:
+            return self.answer
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -80,7 +84,7 @@ def training_step(pair: Pair, device: torch.device, batch: int, latents: tuple[i
     # Where real tokens begin is asked of the data, of which there is none, and changes no size.
     prompt = replace(recipe.prompt, padding_side="right")
     pair.recipe = replace(recipe, prompt=prompt)
-    with _faked(device, pair) as count:
+    with _faked(device, pair) as count, _lengths_told(pair, count, tokens):
         pair.train()
         trained = list(pair.trained().values())
         gradients = sum(p.nbytes for p in trained)
@@ -114,7 +118,7 @@ def encoding(vae: Any, device: torch.device, resolution: int, autocast: bool) ->
 
 def drawing(pair: Pair, vae: Any, device: torch.device, latents: tuple[int, int, int], tokens: int, count: int) -> int:
     """Peak bytes of drawing ``count`` pictures, guided: both models once without gradients, then the VAE's decoder."""
-    with _faked(device, pair, vae) as counter:
+    with _faked(device, pair, vae) as counter, _lengths_told(pair, counter, tokens):
         pair.eval()
         ids = torch.zeros(count, tokens, dtype=torch.long, device=device)
         mask = torch.ones(count, tokens, dtype=torch.bool, device=device)
@@ -126,6 +130,25 @@ def drawing(pair: Pair, vae: Any, device: torch.device, latents: tuple[int, int,
             del positive, negative, both
             decode(vae, x[:count].float())
         return counter.peak
+
+
+@contextmanager
+def _lengths_told(pair: Pair, count: Counter, tokens: int) -> Iterator[None]:
+    """Vision models that drop padding ask how long each prompt is: as long as the longest. A language model that asks
+    for its data is not answered: it may ask for anything."""
+
+    def tell(answer: int | None) -> Any:
+        def hook(*_: Any) -> None:
+            count.answer = answer
+
+        return hook
+
+    hooks = [pair.adapter.register_forward_hook(tell(tokens)), pair.network.register_forward_hook(tell(None))]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -8,12 +8,12 @@ import torch
 
 from ...lavi_core.config import LanguageConfig
 from ...lavi_core.language import TextEncoder
-from ...lavi_core.vision import VISION_TARGETS, latent_scale
+from ...lavi_core.vision import VISION_TARGETS, latent_space
 from ..models import named
-from ..models.diffusers_folder import check_weights, network_folder, read_config
+from ..models.diffusers_folder import check_weights, network_class, network_folder, read_config
 from ..models.objective import Objective
 from ..models.pair import GROUPS, Pair
-from ..models.vae import VAE_FACTOR, load_vae
+from ..models.vae import load_vae
 from ..models.vision_model import VisionModel
 from ..recipe import Recipe
 from . import memory_estimate
@@ -33,20 +33,18 @@ def language(report: Report, recipe: Recipe) -> TextEncoder:
 
 
 def vision(report: Report, recipe: Recipe) -> VisionModel:
-    import diffusers
-
     folder = named.vision(recipe.vision.model)
     config, row = read_config(folder)
     if recipe.vision.target is not None and not VISION_TARGETS[recipe.vision.target].is_of(config):
         raise ValueError(f"{folder} is of the vision target {row.name}, the recipe says {recipe.vision.target!r}")
     report.got(check_weights, network_folder(folder))
     with torch.device("meta"):
-        network: Any = getattr(diffusers, row.diffusers_class).from_config(config)
+        network: Any = network_class(row).from_config(config)
     _cast(network.requires_grad_(False), _dtype(recipe, recipe.vision.train))
     vision = VisionModel(
         network=network,
-        objective=Objective.load(folder / "scheduler"),
-        scale=latent_scale(network_folder(folder), row),
+        objective=Objective.load(folder / "scheduler", row),
+        latents=latent_space(network_folder(folder), row),
         model_id=config.get("model_id", folder.name),
         target=row.name,
     )
@@ -75,11 +73,12 @@ def latents(
 ) -> tuple[int, int, int]:
     """[C h w] of one picture's latents, by running the VAE without data."""
     side = recipe.data.resolution
+    pixels = 8 if vision is None else vision.row.pixels
     peak, (channels, *sizes) = memory_estimate.encoding(vae, device, side, recipe.precision == "bf16")
-    if sizes != [side // VAE_FACTOR] * 2:
+    if sizes != [side // pixels] * 2:
         raise ValueError(
             f"the VAE {recipe.vision.vae} turns {side} pixels into {sizes[0]} latents, the vision models here take "
-            f"{side // VAE_FACTOR}: name the VAE of the vision model"
+            f"{side // pixels}: name the VAE of the vision model"
         )
     if vision is not None and channels != vision.latent_channels:
         raise ValueError(

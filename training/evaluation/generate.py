@@ -21,7 +21,7 @@ from ..models import named, progress
 from ..models.diffusers_folder import read_config
 from ..models.pipeline import Pipeline
 from ..models.sampling import noise_for
-from ..models.vae import VAE_FACTOR, decode
+from ..models.vae import decode
 from .prompts import Prompt, read_prompts
 from .run_folder import MANIFEST, file_of, is_whole, read_manifest, sha256_of
 from .samplers import SAMPLERS
@@ -88,7 +88,7 @@ def generate(args: argparse.Namespace) -> str:
 
 def draw(pipeline: Pipeline, texts: Sequence[str], noises: Sequence[int], settings: Settings) -> np.ndarray:
     """One picture a text, uint8 [B size size 3]; noises: the seed of each picture's own noise."""
-    side = settings.size // VAE_FACTOR
+    side = settings.size // pipeline.vision.row.pixels
     device = next(pipeline.vision.network.parameters()).device
     shape = (1, pipeline.vision.latent_channels, side, side)
     noise = torch.cat([noise_for(seed, shape) for seed in noises]).to(device)
@@ -174,10 +174,9 @@ def seeds_of(texts: Iterable[str]) -> list[int]:
 
 def size_for(vision: Path, asked: int | None) -> int:
     """The side of the pictures: asked for, or what the vision model was made for, by its sample_size."""
-    known = read_config(vision)[0].get("sample_size")
-    size = asked or (known * VAE_FACTOR if isinstance(known, int) else 0)
-    if size < VAE_FACTOR or size % VAE_FACTOR:
-        raise ValueError(f"--size must be a multiple of {VAE_FACTOR}, got {size}; {vision} has sample_size {known!r}")
+    config, row = read_config(vision)
+    size = asked or row.picture_size(config)
+    row.check_side(size, "--size")
     return size
 
 

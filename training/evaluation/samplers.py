@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...lavi_core.conditioning import Conditioning
 from ...lavi_core.registry import Registry
-from ..models.objective import NUM_TIMESTEPS, Objective
+from ...lavi_core.vision import NUM_TIMESTEPS
+from ..models.objective import Objective
 from ..models.sampling import predict_guided, sample, sides_of
 from ..models.vision_model import VisionModel
 
@@ -30,7 +31,7 @@ class Sampler(Protocol):
     ) -> Tensor: ...
 
 
-def unipc_scheduler(objective: Objective, steps: int) -> Any:
+def unipc_scheduler(objective: Objective, steps: int, tokens: int | None = None) -> Any:
     """UniPC (arXiv 2302.04867) as the authors' test scripts make it: from the vision model's own scheduler config, with
     the defaults of their diffusers, 0.24, for the rest: linspace timesteps, order 2, a last step that ends at the noise
     of t = 0, where newer ones end at none, further off the exact flow. A flow model's shift is taken over."""
@@ -41,7 +42,7 @@ def unipc_scheduler(objective: Objective, steps: int) -> Any:
             num_train_timesteps=NUM_TIMESTEPS,
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
-            flow_shift=objective.shift,
+            flow_shift=objective.shift_at(tokens),
         )
     else:
         scheduler = UniPCMultistepScheduler.from_config(objective.scheduler, final_sigmas_type="sigma_min")
@@ -61,7 +62,7 @@ def unipc(
     progress: Callable[[], object] | None = None,
 ) -> Tensor:
     """See ``Sampler``. The scheduler keeps its timesteps as integers; a flow model hears its true ones."""
-    scheduler = unipc_scheduler(vision.objective, steps)
+    scheduler = unipc_scheduler(vision.objective, steps, vision.row.tokens(*noise.shape[-2:]))
     flow = vision.objective.kind == "flow"
     timesteps = scheduler.sigmas[:-1] * NUM_TIMESTEPS if flow else scheduler.timesteps
     sides = sides_of(positive, negative, len(noise))
@@ -72,7 +73,7 @@ def unipc(
             x = scheduler.step(predicted, t, x, return_dict=False)[0]
         if progress is not None:
             progress()
-    return x / vision.scale
+    return vision.latents.raw(x)
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler", {"unipc": unipc, "euler": sample})

@@ -1,4 +1,4 @@
-"""Loss weighting by noise level: none, min-SNR or debiased."""
+"""Which noise levels are trained on, and how much each counts: none, min-SNR or debiased weighting."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def _debiased(objective: Objective, timesteps: Tensor, section: LossSection) -> 
     """1 / sqrt(SNR) of the error of the noise, which is sqrt(SNR) of the error of x_0 (arXiv 2310.08442)."""
     snr = objective.snr(timesteps).clamp(max=MAX_SNR)
     return objective.in_x0(timesteps) * snr.sqrt()
+
+
+def drawn(uniform: Tensor, section: LossSection) -> Tensor:
+    """Uniform numbers in [0, 1) [B] as ``section.timesteps`` distributes them: "uniform" leaves them, "logit_normal"
+    draws the middle levels more often (arXiv 2403.03206 eq. 19, mean 0 and deviation 1). The shift comes after it."""
+    if section.timesteps == "uniform":
+        return uniform
+    return torch.special.ndtri(uniform.double().clamp(1e-9, 1 - 1e-9)).sigmoid().to(uniform.dtype)
 
 
 WEIGHTINGS: Registry[Callable[[Objective, Tensor, LossSection], Tensor]] = Registry(

@@ -17,7 +17,7 @@ from . import optimizers, parallel
 from .bad_steps import BadSteps
 from .ema import EMA
 from .learning_rate import learning_rate_scale
-from .loss_weighting import loss_weights
+from .loss_weighting import drawn, loss_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,10 +130,10 @@ class TrainStep:
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """The weighted mean over a micro-batch, with its graph."""
         recipe, device = self.recipe, self.accelerator.device
-        objective, scale = self.pair.vision_model.objective, self.pair.vision_model.scale
+        vision, objective = self.pair.vision_model, self.pair.vision_model.objective
         text = to_device(micro_batch.text, device)
-        timesteps = objective.timesteps(micro_batch.uniform.to(device))
         latents, noise = (t.to(device, non_blocking=True) for t in (micro_batch.latents, micro_batch.noise))
-        x, target = objective.corrupt(latents * scale, noise, timesteps)
+        timesteps = vision.timesteps(drawn(micro_batch.uniform.to(device), recipe.loss), latents)
+        x, target = objective.corrupt(vision.latents.seen(latents), noise, timesteps)
         prediction = self.model(text, x, timesteps)
         return (objective.loss(prediction, target) * loss_weights(objective, timesteps, recipe.loss)).mean()

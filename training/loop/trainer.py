@@ -24,7 +24,7 @@ from ..models import named
 from ..models.frozen_language import FrozenLanguage
 from ..models.fully_trained import save_fully_trained
 from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
-from ..models.vae import VAE_FACTOR, load_vae
+from ..models.vae import load_vae
 from ..models.vision_model import load_vision_model
 from ..recipe import Recipe
 from . import checkpoint, lock, optimizers, parallel
@@ -105,7 +105,8 @@ class Trainer:
         from tqdm import tqdm
 
         recipe, device = self.recipe, self.accelerator.device
-        stack.enter_context(attention_kernel(device, (recipe.data.resolution // VAE_FACTOR) ** 2))
+        side = recipe.data.resolution // self.pair.vision_model.row.pixels
+        stack.enter_context(attention_kernel(device, side**2))
         batches = self._read_data()
         samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):

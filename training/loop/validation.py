@@ -67,7 +67,6 @@ class Validation:
 
         A loss is the plain mean squared error, whatever weighting the recipe trains with.
         """
-
         settings, vision = self.recipe.validation, self.pair.vision_model
         totals = {kind: torch.zeros(settings.bins, dtype=torch.float64) for kind in self._texts}
         contexts, count = Contexts(), settings.batch_size
@@ -75,7 +74,7 @@ class Validation:
         batches = [bucket[i : i + count] for bucket in alike for i in range(0, len(bucket), count)]
         for indices in bar(batches, desc="validation", leave=False):
             latents, _ = self.latents.batch(indices, [0] * len(indices))
-            x0 = latents.to(device) * vision.scale
+            x0 = vision.latents.seen(latents.to(device))
             heard = {}
             for kind, texts in self._texts.items():
                 heard[kind], mask = self._condition([texts[index] for index in indices], device)
@@ -84,7 +83,7 @@ class Validation:
             for part in range(settings.bins):
                 noise = torch.stack([self._noise(index, part, latents.shape[1:]) for index in indices]).to(device)
                 level = torch.full((len(indices),), (part + 0.5) / settings.bins, device=device)
-                timesteps = vision.objective.timesteps(level)
+                timesteps = vision.timesteps(level, x0)
                 x, target = vision.objective.corrupt(x0, noise, timesteps)
                 for kind, conditioning in heard.items():
                     prediction = self.pair.predict(x, timesteps, conditioning)

@@ -42,6 +42,19 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], VisionTarget]:
     return config, target_of(config)
 
 
+def network_class(row: VisionTarget) -> Any:
+    """diffusers' class of a row. Raises ValueError where the installed diffusers is older than it."""
+    import diffusers
+
+    found = getattr(diffusers, row.diffusers_class, None)
+    if found is None:
+        raise ValueError(
+            f"diffusers {diffusers.__version__} has no {row.diffusers_class}, which {row.name} needs: "
+            "pip install -U diffusers"
+        )
+    return found
+
+
 def check_weights(folder: Path) -> None:
     """Raise ValueError for a model folder without safetensors, which diffusers would say in several lines."""
     if not any(folder.glob("*.safetensors")):
@@ -55,8 +68,6 @@ def read_vision(folder: str | Path) -> tuple[nn.Module, VisionConfig]:
     folder: a pipeline's, or that of its network alone. Raises ValueError for a network that no row knows, or one that
     takes a pooled vector, which the authors' adapter does not make.
     """
-    import diffusers
-
     folder = Path(folder)
     part = folder if (folder / "config.json").is_file() else network_folder(folder)
     try:
@@ -65,7 +76,7 @@ def read_vision(folder: str | Path) -> tuple[nn.Module, VisionConfig]:
         raise ValueError(f"{part / 'config.json'} is not readable as JSON ({error})") from None
     row = target_of(stored)
     with torch.device("meta"):
-        network: Any = getattr(diffusers, row.diffusers_class).from_config(stored)
+        network: Any = network_class(row).from_config(stored)
     config = dict(network.config)
     if row.pooled_width(config) is not None:
         raise ValueError(f"{part} ({row.name}) takes a pooled vector, which the authors' adapters do not make")
@@ -76,8 +87,8 @@ def read_vision(folder: str | Path) -> tuple[nn.Module, VisionConfig]:
         model_id=stored.get("model_id", model_id(folder)),
         target=row.name,
         context_width=row.context_width(config),
-        objective=Objective.load(scheduler).kind if said else OBJECTIVE,
-        latent_channels=config["in_channels"],
+        objective=Objective.load(scheduler, row).kind if said else OBJECTIVE,
+        latent_channels=row.latent_channels(config),
         latent_scale=latent_scale(part, scaled),
         fingerprint=_fingerprint(network, part),
     )

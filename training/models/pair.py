@@ -37,6 +37,9 @@ class Pair(nn.Module):
             self.sites["language"] = used_sites(encoder, recipe.prompt.hidden_states)
         if recipe.vision.train == "lora":
             self.sites["vision"] = vision.row.sites(vision.network)
+        vision.row.text.check(recipe.prompt, vision.model_id)
+        for key in ("resolution", *(["bucket_step"] if recipe.data.buckets else [])):
+            vision.row.check_side(getattr(recipe.data, key), f"data.{key}")
         self.language_config = encoder.config
         bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values
         self.vision_fingerprint = None if bare else fingerprint.weights_fingerprint(vision.network)
@@ -113,7 +116,7 @@ class Pair(nn.Module):
         pooled = None if conditioning.pooled is None else conditioning.pooled.to(dtype)
         heard = replace(conditioning, context=conditioning.context.to(dtype), pooled=pooled)
         with self._autocast("vision", x.device):
-            return self.vision_model.predict(x.to(dtype), timesteps, heard)
+            return self.vision_model.predict(x.to(dtype), timesteps, heard, self.recipe.vision.embedded_guidance)
 
     def forward(self, text: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
         """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""

@@ -21,7 +21,7 @@ from ...lavi_core.vision import VISION_TARGETS
 from .device import pick_device
 from .diffusers_folder import read_config
 from .sampling import noise_for, sample
-from .vae import VAE_FACTOR, decode, load_vae, vae_batch_size
+from .vae import decode, load_vae, vae_batch_size
 from .vision_model import VisionModel, load_vision_model
 
 
@@ -83,11 +83,16 @@ class Pipeline:
         steps: int = 20,
         guidance: float = 3.0,
         size: int = 128,
+        embedded_guidance: float | None = None,
         progress: Callable[[], object] | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream."""
+        """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream.
+
+        embedded_guidance: see ``sampling.sample``.
+        """
         given = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance, "size": size}
+        given |= {"embedded_guidance": embedded_guidance}
         return np.concatenate(list(self.batches(prompts, **given, progress=progress, batch_size=batch_size)))
 
     def batches(
@@ -99,11 +104,13 @@ class Pipeline:
         steps: int = 20,
         guidance: float = 3.0,
         size: int = 128,
+        embedded_guidance: float | None = None,
         progress: Callable[[], object] | None = None,
         batch_size: int | None = None,
     ) -> Iterator[np.ndarray]:
         """The same pictures, a batch after the other. batch_size: None = what the VAE takes at a time."""
-        side = size // VAE_FACTOR
+        self.vision.row.check_side(size, "the size of pictures")
+        side = size // self.vision.row.pixels
         device = next(self.vision.network.parameters()).device
         noise = noise_for(seed, (len(prompts), self.vision.latent_channels, side, side)).to(device)
         count = batch_size or vae_batch_size(size)
@@ -113,7 +120,10 @@ class Pipeline:
         for i in range(0, len(prompts), count):
             with half():
                 positive = self.condition(list(prompts[i : i + count]))
-                latents = sample(self.vision, positive, unconditional, noise[i : i + count], steps, guidance, progress)
+                some = noise[i : i + count]
+                latents = sample(
+                    self.vision, positive, unconditional, some, steps, guidance, progress, embedded_guidance
+                )
                 images = decode(self.vae, latents.float())
             yield images.cpu().numpy()
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...lavi_core.conditioning import Conditioning
-from .objective import NUM_TIMESTEPS, Objective
+from .objective import Objective
 from .vision_model import VisionModel
 
-# What defines a model's noise levels; a config's other keys are one sampler's taste (Karras spacing, dynamic shifting).
+# What defines a model's noise levels; a config's other keys are one sampler's taste (Karras spacing, a last level).
 NOISE_SCHEDULE = (
-    *("num_train_timesteps", "shift", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
     *("prediction_type", "rescale_betas_zero_snr"),
 )
 
@@ -24,19 +25,35 @@ def noise_for(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def scheduler_for(objective: Objective, steps: int) -> Any:
-    """An Euler scheduler with ComfyUI's "simple" spacing: from the noisiest level, evenly in timesteps, to zero."""
+def scheduler_for(objective: Objective, steps: int, tokens: int | None = None) -> Any:
+    """An Euler scheduler with ComfyUI's "simple" spacing: from the noisiest level, evenly in timesteps, to zero.
+
+    tokens: of a picture, where a flow's shift depends on them.
+    """
     import diffusers
 
-    config = {key: value for key, value in objective.scheduler.items() if key in NOISE_SCHEDULE}
     if objective.kind == "flow":
-        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
-        taken = [1 - int(i * NUM_TIMESTEPS / steps) / NUM_TIMESTEPS for i in range(steps)]
-        scheduler.set_timesteps(sigmas=taken)
+        shift = 1.0 if objective.karras else objective.shift_at(tokens)
+        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=_shares(objective, steps))
     else:
+        config = {key: value for key, value in objective.scheduler.items() if key in NOISE_SCHEDULE}
+        count = objective.num_timesteps
         scheduler = diffusers.EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing")
-        scheduler.set_timesteps(timesteps=[NUM_TIMESTEPS - 1 - int(i * NUM_TIMESTEPS / steps) for i in range(steps)])
+        scheduler.set_timesteps(timesteps=[count - 1 - int(i * count / steps) for i in range(steps)])
     return scheduler
+
+
+def _shares(objective: Objective, steps: int) -> list[float]:
+    """The shares of noise that a flow goes through, before its shift. With ratios of noise to data r a share is
+    r / (1 + r), and ComfyUI's table of r has 1000 of them, evenly in log r."""
+    count = objective.noise_levels
+    taken = [int(i * count / steps) for i in range(steps)]
+    if objective.karras is None:
+        return [1 - i / count for i in taken]
+    least, most = map(math.log, objective.karras)
+    ratios = [math.exp(most - (most - least) * i / (count - 1)) for i in taken]
+    return [ratio / (1 + ratio) for ratio in ratios]
 
 
 @torch.no_grad()
@@ -48,24 +65,30 @@ def sample(
     steps: int = 20,
     guidance: float = 3.0,
     progress: Callable[[], object] | None = None,
+    embedded_guidance: float | None = None,
+    scheduler: Any = None,
 ) -> Tensor:
     """Classifier-free guidance (arXiv 2207.12598) with Euler steps. noise [B C h w] -> raw latents [B C h w].
+
+    embedded_guidance: what a guidance-distilled network is told; None = what its row says. scheduler: None = that of
+    ``scheduler_for``. Guidance of 1 is none, and the negative conditioning is not asked for.
 
     Either conditioning has the batch of the noise, or batch 1 for all of it. Conditionings that cannot be one batch
     (contexts of different lengths, a mask or a pooled vector in one alone) are predicted one after the other.
     """
-    scheduler = scheduler_for(vision.objective, steps)
+    scheduler = scheduler or scheduler_for(vision.objective, steps, vision.row.tokens(*noise.shape[-2:]))
     batch = noise.shape[0]
-    sides = sides_of(positive, negative, batch)
+    sides = sides_of(positive, negative, batch) if guidance != 1 else [_expand(positive, batch)]
     sigmas = scheduler.sigmas.to(noise.device)
-    # As ComfyUI scales the first noise; a flow model starts from pure noise.
-    x = noise * (1.0 if vision.objective.kind == "flow" else (1 + sigmas[0] ** 2).sqrt())
+    # As ComfyUI scales the first noise.
+    x = noise * (sigmas[0] if vision.objective.kind == "flow" else (1 + sigmas[0] ** 2).sqrt())
     for t in scheduler.timesteps:
         scaled = x if vision.objective.kind == "flow" else scheduler.scale_model_input(x, t)
-        x = scheduler.step(predict_guided(vision, scaled, t, sides, guidance), t, x, return_dict=False)[0]
+        predicted = predict_guided(vision, scaled, t, sides, guidance, embedded_guidance)
+        x = scheduler.step(predicted, t, x, return_dict=False)[0]
         if progress is not None:
             progress()
-    return x / vision.scale
+    return vision.latents.raw(x)
 
 
 def sides_of(positive: Conditioning, negative: Conditioning, batch: int) -> list[Conditioning]:
@@ -74,14 +97,26 @@ def sides_of(positive: Conditioning, negative: Conditioning, batch: int) -> list
     return [_join(*sides)] if _alike(*sides) else sides
 
 
-def predict_guided(vision: VisionModel, x: Tensor, t: Tensor, sides: list[Conditioning], guidance: float) -> Tensor:
-    """x [B C h w] at timestep t [] -> the guided prediction [B C h w] float32; sides: of ``sides_of``."""
+def predict_guided(
+    vision: VisionModel,
+    x: Tensor,
+    t: Tensor,
+    sides: Sequence[Conditioning],
+    guidance: float,
+    embedded_guidance: float | None = None,
+) -> Tensor:
+    """x [B C h w] at timestep t [] -> the guided prediction [B C h w] float32; sides: of ``sides_of``, or the positive
+    one alone."""
     batch, predictions = len(x), []
     for side in sides:
         count = len(side.context)
         rows = x.repeat(count // batch, 1, 1, 1)
-        predictions.append(vision.predict(rows, t.to(x.device).expand(count), side)[:, : x.shape[1]].float())
-    positive, negative = torch.cat(predictions).chunk(2)
+        predicted = vision.predict(rows, t.to(x.device).expand(count), side, embedded_guidance)
+        predictions.append(predicted[:, : x.shape[1]].float())
+    found = torch.cat(predictions)
+    if len(found) == batch:
+        return found
+    positive, negative = found.chunk(2)
     return negative + guidance * (positive - negative)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...lavi_core.files import read_safetensors, reading
+from ...lavi_core.vision.call import patchify, unpatchify
 from .diffusers_folder import check_weights
 
-VAE_FACTOR = 8  # pixels to a latent cell, in every VAE of the supported vision models
 PIXELS = 2**20  # that go through a VAE at a time, which bounds its memory to a few GB
 TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d+)\.(.+)")
 
@@ -67,13 +67,41 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32):
 
 @torch.no_grad()
 def encode(vae, images: Tensor) -> Tensor:
-    """Pictures in [-1, 1] [B 3 H W] to raw latents [B C h w]: the mean, where the VAE has a distribution."""
-    output = vae.encode(images.to(vae.dtype))
-    return output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
+    """Pictures in [-1, 1] [B 3 H W] to raw latents [B C h w]: the mean, where the VAE has a distribution.
+
+    A VAE for videos is given one frame. Of one with a batch norm of its own (Flux.2's) the latents are those that come
+    out of it, 2 x 2 cells as one.
+    """
+    images = images.to(vae.dtype)
+    output = vae.encode(images.unsqueeze(2) if _is_for_videos(vae) else images)
+    if hasattr(output, "latent_dist"):
+        latents = output.latent_dist.mean
+    else:
+        latents = output.latent if hasattr(output, "latent") else output.latents
+    if _is_for_videos(vae):
+        latents = latents.squeeze(2)
+    if hasattr(vae, "bn"):
+        mean, std = _norm(vae)
+        latents = (patchify(latents) - mean) / std
+    return latents
 
 
 @torch.no_grad()
 def decode(vae, latents: Tensor) -> Tensor:
     """Raw latents to pictures, uint8 [B H W 3]."""
-    images = vae.decode(latents.to(vae.dtype)).sample
+    if hasattr(vae, "bn"):
+        mean, std = _norm(vae)
+        latents = unpatchify(latents * std + mean)
+    latents = latents.to(vae.dtype)
+    images = vae.decode(latents.unsqueeze(2)).sample.squeeze(2) if _is_for_videos(vae) else vae.decode(latents).sample
     return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _is_for_videos(vae) -> bool:
+    return any(parameter.ndim == 5 for parameter in vae.parameters())
+
+
+def _norm(vae) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, [1 C 1 1]."""
+    mean, variance = (values.view(1, -1, 1, 1) for values in (vae.bn.running_mean, vae.bn.running_var))
+    return mean, (variance + vae.config.batch_norm_eps).sqrt()

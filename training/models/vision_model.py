@@ -1,4 +1,4 @@
-"""The vision model: a diffusers U-Net or transformer, with its objective and the scale of its latents."""
+"""The vision model: a diffusers U-Net or transformer, with its objective and its latent space."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from ...lavi_core.conditioning import Conditioning
 from ...lavi_core.files import reading
-from ...lavi_core.vision import VISION_TARGETS, VisionTarget, latent_scale
-from .diffusers_folder import check_weights, network_folder, read_config
+from ...lavi_core.vision import VISION_TARGETS, LatentSpace, Told, VisionTarget, latent_space
+from ...lavi_core.vision.text import pooled_error
+from .diffusers_folder import check_weights, network_class, network_folder, read_config
 from .objective import Objective
-from .vae import VAE_FACTOR
 
 
 @dataclass
 class VisionModel:
-    """network: the diffusers U-Net or transformer. scale: raw VAE latents times this are what the network sees."""
+    """network: the diffusers U-Net or transformer. latents: how raw VAE latents become what it sees."""
 
     network: nn.Module
     objective: Objective
-    scale: float
+    latents: LatentSpace
     model_id: str
     target: str
 
@@ -40,28 +40,38 @@ class VisionModel:
         return self.row.pooled_width(self.config)
 
     @property
+    def scale(self) -> float:
+        """What a bridge records of the latent space."""
+        return self.latents.factor
+
+    @property
     def latent_channels(self) -> int:
-        return self.config["in_channels"]
+        return self.row.latent_channels(self.config)
 
     @property
     def config(self) -> dict[str, Any]:
         return dict(self.network.config)  # type: ignore[arg-type]
 
-    def predict(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def timesteps(self, uniform: Tensor, latents: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1] [B] to timesteps [B] for pictures of these latents [B C h w]."""
+        return self.objective.timesteps(uniform, self.row.tokens(*latents.shape[-2:]))
+
+    def predict(
+        self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: float | None = None
+    ) -> Tensor:
         """One forward: x [B C H W], timesteps [B] -> [B C' H W], C' = 2 C where the network predicts variance too.
 
-        A network that takes sizes is told those of the picture that x stands for. Raises ValueError where it takes a
-        pooled vector and ``conditioning`` has none.
+        A network that takes sizes is told those of the picture that x stands for, one that embeds guidance ``guidance``
+        (None = what its row says). Raises ValueError where it takes a pooled vector and ``conditioning`` has none of
+        its width.
         """
-        size = x.shape[-2] * VAE_FACTOR, x.shape[-1] * VAE_FACTOR
-        return self.network(
-            x,
-            timestep=timesteps,
-            encoder_hidden_states=conditioning.context,
-            encoder_attention_mask=conditioning.mask,
-            added_cond_kwargs=self.row.added(self.config, conditioning, size),
-            return_dict=True,
-        ).sample
+        row, config = self.row, self.config
+        width = row.pooled_width(config)
+        if width is not None and (error := pooled_error(width, conditioning.pooled)) is not None:
+            raise error
+        size = x.shape[-2] * row.pixels, x.shape[-1] * row.pixels
+        told = Told(config=config, size=size, guidance=row.embedded_guidance if guidance is None else guidance)
+        return row.predict(self.network, x, timesteps, row.text.hear(conditioning), told)
 
 
 def load_vision_model(folder: str | Path, target: str | None = None, dtype: torch.dtype = torch.float32) -> VisionModel:
@@ -69,8 +79,6 @@ def load_vision_model(folder: str | Path, target: str | None = None, dtype: torc
 
     target: a row of ``VISION_TARGETS``; None = the one that config.json tells. Raises ValueError where the two differ.
     """
-    import diffusers
-
     folder = Path(folder)
     part = network_folder(folder)
     config, row = read_config(folder)
@@ -81,15 +89,15 @@ def load_vision_model(folder: str | Path, target: str | None = None, dtype: torc
                 f"{row.context_width(config)}), {target!r} was asked for: leave the target out, or take another model"
             )
         row = VISION_TARGETS[target]
-    scale = latent_scale(part, row)
+    latents = latent_space(part, row)
     check_weights(part)
     with reading(part):
-        network = getattr(diffusers, row.diffusers_class).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
+        network = network_class(row).from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
     network.requires_grad_(False).eval()
     return VisionModel(
         network=network,
-        objective=Objective.load(folder / "scheduler"),
-        scale=scale,
+        objective=Objective.load(folder / "scheduler", row),
+        latents=latents,
         model_id=config.get("model_id", folder.name),
         target=row.name,
     )

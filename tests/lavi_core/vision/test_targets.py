@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
-from lavi_bridge.lavi_core.vision import VISION_TARGETS, target_of
+from lavi_bridge.lavi_core.vision import VISION_TARGETS, Told, target_of
+from lavi_bridge.lavi_core.vision.added_conditions import micro_conditions, nothing, pooled_and_sizes
 
 
 def sd14():
@@ -87,7 +88,9 @@ def test_key_names():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="unknown vision target 'x'; known: sd1, ldm, sdxl, pixart, unet"):
+    with pytest.raises(
+        ValueError, match="unknown vision target 'x'; known: sd1, ldm, kolors, sdxl, pixart_sigma, pixart, "
+    ):
         VISION_TARGETS["x"]
     with pytest.raises(
         ValueError, match="no LoRA sites of the vision target pixart were found in UNet2DConditionModel"
@@ -113,7 +116,7 @@ def test_a_config_tells_its_row(config, name):
 
 
 def test_a_config_that_no_row_fits_is_refused():
-    with pytest.raises(ValueError, match="of class 'Transformer2DModel' is not known; known: PixArt"):
+    with pytest.raises(ValueError, match="of class 'Transformer2DModel' is not known; known: AuraFlow"):
         target_of({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"})
     with pytest.raises(ValueError, match=r"with addition_embed_type = 'image' is not known; known: sd1: .*text_time"):
         target_of({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"})
@@ -149,16 +152,12 @@ def test_sdxls_refiner_is_not_sdxl(tmp_path):
 def test_what_a_network_is_told_beside_its_context():
     """SDXL's six sizes and pooled vector, PixArt's resolution and shape, where its checkpoint embeds them."""
     heard = Conditioning(torch.zeros(2, 3, 4), pooled=torch.ones(2, 5))
-    widths = {"projection_class_embeddings_input_dim": 5 + 6 * 8, "addition_time_embed_dim": 8}
-    added = VISION_TARGETS["sdxl"].added(widths, heard, (512, 256))
+    added = pooled_and_sizes(heard, Told(config={}, size=(512, 256)))
     assert added["text_embeds"] is heard.pooled
     assert added["time_ids"].tolist() == 2 * [[512, 256, 0, 0, 512, 256]]
-    for pooled, given in ((None, "none"), (torch.ones(2, 4), "one of width 4")):
-        with pytest.raises(ValueError, match=f"takes a pooled vector of width 5, the bridge gives {given}: "):
-            VISION_TARGETS["sdxl"].added(widths, Conditioning(heard.context, pooled=pooled), (512, 512))
-    large = VISION_TARGETS["pixart"].added({"sample_size": 128}, heard, (1024, 512))
+    large = micro_conditions(heard, Told(config={"sample_size": 128}, size=(1024, 512)))
     assert large["resolution"].tolist() == 2 * [[1024, 512]] and large["aspect_ratio"].tolist() == 2 * [[2.0]]
     for config in ({"sample_size": 64}, {"sample_size": 128, "use_additional_conditions": False}):
-        nothing = VISION_TARGETS["pixart"].added(config, heard, (512, 512))
-        assert nothing == {"resolution": None, "aspect_ratio": None}
-    assert VISION_TARGETS["sd1"].added({}, heard, (512, 512)) == {}
+        none = micro_conditions(heard, Told(config=config, size=(512, 512)))
+        assert none == {"resolution": None, "aspect_ratio": None}
+    assert nothing(heard, Told(config={}, size=(512, 512))) == {}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
+from lavi_bridge.lavi_core.vision import LatentSpace
 from lavi_bridge.training.evaluation.samplers import SAMPLERS, unipc_scheduler
 from lavi_bridge.training.models.objective import Objective
 from lavi_bridge.training.models.vision_model import VisionModel
@@ -20,7 +21,9 @@ MEAN, SPREAD = 0.7, 0.4  # of the pictures: independent normal pixels
 class Oracle(VisionModel):
     """Predicts exactly, for such pictures, what its objective asks for; where nothing is said it is 5 off."""
 
-    def predict(self, x: Tensor, timesteps: Tensor, heard: Conditioning) -> Tensor:
+    def predict(
+        self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, guidance: float | None = None
+    ) -> Tensor:
         t = timesteps.view(-1, 1, 1, 1).float()
         if self.objective.kind == "flow":
             noise = t / 1000
@@ -32,7 +35,7 @@ class Oracle(VisionModel):
         e = noise * (x - signal * MEAN) / variance  # E[noise | x]
         x0 = MEAN + signal * SPREAD**2 * (x - signal * MEAN) / variance  # E[x_0 | x]
         found = {"flow": e - x0, "epsilon": e, "v_prediction": signal * e - noise * x0}[self.objective.kind]
-        return found + 5 * (heard.context[:, 0, 0] == 0).view(-1, 1, 1, 1)
+        return found + 5 * (conditioning.context[:, 0, 0] == 0).view(-1, 1, 1, 1)
 
 
 def oracle(kind: Any) -> Oracle:
@@ -45,7 +48,7 @@ def oracle(kind: Any) -> Oracle:
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=kind
         )
         objective = Objective(kind=kind, scheduler=dict(scheduler.config), alphas_cumprod=scheduler.alphas_cumprod)
-    return Oracle(network=nn.Identity(), objective=objective, scale=2.0, model_id="oracle", target="sd1")
+    return Oracle(network=nn.Identity(), objective=objective, latents=LatentSpace(2.0), model_id="oracle", target="sd1")
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("flow", 0.003), ("epsilon", 0.05), ("v_prediction", 0.05)])

@@ -16,13 +16,14 @@ import torch
 
 from ....lavi_core import lora
 from ....lavi_core.bridge import check_language
-from ....lavi_core.checkpoint import BridgeCheckpoint, lora_tensors
+from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.exporters import to_peft, to_released
 from ....lavi_core.files import write_bytes, write_safetensors, write_text
 from ....lavi_core.importers import released_prompt
 from ....lavi_core.language import TextEncoder
 from ....lavi_core.registry import Registry
 from ....lavi_core.vision import VISION_TARGETS
+from ....lavi_core.vision.keys import lora_tensors
 from .. import named
 from ..diffusers_folder import read_vision
 

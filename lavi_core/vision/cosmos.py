@@ -1,0 +1,49 @@
+"""Cosmos-Predict2 (text to image) and Anima, whose network is the same: cross-attention to 512 tokens, one frame."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from torch import Tensor, nn
+
+from ..conditioning import Conditioning
+from .call import NUM_TIMESTEPS, Told
+from .keys import host_keys
+from .target import VisionTarget
+from .text import TextRule
+from .wan import LATENT_MEAN, LATENT_SCALE
+
+
+def predict(network: nn.Module, x: Tensor, timesteps: Tensor, heard: Conditioning, told: Told) -> Tensor:
+    """padding_mask: of the parts of a picture that are not its own; there are none. Raises ValueError without
+    torchvision, which diffusers' class resizes it with."""
+    if find_spec("torchvision") is None:
+        raise ValueError("diffusers runs Cosmos-Predict2 and Anima with torchvision alone: pip install torchvision")
+    return network(
+        hidden_states=x.unsqueeze(2),
+        timestep=timesteps / NUM_TIMESTEPS,
+        encoder_hidden_states=heard.context,
+        padding_mask=x.new_zeros(1, 1, *told.size),
+    ).sample.squeeze(2)
+
+
+COSMOS = VisionTarget(
+    name="cosmos",
+    diffusers_class="CosmosTransformer3DModel",
+    predict=predict,
+    lora_sites=r"transformer_blocks\.\d+\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))",
+    keys=host_keys(
+        (r"^transformer_blocks\.", "blocks."),
+        (r"\.attn1\.", ".self_attn."),
+        (r"\.attn2\.", ".cross_attn."),
+        (r"\.to_out\.0$", ".output_proj"),
+        (r"\.to_([qkv])$", r".\1_proj"),
+        (r"\.ff\.net\.0\.proj$", ".mlp.layer1"),
+        (r"\.ff\.net\.2$", ".mlp.layer2"),
+    ),
+    text=TextRule(masked="zeroed", length=512),
+    width_key="text_embed_dim",
+    latent_scale=LATENT_SCALE,
+    latent_shift=LATENT_MEAN,
+    patch=2,
+)
