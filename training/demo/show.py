@@ -36,6 +36,7 @@ PROMPTS = (
 )
 
 
+MEASURED = 50  # prompts a row, from which intervals say something
 COLUMNS = 6  # pictures in a row of the grid, which is written after each row
 
 
@@ -75,7 +76,9 @@ def show(args: argparse.Namespace) -> str:
     limits = bounds(settings)
     if args.json:
         return json.dumps({"scores": results, "ceiling_and_chance": limits, "picture": str(args.output)}, indent=1)
-    return f"{table(results, limits)}\n\n{args.prompts} prompts a row, 95 % intervals; pictures in {Path(args.output)}"
+    glance = "" if args.prompts >= MEASURED else " (a glance; --prompts 200 measures)"
+    said = f"{args.prompts} prompts a row{glance}, 95 % intervals; pictures in {Path(args.output)}"
+    return f"{table(results, limits)}\n\n{said}"
 
 
 def load(

@@ -18,12 +18,19 @@ log = logging.getLogger(__name__)
 class Lines(tqdm):
     """tqdm's bar as lines of their own, the first after ten seconds."""
 
+    shown: float | None = None  # how far it was in the last line
+
     def __init__(self, iterable: Iterable[Any] | None = None, **options: Any):
         options |= {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": SECONDS, "ascii": True, "ncols": 79}
         super().__init__(iterable, **options)
 
+    def close(self) -> None:
+        self.leave = self.leave and self.shown != self.n
+        super().close()
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if msg != "":
+            self.shown = self.n
             end = "" if self.disable else "\n"  # the last, which tqdm ends itself
             self.fp.write(f"{self if msg is None else msg}{end}")
             self.fp.flush()
