@@ -96,7 +96,9 @@ def _header(path: Path) -> tuple[dict[str, str], list[str]]:
 
 def _parse(metadata: Mapping[str, str], names: list[str], path: Path) -> BridgeConfig:
     if HEADER not in metadata:
-        known = what_it_is(names) or f"a safetensors file of no known kind: its header has no {HEADER!r}"
+        known = what_it_is(names) or (
+            f"a safetensors file of no known kind (its header has no {HEADER!r}): fetch it again or save it anew"
+        )
         raise ValueError(f"{path} is no bridge, but {known}")
     try:
         data: dict[str, Any] = json.loads(metadata[HEADER])

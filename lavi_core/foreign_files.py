@@ -23,6 +23,7 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("a vision model", ("down_blocks.0.", "up_blocks.0.", "time_embedding."), "which belongs in models/diffusers"),
     ("a vision model", ("transformer_blocks.0.", "pos_embed"), "which belongs in models/diffusion_models"),
     ("a VAE", ("decoder.conv_in.", "decoder.conv_out."), "which belongs in models/vae"),
+    ("a VAE (TAESD)", ("taesd_decoder.",), "which belongs in models/vae"),
     ("a text encoder", ("self_attn.q_proj.",), "which belongs in models/text_encoders"),
     ("a text encoder", ("SelfAttention.q.",), "which belongs in models/text_encoders"),
     ("a text encoder", ("attention.self.query.",), "which belongs in models/text_encoders"),

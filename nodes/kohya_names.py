@@ -13,6 +13,9 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from .notice import notice
+
+MERGED = "lavi_merged"  # the attachment of one that a merger's notice was given for
 NAMES = "lavi_kohya_names"  # the attachment of a CLIP's patcher: the name that the host looks for -> the weight's key
 
 
@@ -44,6 +47,11 @@ def kohya_names(trunk: nn.Module, family: str, prefix: str) -> dict[str, str]:
 
 class _ByEitherName(ModelPatcher):
     def add_patches(self, patches: Mapping[Any, Any], *args: Any, **kwargs: Any) -> Iterable[Any]:
+        if any(isinstance(patch, list) for patch in patches.values()) and not self.get_attachment(MERGED):
+            self.set_attachments(MERGED, True)  # the host's mergers of CLIPs add weight by weight
+            notice(
+                "the language models of two CLIPs are merged here, not their adapters: that of the first bridge stays"
+            )
         names = self.get_attachment(NAMES) or {}
         landed = super().add_patches({names.get(key, key): patch for key, patch in patches.items()}, *args, **kwargs)
         found = set(landed)

@@ -14,8 +14,8 @@ SAVERS = ("ModelSave", "CheckpointSave")
 
 
 def bridges_in_file(model: ModelPatcher) -> list[str]:
-    """Names of the bridges whose LoRA a model was saved with. Known of what a stock loader of ComfyUI 0.33 or later
-    read from a .safetensors file that has its graph; else nothing is."""
+    """Names of the bridges whose LoRA a model may have been saved with. Known of what a stock loader of ComfyUI 0.33 or
+    later read from a .safetensors file that has its graph; else nothing is."""
     from safetensors import SafetensorError, safe_open
 
     source = getattr(model, "cached_patcher_init", None)
@@ -36,7 +36,7 @@ def bridges_in_file(model: ModelPatcher) -> list[str]:
 
 
 def _applied(nodes: Mapping[str, Any]) -> Iterator[str]:
-    """The bridges on the way from a loader to a saver, as far as they are in the weights."""
+    """The bridges on the way from a loader to a saver. In a merge they may have come to nothing."""
     waiting = [name for name, node in nodes.items() if node.get("class_type") in SAVERS]
     seen: set[str] = set()
     while waiting:
@@ -47,7 +47,6 @@ def _applied(nodes: Mapping[str, Any]) -> Iterator[str]:
         inputs = nodes[name]["inputs"]
         wires = {key: value[0] for key, value in inputs.items() if isinstance(value, list) and value}
         waiting += [end for end in wires.values() if isinstance(end, str)]
-        acts = inputs.get("strength") != 0 and not inputs.get("start_percent") and inputs.get("end_percent", 1) == 1
-        if nodes[name].get("class_type") == APPLY and acts:
+        if nodes[name].get("class_type") == APPLY and inputs.get("strength") != 0:
             loader = nodes.get(str(wires.get("bridge")), {"inputs": {}})
             yield str(loader["inputs"].get("bridge", "unknown"))

@@ -61,7 +61,7 @@ def refuse_second(model: ModelPatcher, bridge: ConnectedBridge) -> None:
         raise ValueError(
             f"this model already has the LoRA of the bridge {before}, that of {bridge.name} would be added to it: "
             "take one of the two nodes (Apply Bridge to Model or Bridge as Hook) out, or set the strength of Apply "
-            "Bridge to Model to 0"
+            "Bridge to Model to 0; strengths that change while sampling are made by Bridge as Hook with keyframes"
         )
 
 
@@ -70,8 +70,8 @@ def _tell_of_first(model: ModelPatcher, bridge: ConnectedBridge) -> None:
     keys, saved = keys_of(model, bridge), bridges_in_file(model)
     if saved:
         notice(
-            f"this model was saved from a graph with the LoRA of {' and '.join(saved)} in it, and Apply Bridge adds "
-            f"that of {bridge.name}: for the same bridge, take Apply Bridge out or set its strength to 0"
+            f"this model was saved from a graph with the LoRA of {' and '.join(saved)}, and may have it in its weights "
+            f"when Apply Bridge adds that of {bridge.name}: if so, take Apply Bridge out or set its strength to 0"
         )
     elif bridge.vision_lora and lora.is_in(model, bridge.vision_lora, keys):
         notice(

@@ -10,7 +10,8 @@ import inspect
 import comfy.lora
 import comfy.sd
 import torch
-from host_side import MODELS, PROMPTS, Lines, check, connected
+from comfy_extras import nodes_model_merging
+from host_side import MODELS, PROMPTS, Lines, check, connected, language_model
 
 import nodes as stock
 
@@ -44,6 +45,19 @@ def kohyas_names_land_through_the_stock_lora_loader():
             )
             assert any("nowhere" in line for line in lines)
         assert torch.equal(encoded(bridge.clip), before)
+
+
+@check
+def merging_two_bridges_clips_says_what_is_merged():
+    first, second = connected("flow", language_model("bert")), connected("bert")
+    (merged,) = nodes_model_merging.CLIPMergeSimple().merge(first.clip, first.clip, 0.5)
+    torch.testing.assert_close(encoded(merged), encoded(first.clip), rtol=1e-4, atol=1e-5)
+    with Lines() as lines:
+        nodes_model_merging.CLIPMergeSimple().merge(first.clip, second.clip, 0.0)
+    assert len(lines) == 1 and "not their adapters" in lines[0], lines
+    with Lines() as lines:
+        comfy.sd.load_lora_for_models(None, first.clip, {}, 1.0, 1.0)
+    assert not lines, lines
 
 
 def bridge_lora(kind):

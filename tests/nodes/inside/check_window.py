@@ -7,14 +7,23 @@ from __future__ import annotations
 import comfy.model_management
 import torch
 from check_hooks import USERS_LORA, differs, from_a_stock_encoder, model_and_bridge, near, sample, with_hooks
-from comfy_extras import nodes_hooks
-from host_side import PROMPTS, check, node_classes, refused, same_bits, vision_, weights
+from comfy_extras import nodes_hooks, nodes_model_merging
+from host_side import PROMPTS, Lines, check, node_classes, refused, same_bits, vision_, weights
+
+import nodes as stock
 
 save_ = node_classes["LaViBridgeSave"]
 
 
 def windowed(plain, bridge, start, end, strength=0.7):
     return node_classes["LaViBridgeApply"].execute(plain, bridge, strength, start, end).args[0]
+
+
+def patched_weights(model):
+    """As a saver of models finds them."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.load_models_gpu([model], force_patch_weights=True)
+    return weights(model.model)
 
 
 @check
@@ -63,6 +72,49 @@ def a_window_stands_beside_a_users_hooks_and_regions():
     near(sample(model, regions), sample(whole, regions))
     near(sample(model, positive), sample(whole, positive))
     assert torch.equal(sample(plain, positive), sample(plain, positive)) and not plain.hook_patches
+
+
+@check
+def a_window_is_by_the_noise_of_each_call():
+    """Also where a sampler looks ahead: as a hook that the host confines by the noise of the call."""
+    plain, bridge = model_and_bridge()
+    positive = bridge.encode(PROMPTS[0])[0]
+    hooks, model = node_classes["LaViBridgeHook"].execute(plain, bridge, 0.7).args
+    parts = ((0.0, 0.2537, None), (0.2537, 0.6113, hooks), (0.6113, 1.0, None))
+    confined = []
+    for start, end, some in parts:
+        timed = stock.ConditioningSetTimestepRange().set_range(positive, start, end)[0]
+        confined += timed if some is None else with_hooks(timed, some)
+    for name in ("euler", "heunpp2", "dpm_2"):
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        drawn = [
+            stock.common_ksampler(one, 7, 6, 1.0, name, "simple", text, positive, latent)[0]["samples"]
+            for one, text in ((windowed(plain, bridge, 0.2537, 0.6113), positive), (model, confined))
+        ]
+        near(*drawn)
+
+
+@check
+def a_merge_and_a_saver_find_the_whole_bridge():
+    plain, bridge = model_and_bridge()
+    positive = bridge.encode(PROMPTS[0])[0]
+    model, whole = windowed(plain, bridge, 0.0, 0.5), vision_.apply(plain, bridge, 0.7)
+
+    def with_whole(one):
+        return whole if one is model else one
+
+    merge = nodes_model_merging.ModelMergeSimple().merge
+    for one, two in ((model, plain), (plain, model)):
+        merged, expected = (merge(*pair, 0.6)[0] for pair in ((one, two), (with_whole(one), with_whole(two))))
+        saved, wanted = (patched_weights(each) for each in (merged, expected))
+        assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
+    near(sample(merge(model, plain, 0.0)[0], positive), sample(plain, positive))
+    half, late = merge(model, plain, 0.6)[0], merge(windowed(plain, bridge, 0.999, 1.0), plain, 0.6)[0]
+    near(sample(late, positive), sample(plain, positive))  # outside no more is taken out than the merge has left
+    differs(sample(half, positive), sample(plain, positive))
+    with Lines() as lines:
+        sample(windowed(plain, bridge, 0.501, 0.502), positive, steps=4)
+        assert len(lines) == 1 and "no step of this sampling" in lines[0], lines
 
 
 @check
