@@ -133,7 +133,7 @@ def test_files_that_are_no_bridge(tmp_path):
         path.write_bytes(whole[:size])
         refuses(path, "is cut short, damaged or no safetensors file at all")
     save_file({"x": torch.zeros(1)}, path)
-    refuses(path, "is no bridge, but a safetensors file of no known kind: its header has no 'lavi_bridge'")
+    refuses(path, r"is no bridge, but a safetensors file of no known kind \(its header has no 'lavi_bridge'\): fetch")
 
 
 def test_headers(tmp_path):
