@@ -8,7 +8,7 @@ import comfy.model_base
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
-from .registry import HOST_MODELS
+from .registry import host_model_of
 
 SIZES = {comfy.model_base.SDXL: 6}  # how many the host's classes embed beside a pooled vector
 
@@ -24,7 +24,8 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
             f"the bridge {name} speaks to {trained.model_id} in width {trained.context_width}, this model is SDXL's "
             f"refiner, which no bridge speaks to: apply it to {trained.model_id} and give the refiner a stock prompt"
         )
-    host_model = HOST_MODELS[VISION_TARGETS[trained.target].diffusers_class]
+    made_for = f"the model {trained.model_id} of the bridge {name}"
+    host_model = host_model_of(VISION_TARGETS[trained.target], made_for)
     network = model.model.diffusion_model
     offered, asked = f"in width {trained.context_width}", ""
     if not isinstance(network, host_model.network):

@@ -9,7 +9,7 @@ import comfy.model_patcher
 import comfy.utils
 
 from .folder import configs, network, weights
-from .registry import HOST_MODELS
+from .registry import host_model_of
 
 
 def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
@@ -18,7 +18,7 @@ def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.Mod
 
     management = comfy.model_management
     config, scheduler, row = configs(folder)
-    host_model = HOST_MODELS[row.diffusers_class]
+    host_model = host_model_of(row, f"the vision model {folder.name}")
     model_config = host_model.describe(config, scheduler, row, latent_scale(network(folder), row))
     state = host_model.rename(weights(network(folder)), model_config.unet_config)
     management.throw_exception_if_processing_interrupted()

@@ -11,14 +11,14 @@ cd "$here" && mkdir -p "$work"
 speed="python tests/benchmarks/train_speed.py --work $work --steps 8"
 
 # The tests take what the preparation leaves of the machine, and end before anything is timed.
-timeout 150 python -m pytest -q --tb=line tests/lavi_core tests/training >"$work/tests.txt" 2>&1 &
+timeout 100 python -m pytest -q --tb=line tests/lavi_core tests/training >"$work/tests.txt" 2>&1 &
 tests=$!
-timeout 180 $speed --prepare t5-large-sd14 t5-large-pixart t5-large-sdxl
+timeout 120 $speed --prepare t5-large-sd14 t5-large-pixart t5-large-sdxl
 kill "$tests" 2>/dev/null
 wait "$tests" 2>/dev/null
 
-timeout 100 $speed --earlier "$earlier" t5-large-sd14 | tee "$work/sd14.txt"
-timeout 45 $speed --loops ours --set compile=true t5-large-sd14 | tee "$work/compiled.txt"
-timeout 60 $speed --earlier "$earlier" --loops ours earlier t5-large-pixart | tee "$work/pixart.txt"
-timeout 75 $speed --earlier "$earlier" --loops ours earlier t5-large-sdxl | tee "$work/sdxl.txt"
+timeout 90 $speed --earlier "$earlier" t5-large-sd14 | tee "$work/sd14.txt"
+timeout 40 $speed --loops ours --set compile=true t5-large-sd14 | tee "$work/compiled.txt"
+timeout 50 $speed --earlier "$earlier" --loops ours earlier t5-large-pixart | tee "$work/pixart.txt"
+timeout 55 $speed --earlier "$earlier" --loops ours earlier t5-large-sdxl | tee "$work/sdxl.txt"
 grep -E "^(FAILED|ERROR)|passed|failed" "$work/tests.txt"

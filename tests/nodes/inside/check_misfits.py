@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_patcher
@@ -26,6 +28,8 @@ from host_side import (
     vision_model_,
     vision_targets,
 )
+
+checkpoint_ = importlib.import_module("hyphen-pack.lavi_core.checkpoint")
 
 
 def config_of(name, part):
@@ -118,3 +122,24 @@ def a_bridge_on_the_refiner_of_sdxl():
 def a_bridge_on_another_language_model():
     words = ["made for tiny-t5", "t5", "tiny-llama", "llama"]
     refused(words, connected, "t5", language_model("llama"))
+
+
+@check
+def a_bridge_to_a_model_that_these_nodes_do_not_speak_to_yet():
+    """And a folder of such a model, which is listed, so that one is told why."""
+    path = MODELS / "lavi_bridges" / "flux.safetensors"
+    made = checkpoint_.BridgeCheckpoint.load(MODELS / "lavi_bridges" / "bert.safetensors")
+    vision = replace(made.config.vision, target="flux", model_id="FLUX.1-dev")
+    checkpoint_.BridgeCheckpoint(replace(made.config, vision=vision, vision_lora=None), made.adapter, {}, {}).save(path)
+    try:
+        bridge = connected("flux", language_model("bert"))
+        words = ["FLUX.1-dev", "flux", "lavi-bridge (train, sample)"]
+        refused(words, vision_.apply, vision_model_.load(MODELS / "diffusers" / "tiny-flow"), bridge, 1.0)
+    finally:
+        path.unlink()
+    with tempfile.TemporaryDirectory(dir=BASE) as folder:
+        for part, config in (("transformer", {"_class_name": "FluxTransformer2DModel"}), ("scheduler", {"shift": 3.0})):
+            name = "config.json" if part == "transformer" else "scheduler_config.json"
+            (Path(folder) / part).mkdir()
+            (Path(folder) / part / name).write_text(json.dumps(config))
+        refused(["is of flux", "lavi-bridge (train, sample)"], vision_model_.load, Path(folder))
