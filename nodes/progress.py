@@ -15,33 +15,29 @@ T = TypeVar("T")
 SECONDS = 0.1  # between two looks at the user's cancel
 
 
-def interruptible(work: Callable[[], T]) -> T:
+def interruptible(work: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
     """What ``work`` returns, which runs in a thread of its own: the user's cancel is raised here at once, and what
-    comes of the thread is dropped."""
+    comes of the thread is dropped. meanwhile: called between two looks at the cancel."""
     future: Future[T] = Future()
-    _start(lambda: future.set_result(work()), future)
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="lavi-bridge reading", daemon=True).start()
     while not wait([future], SECONDS).done:
+        meanwhile()
         comfy.model_management.throw_exception_if_processing_interrupted()
+    meanwhile()
     comfy.model_management.throw_exception_if_processing_interrupted()  # pressed while it was over in no time
     return future.result()
 
 
-def _start(run: Callable[[], None], future: Future[Any]) -> None:
-    def guarded() -> None:
-        try:
-            run()
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=guarded, name="lavi-bridge reading", daemon=True).start()
-
-
 def with_progress(work: Callable[[Callable[[int, int], None]], T]) -> T:
-    """What ``work`` returns, which runs in a thread of its own and tells how far it is: (done, total).
-
-    The host's progress bar moves meanwhile. The user's cancel is raised here at once; the thread ends at its next word.
-    """
-    future: Future[T] = Future()
+    """The same of ``work`` that tells how far it is: (done, total). The host's progress bar moves meanwhile, and after
+    a cancel the thread ends at its next word."""
     cancelled = threading.Event()
     reached: list[tuple[int, int]] = [(0, 1)]
 
@@ -51,17 +47,11 @@ def with_progress(work: Callable[[Callable[[int, int], None]], T]) -> T:
         reached[0] = done, total
 
     bar = comfy.utils.ProgressBar(1)
-    _start(lambda: future.set_result(work(report)), future)
-    while not wait([future], SECONDS).done:
-        bar.update_absolute(*reached[0])
-        try:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-        except BaseException:
-            cancelled.set()
-            raise
-    bar.update_absolute(*reached[0])
-    comfy.model_management.throw_exception_if_processing_interrupted()  # pressed while it was over in no time
-    return future.result()
+    try:
+        return interruptible(lambda: work(report), lambda: bar.update_absolute(*reached[0]))
+    except BaseException:
+        cancelled.set()
+        raise
 
 
 def cancellable(model: nn.Module, layers: nn.ModuleList) -> None:

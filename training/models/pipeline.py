@@ -74,26 +74,9 @@ class Pipeline:
         assert self.bridge is not None
         return [one.cut for one in self.bridge.encoder.tokenize(prompts, self.bridge.config.prompt).reports]
 
-    def draw(
-        self,
-        prompts: Sequence[str],
-        *,
-        negative: str = "",
-        seed: int = 0,
-        steps: int = 20,
-        guidance: float = 3.0,
-        size: int = 128,
-        embedded_guidance: float | None = None,
-        progress: Callable[[], object] | None = None,
-        batch_size: int | None = None,
-    ) -> np.ndarray:
-        """One picture a prompt, uint8 [B size size 3]. Picture i has the i-th noise of the seed's stream.
-
-        embedded_guidance: see ``sampling.sample``.
-        """
-        given = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance, "size": size}
-        given |= {"embedded_guidance": embedded_guidance}
-        return np.concatenate(list(self.batches(prompts, **given, progress=progress, batch_size=batch_size)))
+    def draw(self, prompts: Sequence[str], **how: Any) -> np.ndarray:
+        """One picture a prompt, uint8 [B size size 3]. how: see ``batches``."""
+        return np.concatenate(list(self.batches(prompts, **how)))
 
     def batches(
         self,
@@ -108,7 +91,11 @@ class Pipeline:
         progress: Callable[[], object] | None = None,
         batch_size: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """The same pictures, a batch after the other. batch_size: None = what the VAE takes at a time."""
+        """One picture a prompt, uint8 [b size size 3], a batch after the other. Picture i has the i-th noise of the
+        seed's stream.
+
+        embedded_guidance: see ``sampling.sample``. batch_size: None = what the VAE takes at a time.
+        """
         self.vision.row.check_side(size, "the size of pictures")
         side = size // self.vision.row.pixels
         device = next(self.vision.network.parameters()).device
