@@ -16,6 +16,8 @@ PATIENCE = 120_000  # ms that a wait may take: nothing here draws with a GPU
 SCREEN = {"width": 1600, "height": 1000}
 HOSTS_OWN_PICTURES = "**/templates/*.webp"  # hundreds of thumbnails that no test looks at
 READY = "() => window.app?.graph && app.extensionManager && document.querySelector('[data-testid=queue-button]')"
+OPENED = """(prefix) => app.graph.nodes.some((node) => node.type === 'SaveImage' && node.widgets[0].value === prefix)
+    && !app.graph.nodes.some((node) => node.before)"""
 ON_SCREEN = """([x, y]) => {
     const frame = app.canvas.canvas.getBoundingClientRect()
     const [left, top] = app.canvas.ds.convertOffsetToCanvas([x, y])
@@ -48,10 +50,11 @@ class FrontEnd:
         return self.page.get_by_test_id("template-workflows-content").locator("[data-testid^=template-workflow-]")
 
     def open_template(self, name: str) -> None:
+        """Until its graph is there. The graph before it, which may be of the same template, is still there for a while."""
+        self.page.evaluate("() => app.graph.nodes.forEach((node) => { node.before = true })")
         self.templates()
         self.page.get_by_test_id(f"template-workflow-{name}").click()
-        opened = "(prefix) => app.graph.nodes.some((n) => n.type === 'SaveImage' && n.widgets[0].value === prefix)"
-        self.page.wait_for_function(opened, arg=f"lavi_{name}")
+        self.page.wait_for_function(OPENED, arg=f"lavi_{name}")
 
     def node(self, kind: str, code: str, *given: Any) -> Any:
         """What ``code``, a JavaScript function's body, returns for ``node``, the first of its kind, and ``given``."""
