@@ -87,7 +87,8 @@ class BridgeShell(nn.Module):
         """The pieces of one prompt -> context [1 T C], pooled [1 P] | None, float32 on the host's intermediate device,
         and what each vector of the context is. Pieces are joined on their tokens; the pooled vector is the first's.
 
-        Masked tokens are dropped: the host's U-Nets and PixArt take no mask, and for cross-attention it is the same.
+        Masked tokens are dropped, since the host's models take no mask or throw it away; zeros are put in where the
+        vision model was trained with them. Raises ValueError for more tokens than it hears.
         """
         pieces = heard(tokens)
         weights = [token_weights(piece) for piece in pieces]
@@ -110,7 +111,22 @@ class BridgeShell(nn.Module):
         masks = [s.mask[0] if p.recipe.vision_mask else s.mask[0] | True for p, s in zip(pieces, hidden, strict=True)]
         listed = context_tokens(self.encoder, pieces, masks, weights)
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
-        return context.to(**there), None if pooled is None else pooled.to(**there), {CONTEXT_TOKENS: listed}
+        context, more = self._for_the_vision_model(context, listed, pieces[0].recipe.vision_mask)
+        return context.to(**there), None if pooled is None else pooled.to(**there), more
+
+    def _for_the_vision_model(self, context: Tensor, listed: Any, masked: bool) -> tuple[Tensor, dict[str, Any]]:
+        """With the zeros that it hears, and what else travels in a conditioning. context: [1 T C], of real tokens where
+        a mask left out the others. Raises ValueError."""
+        from ..lavi_core.conditioning import Conditioning
+        from ..lavi_core.vision import VISION_TARGETS
+
+        row = VISION_TARGETS[self.config.vision.target]
+        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if masked else None
+        told = row.text.hear(Conditioning(context, mask)).context
+        more: dict[str, Any] = {CONTEXT_TOKENS: listed.padded(told.shape[1], row.text.side)}
+        if row.embedded_guidance != 1:
+            more["guidance"] = row.embedded_guidance
+        return told, more
 
     def _states_of(self, pieces: list[Piece]) -> list[Any]:
         """The core's HiddenStates of each piece; pieces of one length go through the model together."""

@@ -36,6 +36,11 @@ class ContextTokens(NamedTuple):
     texts: tuple[str, ...]
     cut: tuple[str, ...]
 
+    def padded(self, length: int, side: str) -> ContextTokens:
+        """With zeros for the vectors that are put in on this side."""
+        zeros = (ContextToken("", "padding", 1.0, 0, None),) * (length - len(self.tokens))
+        return self._replace(tokens=zeros + self.tokens if side == "left" else self.tokens + zeros)
+
     def words(self) -> list[tuple[str, list[int]]]:
         """The words of the prompt, in its order, and the vectors of each."""
         found: dict[tuple[int, int], tuple[str, list[int]]] = {}

@@ -55,6 +55,8 @@ def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
     own vision LoRA as it was trained. Raises ValueError, see ``deltas``."""
     from ..lavi_core.checkpoint import BridgeCheckpoint
     from ..lavi_core.lora import is_site
+    from ..lavi_core.vision import VISION_TARGETS
+    from ..lavi_core.vision.keys import apart
 
     shell = bridge.clip.cond_stage_model
     trunk, prefix = shell.encoder.model, shell.language.prefix
@@ -68,7 +70,8 @@ def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
                 f"the LoRA acts from {window[0]:g} to {window[1]:g} of the sampling in this model, which a bridge file "
                 "does not hold: set start_percent to 0 and end_percent to 1 in Apply Bridge to Model"
             )
-        vision = deltas(model, {key: path for path, key in keys_of(model, bridge).items()}, "this model")
+        found = deltas(model, {key: name for name, key in keys_of(model, bridge).items()}, "this model")
+        vision = apart(found, bridge.vision_lora, VISION_TARGETS[bridge.config.vision.target].keys)
     sizes = {"language_lora": _size(language), "vision_lora": _size(vision)}
     provenance = {**bridge.config.provenance, "saved from": bridge.name}
     config = replace(bridge.config, **sizes, provenance=provenance)

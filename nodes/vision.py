@@ -46,7 +46,7 @@ def apply(
         _tell_of_first(model, bridge)
         if (start, end) == (0.0, 1.0):
             bridged = model.clone()
-            lora.add(bridged, bridge.vision_lora, keys_of(model, bridge), strength, _sides(model, bridge))
+            lora.add(bridged, deltas_of(bridge), keys_of(model, bridge), strength, _sides(model, bridge))
         else:
             bridged = within(model, patches(model, bridge), strength, start, end)
         bridged.set_attachments(APPLIED, bridge.name)
@@ -73,7 +73,7 @@ def _tell_of_first(model: ModelPatcher, bridge: ConnectedBridge) -> None:
             f"this model was saved from a graph with the LoRA of {' and '.join(saved)}, and may have it in its weights "
             f"when Apply Bridge adds that of {bridge.name}: if so, take Apply Bridge out or set its strength to 0"
         )
-    elif bridge.vision_lora and lora.is_in(model, bridge.vision_lora, keys):
+    elif lora.is_in(model, deltas_of(bridge), keys):
         notice(
             f"the LoRA of {bridge.name} is in this model already, from a LoRA loader, and Apply Bridge adds it "
             "once more: take one of the two out"
@@ -92,15 +92,21 @@ def patches(model: ModelPatcher, bridge: ConnectedBridge) -> dict[Any, Any]:
             "the weights of this model are packed (ComfyUI-GGUF), and ComfyUI's hooks patch no packed ones: take Apply "
             "Bridge to Model for the whole sampling, or the model as .safetensors"
         )
-    return lora.patches(model, bridge.vision_lora, keys, _sides(model, bridge))
+    return lora.patches(model, deltas_of(bridge), keys, _sides(model, bridge))
+
+
+def deltas_of(bridge: ConnectedBridge) -> dict[str, Any]:
+    """The bridge's vision LoRA by the names that it has in a file, matrices that the host keeps as one joined."""
+    from ..lavi_core.vision import VISION_TARGETS
+    from ..lavi_core.vision.keys import joined
+
+    return joined(bridge.vision_lora, VISION_TARGETS[bridge.config.vision.target].keys)
 
 
 def keys_of(model: ModelPatcher, bridge: ConnectedBridge) -> dict[str, Any]:
-    """Site of the bridge's vision LoRA -> the host's key of that weight, where it has one."""
-    from ..lavi_core.vision import VISION_TARGETS
-
-    target, host_keys = VISION_TARGETS[bridge.config.vision.target], comfy.lora.model_lora_keys_unet(model.model, {})
-    return {path: host_keys[target.key_of(path)] for path in bridge.vision_lora if target.key_of(path) in host_keys}
+    """Name of ``deltas_of`` -> the host's key of that weight, where it has one."""
+    host_keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    return {name: host_keys[name] for name in deltas_of(bridge) if name in host_keys}
 
 
 def _sides(model: ModelPatcher, bridge: ConnectedBridge) -> str:

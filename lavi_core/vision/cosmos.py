@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
+from types import SimpleNamespace
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ..conditioning import Conditioning
 from .call import NUM_TIMESTEPS, Told
@@ -15,16 +18,23 @@ from .wan import LATENT_MEAN, LATENT_SCALE
 
 
 def predict(network: nn.Module, x: Tensor, timesteps: Tensor, heard: Conditioning, told: Told) -> Tensor:
-    """padding_mask: of the parts of a picture that are not its own; there are none. Raises ValueError without
-    torchvision, which diffusers' class resizes it with."""
-    if find_spec("torchvision") is None:
-        raise ValueError("diffusers runs Cosmos-Predict2 and Anima with torchvision alone: pip install torchvision")
+    """padding_mask: of the parts of a picture that are not its own; there are none."""
+    resize_without_torchvision(sys.modules[type(network).__module__])
     return network(
         hidden_states=x.unsqueeze(2),
         timestep=timesteps / NUM_TIMESTEPS,
         encoder_hidden_states=heard.context,
         padding_mask=x.new_zeros(1, 1, *told.size),
     ).sample.squeeze(2)
+
+
+def resize_without_torchvision(diffusers_module: Any) -> None:
+    """diffusers' module (0.42) resizes the padding mask, here zeros, with torchvision, and has no such name without it;
+    not every build of torch has one of torchvision beside it."""
+    if not hasattr(diffusers_module, "transforms"):
+        nearest = SimpleNamespace(NEAREST="nearest-exact")
+        resize = SimpleNamespace(resize=lambda x, size, interpolation: interpolate(x, size, mode=interpolation))
+        diffusers_module.transforms = SimpleNamespace(functional=resize, InterpolationMode=nearest)
 
 
 COSMOS = VisionTarget(

@@ -58,7 +58,7 @@ def lora_tensors(lora: LoRA, keys: KeyFormat) -> dict[str, Tensor]:
     Raises ValueError where a fused matrix lacks one of its parts.
     """
     tensors: dict[str, Tensor] = {}
-    for stem, delta in _whole(lora, keys).items():
+    for stem, delta in joined(lora, keys).items():
         tensors[stem + keys.down] = delta.down
         if keys.alpha is None:
             tensors[stem + keys.up] = delta.up * delta.scale if delta.scale != 1 else delta.up
@@ -80,13 +80,29 @@ def read_lora(
         stem, part = keys.stem(path), keys.part(path)
         down, up = tensors[stem + keys.down], tensors[stem + keys.up]
         scale = 1.0 if keys.alpha is None else tensors[stem + keys.alpha].item() / down.shape[0]
-        if part is not None and keys.fused is not None:
-            rank = down.shape[0] // len(keys.fused.parts)
-            before = [other for other in paths if keys.stem(other) == stem and (keys.part(other) or 0) < part]
-            start, columns = sum(rows[other] for other in before), slice(part * rank, (part + 1) * rank)
-            down, up = down[columns].clone(), up[start : start + rows[path], columns].clone()
-        lora[path] = Delta(down, up, scale)
+        lora[path] = Delta(down, up, scale) if part is None else _part(Delta(down, up, scale), path, keys, rows)
     return lora
+
+
+def apart(found: LoRA, lora: LoRA, keys: KeyFormat) -> dict[str, Delta]:
+    """Deltas by stem -> by the paths of ``lora``, which has the same sites; a stem may be missing. A part of a fused
+    matrix whose delta is not block-diagonal keeps the whole rank."""
+    rows, parts = fused_rows(lora, keys), {}
+    for path in lora:
+        if (delta := found.get(keys.stem(path))) is not None:
+            parts[path] = delta if path not in rows else _part(delta, path, keys, rows)
+    return parts
+
+
+def _part(whole: Delta, path: str, keys: KeyFormat, rows: Mapping[str, int]) -> Delta:
+    assert keys.fused is not None
+    part, count = keys.part(path) or 0, len(keys.fused.parts)
+    fused = sorted((other for other in rows if keys.stem(other) == keys.stem(path)), key=lambda p: keys.part(p) or 0)
+    up = whole.up.split([rows[other] for other in fused])[part]
+    blocks = up.chunk(count, dim=1)
+    if len(blocks) != count or any(block.any() for other, block in enumerate(blocks) if other != part):
+        return whole._replace(up=up.clone())
+    return Delta(whole.down.chunk(count)[part].clone(), blocks[part].clone(), whole.scale)
 
 
 def fused_rows(lora: LoRA, keys: KeyFormat) -> dict[str, int]:
@@ -94,8 +110,11 @@ def fused_rows(lora: LoRA, keys: KeyFormat) -> dict[str, int]:
     return {path: delta.up.shape[0] for path, delta in lora.items() if keys.part(path) is not None}
 
 
-def _whole(lora: LoRA, keys: KeyFormat) -> dict[str, Delta]:
-    """Deltas by stem, those of the parts of a fused matrix as one: down one below the other, up block-diagonal."""
+def joined(lora: LoRA, keys: KeyFormat) -> dict[str, Delta]:
+    """Deltas by stem, those of the parts of a fused matrix as one: down one below the other, up block-diagonal.
+
+    Raises ValueError where a fused matrix lacks one of its parts, or their ranks differ.
+    """
     found: dict[str, Delta] = {}
     parts: dict[str, dict[int, Delta]] = {}
     for path, delta in lora.items():

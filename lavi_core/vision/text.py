@@ -53,7 +53,10 @@ class TextRule:
         tokens than it hears, and for a mask that it cannot take."""
         longest, tokens = self.longest or self.length, heard.context.shape[1]
         if longest is not None and tokens > longest:
-            raise ValueError(f"the bridge gives {tokens} tokens, the vision model hears at most {longest}")
+            raise ValueError(
+                f"the bridge gives {tokens} tokens, the vision model hears at most {longest}: shorten the prompt, or "
+                "cut it at fewer tokens"
+            )
         context, mask = heard.context, heard.mask
         if mask is not None and self.masked == "refused":
             raise ValueError("the bridge masks tokens, the vision model attends to every token it is given")

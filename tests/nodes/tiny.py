@@ -14,7 +14,7 @@ from lavi_bridge.lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
-from lavi_bridge.lavi_core.vision import VISION_TARGETS
+from lavi_bridge.lavi_core.vision import VISION_TARGETS, LatentSpace
 from safetensors.torch import load_file
 from torch import nn
 
@@ -95,11 +95,12 @@ def bridge(
     kind: str = "unet",
     pooled: int | None = None,
     lora: bool = True,
+    objective: str | None = None,
     **recipe: Any,
 ) -> BridgeCheckpoint:
     """A bridge file between the two, its adapter and both LoRAs random; lora=False leaves out that of the vision model.
 
-    Its recorded objective is flow for the row "unet", else epsilon.
+    objective: as it is recorded; None = flow for the row "unet", else epsilon.
     """
     target = VISION_TARGETS[kind]
     width = target.context_width(vision.config)
@@ -115,9 +116,9 @@ def bridge(
             model_id=name,
             target=kind,
             context_width=width,
-            objective="flow" if kind == "unet" else "epsilon",
-            latent_channels=4,
-            latent_scale=target.latent_scale or 0.5,
+            objective=objective or ("flow" if kind == "unet" else "epsilon"),
+            latent_channels=target.latent_channels(vision.config),
+            latent_scale=LatentSpace(target.latent_scale or 0.5).factor,
             fingerprint="",
         ),
         language_lora=ranks,

@@ -11,6 +11,8 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler as Flow
+from diffusers.models.transformers import transformer_cosmos
+from lavi_bridge.lavi_core.vision.cosmos import resize_without_torchvision
 from torch import Tensor, nn
 
 TEXT, POOLED = 40, 24
@@ -126,6 +128,7 @@ def chroma() -> nn.Module:
 
 
 def cosmos() -> nn.Module:
+    resize_without_torchvision(transformer_cosmos)
     return diffusers.CosmosTransformer3DModel(
         in_channels=16,
         out_channels=16,

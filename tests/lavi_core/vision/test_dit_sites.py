@@ -32,7 +32,7 @@ COUNTS = {  # model: (sites, matrices that ComfyUI patches)
     "pixart-sigma": (224, 224),
     "kolors": (692, 692),
 }
-TINY = sorted(dits.FAMILIES.keys() - {"cosmos"})  # which needs torchvision
+TINY = sorted(dits.FAMILIES)
 
 
 @pytest.mark.parametrize("name", sorted(VISION))

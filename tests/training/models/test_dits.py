@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,9 @@ from lavi_bridge.tests.training.dit_pipelines import PIPELINES, STEPS
 from lavi_bridge.training.models.sampling import sample, scheduler_for
 from lavi_bridge.training.models.vision_model import load_vision_model
 
-NEEDS = {"cosmos": "torchvision"}
-
 
 @pytest.fixture(params=sorted(dits.FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
-    if (needed := NEEDS.get(request.param)) and find_spec(needed) is None:
-        pytest.skip(f"diffusers runs {request.param} with {needed} alone")
     return request.param
 
 

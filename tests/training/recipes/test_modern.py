@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ SMALL += [
     "sample.steps=2",
     "optimizer.warmup=0",
 ]
-NEEDS = {"cosmos": "torchvision"}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +48,6 @@ def work(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=sorted(VISION))
 def pair(request: pytest.FixtureRequest) -> str:
-    if (needed := NEEDS.get(VISION[request.param][1])) and find_spec(needed) is None:
-        pytest.skip(f"diffusers runs this model with {needed} alone")
     return request.param
 
 
