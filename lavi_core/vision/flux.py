@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning
@@ -49,4 +51,9 @@ FLUX = VisionTarget(
     patch=2,
     packing=4,
     noise_levels=10_000,
+)
+
+# Without guidance embedding and shift; ComfyUI has another kind of sampling for it, with another table of noise levels.
+FLUX_SCHNELL = replace(
+    FLUX, name="flux_schnell", told_by={"guidance_embeds": False}, embedded_guidance=1.0, noise_levels=1000
 )

@@ -50,7 +50,7 @@ class FrontEnd:
         return self.page.get_by_test_id("template-workflows-content").locator("[data-testid^=template-workflow-]")
 
     def open_template(self, name: str) -> None:
-        """Until its graph is there. The graph before it, which may be of the same template, is still there for a while."""
+        """Until its graph is there; the one before it, which may be of the same template, is there for a while."""
         self.page.evaluate("() => app.graph.nodes.forEach((node) => { node.before = true })")
         self.templates()
         self.page.get_by_test_id(f"template-workflow-{name}").click()

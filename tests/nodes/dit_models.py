@@ -22,7 +22,7 @@ STEPS, GUIDANCE, STRENGTH = 3, 3.0, 0.7
 
 
 def name_of(family: str) -> str:
-    return "dit-" + family.replace(" ", "-").replace("_", "-")
+    return "dit-" + family.replace("_", "-")
 
 
 @torch.no_grad()
@@ -37,16 +37,8 @@ def dit_models(base: Any, encoder: TextEncoder) -> dict[str, Tensor]:
         target = target_of(network.config)
         pooled = target.pooled_width(network.config)
         file = base.bridges / f"{name}.safetensors"
-        checkpoint = bridge(
-            file,
-            encoder,
-            network,
-            name,
-            target.name,
-            pooled,
-            objective="flow",
-            vision_mask=target.text.masked != "refused",
-        )
+        masked = target.text.masked != "refused"
+        checkpoint = bridge(file, encoder, network, name, target.name, pooled, objective="flow", vision_mask=masked)
         connected = Bridge.connect(checkpoint, encoder, lora="merged", strength=STRENGTH)
         positive, negative = connected([PROMPTS[0]]), connected([PROMPTS[1]])
         assert encoder.lora is not None

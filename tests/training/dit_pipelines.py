@@ -210,7 +210,7 @@ def draw_kolors(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guid
 PIPELINES: dict[str, tuple[Callable[[Any, Any], Any], Draw]] = {
     "sd3": (lambda network, s: diffusers.StableDiffusion3Pipeline(network, s, *[NONE] * 7), draw_sd3),
     "flux": (lambda network, s: diffusers.FluxPipeline(s, NONE, NONE, NONE, NONE, NONE, network), draw_flux),
-    "flux schnell": (lambda network, s: diffusers.FluxPipeline(s, NONE, NONE, NONE, NONE, NONE, network), draw_flux),
+    "flux_schnell": (lambda network, s: diffusers.FluxPipeline(s, NONE, NONE, NONE, NONE, NONE, network), draw_flux),
     "z_image": (lambda network, s: diffusers.ZImagePipeline(s, NONE, NONE, NONE, network), draw_z_image),
     "lumina2": (
         lambda network, s: diffusers.Lumina2Pipeline(network, s, NONE, NONE, NONE),

@@ -240,7 +240,7 @@ FAMILIES: dict[str, Family] = {
         build=lambda: flux(True),
         scheduler=lambda: Flow(shift=3.0, **DYNAMIC),
     ),
-    "flux schnell": Family(
+    "flux_schnell": Family(
         build=lambda: flux(False),
         scheduler=lambda: Flow(shift=1.0),
     ),

@@ -50,7 +50,7 @@ def test_every_model_of_true_size_is_counted() -> None:
 def test_what_is_adapted_feeds_the_picture_and_what_is_left_out_does_not(name: str) -> None:
     """Every weight that ``lora_sites`` names gets a gradient but those of ``idle_sites``, which get none."""
     network = dits.filled(dits.FAMILIES[name].build())
-    row, family = VISION_TARGETS[name.split()[0]], dits.FAMILIES[name]
+    row, family = VISION_TARGETS[name], dits.FAMILIES[name]
     modules = {path: module for path, module in network.named_modules() if re.fullmatch(row.lora_sites, path)}
     sites = row.sites(network)
     assert sites
@@ -72,7 +72,7 @@ def test_a_lora_comes_back_from_its_tensors(name: str) -> None:
     """Deltas written by the names of a file and read again are the same maps; alpha is in them where it has no tensor.
     A fused matrix is what its parts are, one above the other."""
     network = dits.FAMILIES[name].build()
-    row = VISION_TARGETS[name.split()[0]]
+    row = VISION_TARGETS[name]
     g = torch.Generator().manual_seed(1)
     lora = {}
     for path in row.sites(network):

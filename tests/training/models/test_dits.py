@@ -36,7 +36,7 @@ def test_a_picture_is_that_of_diffusers_pipeline(family: str, tmp_path: Path) ->
     row = dits.FAMILIES[family]
     network = dits.write(family, tmp_path)
     vision = load_vision_model(tmp_path)
-    assert vision.target == family.split()[0] and vision.latent_channels == row.channels
+    assert vision.target == family and vision.latent_channels == row.channels
     assert vision.context_width == dits.TEXT and vision.row.pixels == row.pixels
     noise = torch.randn(1, row.channels, 8, 12, generator=torch.Generator().manual_seed(1))
     prompt, negative = dits.prompt(2, 9, 14), dits.prompt(3, 4, 14)
