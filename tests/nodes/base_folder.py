@@ -16,6 +16,7 @@ from lavi_bridge.lavi_core.importers import read_released, released_prompt
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 from lavi_bridge.tests.nodes import vision_models as vm
+from lavi_bridge.tests.nodes.dit_models import dit_models
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
 from lavi_bridge.training.commands import main
@@ -25,6 +26,22 @@ from lavi_bridge.training.models.vision_model import load_vision_model
 from safetensors.torch import save_file
 from torch import Tensor
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+# Recipe of training/recipes/modern -> the tiny model that stands for its vision model, and where the graph finds that.
+DITS = {
+    "t5-large-sd35-medium": ("dit-sd3", "diffusers/stable-diffusion-3.5-medium"),
+    "qwen3-0.6b-flux-dev": ("dit-flux", "diffusion_models/flux1-dev.safetensors"),
+    "t5-large-chroma": ("dit-chroma", "diffusers/Chroma1-HD"),
+    "qwen3-0.6b-z-image": ("dit-z-image", "diffusion_models/z_image_bf16.safetensors"),
+    "smollm2-lumina2": ("dit-lumina2", "diffusers/Lumina-Image-2.0"),
+    "qwen3-0.6b-qwen-image": ("dit-qwen-image", "diffusion_models/qwen_image_fp8_e4m3fn.safetensors"),
+    "t5-large-aura-flow": ("dit-aura-flow", "diffusers/AuraFlow-v0.3"),
+    "t5-large-cosmos": ("dit-cosmos", "diffusers/Cosmos-Predict2-2B-Text2Image"),
+    "qwen3-0.6b-anima": ("dit-cosmos", "diffusion_models/anima-base-v1.0.safetensors"),
+    "qwen3-0.6b-flux2-klein": ("dit-flux2", "diffusion_models/flux-2-klein-4b.safetensors"),
+    "t5-large-wan": ("dit-wan", "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"),
+    "t5-large-pixart-sigma": ("dit-pixart-sigma", "diffusers/PixArt-Sigma-XL-2-1024-MS"),
+}
 # Names in workflows/*.json -> the tiny models that stand for them.
 STAND_INS = {
     "LLM/lavi_demo_language": "LLM/tiny-bert",
@@ -44,6 +61,25 @@ STAND_INS = {
     "vae/PixArt-XL-2-512x512_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/ldm-text2im-large-256_vqvae.safetensors": "vae/tiny-taesd.safetensors",
     "loras/a-bridge.safetensors": "lavi_bridges/bert.safetensors",
+    "LLM/Qwen3-0.6B": "LLM/tiny-bert",
+    "LLM/SmolLM2-135M": "LLM/tiny-bert",
+    "vae/AuraFlow-v0.3_vae.safetensors": "vae/tiny-taesd.safetensors",
+    "vae/PixArt-Sigma-XL-2-1024-MS_vae.safetensors": "vae/tiny-taesd.safetensors",
+    "vae/flux2-vae.safetensors": "vae/tiny-taesd-128.safetensors",
+    **dict.fromkeys(
+        (
+            "vae/ae.safetensors",
+            "vae/qwen_image_vae.safetensors",
+            "vae/stable-diffusion-3.5-medium_vae.safetensors",
+            "vae/wan_2.1_vae.safetensors",
+        ),
+        "vae/tiny-taesd-16.safetensors",
+    ),
+    **{f"lavi_bridges/{recipe}.safetensors": f"lavi_bridges/{name}.safetensors" for recipe, (name, _) in DITS.items()},
+    **{
+        file: f"diffusers/{name}" + ("/transformer/" + WEIGHTS if file.endswith(".safetensors") else "")
+        for name, file in DITS.values()
+    },
 }
 
 
@@ -238,7 +274,8 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     base = Base(folder / "models")
     for name in ("lavi_bridges", "vae", "loras", "diffusers", "diffusion_models", "checkpoints", "LLM"):
         (base.models / name).mkdir(parents=True)
-    save_file(vm.taesd(), base.models / "vae" / "tiny-taesd.safetensors")
+    for channels, name in ((4, "tiny-taesd"), (16, "tiny-taesd-16"), (128, "tiny-taesd-128")):
+        save_file(vm.taesd(channels), base.models / "vae" / f"{name}.safetensors")
     golden_bridges(base)
     unet = unets(base)
     language_models(base, unet["flow"])
@@ -247,6 +284,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     vision_bridges(base, encoder, unet)
     for name in SAMPLED:
         base.sampled(name, encoder)
+    base.expected |= dit_models(base, encoder)
     for name, ours in STAND_INS.items():
         (base.models / name).symlink_to(base.models / ours)
 

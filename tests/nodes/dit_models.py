@@ -15,7 +15,7 @@ from lavi_bridge.training.models.sampling import noise_for, sample
 from lavi_bridge.training.models.vision_model import load_vision_model
 from torch import Tensor
 
-NOT_HOSTED = ("sana", "kolors", "pixart_sigma")  # no class of the host's; the last is tested as PixArt
+NOT_HOSTED = ("sana", "kolors")  # no class of the host's
 FAMILIES = tuple(sorted(dits.FAMILIES.keys() - set(NOT_HOSTED)))
 SIZE = (8, 12)  # of the latents: an even number of tokens, not square
 STEPS, GUIDANCE, STRENGTH = 3, 3.0, 0.7
@@ -37,8 +37,9 @@ def dit_models(base: Any, encoder: TextEncoder) -> dict[str, Tensor]:
         target = target_of(network.config)
         pooled = target.pooled_width(network.config)
         file = base.bridges / f"{name}.safetensors"
+        objective = "epsilon" if family == "pixart_sigma" else "flow"
         masked = target.text.masked != "refused"
-        checkpoint = bridge(file, encoder, network, name, target.name, pooled, objective="flow", vision_mask=masked)
+        checkpoint = bridge(file, encoder, network, name, target.name, pooled, objective=objective, vision_mask=masked)
         connected = Bridge.connect(checkpoint, encoder, lora="merged", strength=STRENGTH)
         positive, negative = connected([PROMPTS[0]]), connected([PROMPTS[1]])
         assert encoder.lora is not None

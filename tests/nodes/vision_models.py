@@ -131,13 +131,13 @@ def sd3(path: Path) -> None:
     save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, path)
 
 
-def taesd() -> dict[str, Tensor]:
-    """A VAE of TAESD's architecture, under the names that the host reads."""
+def taesd(channels: int = 4) -> dict[str, Tensor]:
+    """A VAE of TAESD's architecture for latents of so many channels, under the names that the host reads."""
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(3)
     renamed: dict[str, Tensor] = {}
-    for name, tensor in AutoencoderTiny().state_dict().items():
+    for name, tensor in AutoencoderTiny(latent_channels=channels).state_dict().items():
         side, _, index, rest = name.split(".", 3)
         place = int(index) + (side == "decoder")  # TAESD's decoder counts its clamp
         renamed[f"taesd_{side}.{place}.{rest}"] = tensor.contiguous()
