@@ -30,12 +30,18 @@ VISION_TARGETS = Registry("vision target", {row.name: row for row in _ROWS})
 
 
 def target_of(config: Mapping[str, Any]) -> VisionTarget:
-    """The row for a diffusers network with this config.json. Raises ValueError where no row knows it, and for
-    SDXL's refiner, whose config looks like one of SDXL."""
+    """The row for a diffusers network with this config.json. Raises ValueError where no row knows it, for
+    SDXL's refiner, whose config looks like one of SDXL, and for HunyuanDiT."""
     if says(config, SDXL_REFINER):
         raise ValueError(
             "this U-Net is SDXL's refiner (context width 1280, five sizes and an aesthetic score), which ends pictures "
             "that SDXL began; bridges speak to the base model (context width 2048): take SDXL's base"
+        )
+    if config.get("_class_name") == "HunyuanDiT2DModel":
+        raise ValueError(
+            "HunyuanDiT hears two encoders at once, 77 and 256 tokens filled up with vectors that it learned, and makes "
+            "its pooled vector of the second's padding too; a bridge gives one sequence of any length: take another "
+            "vision model"
         )
     for row in VISION_TARGETS.values():
         if row.is_of(config):
