@@ -164,5 +164,5 @@ def test_what_a_network_is_told_beside_its_context():
 
 
 def test_hunyuan_dit_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match="two encoders at once, 77 and 256 tokens .* take another vision model"):
+    with pytest.raises(ValueError, match=r"two encoders at once, 77 and 256 tokens .* take another vision model"):
         target_of({"_class_name": "HunyuanDiT2DModel", "cross_attention_dim": 1024})
