@@ -40,8 +40,8 @@ def target_of(config: Mapping[str, Any]) -> VisionTarget:
     if config.get("_class_name") == "HunyuanDiT2DModel":
         raise ValueError(
             "HunyuanDiT hears two encoders at once, 77 and 256 tokens filled up with vectors that it learned, and "
-            "makes its pooled vector of the second's padding too; a bridge gives one sequence of any length: take another "
-            "vision model"
+            "makes its pooled vector of the second's padding too; a bridge gives one sequence of any length: take "
+            "another vision model"
         )
     for row in VISION_TARGETS.values():
         if row.is_of(config):
