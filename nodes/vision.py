@@ -187,9 +187,9 @@ class LoadVisionModel(io.ComfyNode):
         return schema(
             node_id="LaViBridgeLoadVisionModel",
             display_name="Load Vision Model (diffusers folder, LaVi-Bridge)",
-            description="A diffusers U-Net or PixArt of any shape, which the stock loaders do not recognise, as a "
-            "MODEL.",
-            search_aliases=["diffusers", "unet loader"],
+            description="A diffusers folder of any shape (U-Net, PixArt, SD3, Flux, Chroma, Lumina 2, Wan and others) "
+            "as a MODEL, also where the stock loaders do not recognise it or take it for another.",
+            search_aliases=["diffusers", "unet loader", "flux", "sd3", "chroma", "lumina"],
             inputs=[
                 io.Combo.Input(
                     "model",
