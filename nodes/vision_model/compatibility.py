@@ -30,9 +30,11 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
     offered, asked = f"in width {trained.context_width}", ""
     if not isinstance(network, host_model.network):
         asked = f"is built as {type(network).__name__}, not as {host_model.network.__name__}"
-    elif (width := context_width(model, host_model.context_weight)) != trained.context_width:
+    elif not _has(model, host_model.told_by):
+        asked = f"is another kind of {host_model.network.__name__}, without {host_model.told_by}"
+    elif (width := weight_width(model, host_model.context_weight)) != trained.context_width:
         asked = f"listens in width {width}"
-    elif (wanted := pooled_width(model)) != pooled:
+    elif (wanted := pooled_width(model, host_model.pooled_weight)) != pooled:
         offered = f"with {_pooled(pooled)}"
         asked = f"takes {_pooled(wanted)}"
     if asked:
@@ -42,17 +44,23 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
         )
 
 
-def context_width(model: ModelPatcher, context_weight: str) -> int | None:
-    """The width of the context that this model attends to; None = it has no cross-attention."""
-    name = next((name for name in model.model.state_dict() if name.endswith(context_weight)), None)
+def weight_width(model: ModelPatcher, ending: str) -> int | None:
+    """How many columns the weight has whose name ends so, a context's or a pooled vector's; None = there is none."""
+    name = next((name for name in model.model.state_dict() if name.endswith(ending)), None)
     # of a weight that is packed in blocks (ComfyUI-GGUF), the state dict has the packed shape
     return None if name is None else comfy.utils.get_attr(model.model, name).shape[1]
 
 
-def pooled_width(model: ModelPatcher) -> int | None:
+def pooled_width(model: ModelPatcher, pooled_weight: str) -> int | None:
     """The width of the pooled vector that this model asks for; None = it takes none."""
+    if pooled_weight:
+        return weight_width(model, pooled_weight)
     sizes = next((count for kind, count in SIZES.items() if isinstance(model.model, kind)), None)
     return None if sizes is None else model.model.adm_channels - sizes * model.model.embedder.dim
+
+
+def _has(model: ModelPatcher, ending: str) -> bool:
+    return any(name.endswith(ending) for name in model.model.state_dict())
 
 
 def _pooled(width: int | None) -> str:

@@ -11,7 +11,11 @@ from safetensors import SafetensorError
 from .. import folders
 
 NETWORKS = ("unet", "transformer")  # the parts of a pipeline folder that hold a denoising network
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+# A network's one file, and the list of its shards.
+WEIGHTS = {
+    "diffusion_pytorch_model.safetensors": "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors": "diffusion_pytorch_model.safetensors.index.fp16.json",
+}
 
 
 def network(folder: Path) -> Path:
@@ -48,14 +52,33 @@ def configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
 
 
 def weights(folder: Path) -> dict[str, Any]:
-    """The network's weights, under diffusers' names, still on disk as far as the host maps files."""
-    for name in WEIGHTS:
+    """The network's weights, of one file or of shards, under diffusers' names, still on disk as far as the host maps
+    files."""
+    for name, index in WEIGHTS.items():
         if (folder / name).is_file():
-            try:
-                return comfy.utils.load_torch_file(str(folder / name), safe_load=True)
-            except (SafetensorError, ValueError) as error:
-                raise ValueError(f"{folder / name} cannot be read ({error}): copy it again") from error
-    raise ValueError(f"{folder} has neither {' nor '.join(WEIGHTS)}; other formats are not read")
+            return _read(folder / name)
+        if shards := folders.read_json(folder / index).get("weight_map"):
+            return _read_shards(folder, shards)
+    raise ValueError(f"{folder} has neither {' nor '.join(WEIGHTS)}, whole or in shards; other formats are not read")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return comfy.utils.load_torch_file(str(path), safe_load=True)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): copy it again") from error
+
+
+def _read_shards(folder: Path, shards: dict[str, str]) -> dict[str, Any]:
+    """shards: name of a weight -> the file in ``folder`` that has it."""
+    names = sorted(set(shards.values()))
+    missing = [name for name in names if not (folder / Path(name).name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} has {len(names) - len(missing)} of {len(names)} shards: {missing[0]} is missing")
+    state: dict[str, Any] = {}
+    for name in names:
+        state |= _read(folder / Path(name).name)
+    return state
 
 
 def demand(config: dict[str, Any], only: dict[str, Any], what: str) -> None:

@@ -14,12 +14,12 @@ from .registry import host_model_of
 
 def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """Same steps as the host's ``load_diffusion_model_state_dict``. Raises ValueError for what the host cannot be."""
-    from ...lavi_core.vision import latent_scale
+    from ...lavi_core.vision import latent_space
 
     management = comfy.model_management
     config, scheduler, row = configs(folder)
     host_model = host_model_of(row, f"the vision model {folder.name}")
-    model_config = host_model.describe(config, scheduler, row, latent_scale(network(folder), row))
+    model_config = host_model.describe(config, scheduler, row, latent_space(network(folder), row))
     state = host_model.rename(weights(network(folder)), model_config.unet_config)
     management.throw_exception_if_processing_interrupted()
     device = management.get_torch_device()
@@ -30,8 +30,14 @@ def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.Mod
     )
     model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
     model = model_config.get_model(state, "")
-    missing = model.diffusion_model.state_dict().keys() - state.keys()
-    if missing:
+    host_model.adjust(model)
+    names = model.diffusion_model.state_dict().keys()
+    if lost := state.keys() - names:
+        raise ValueError(
+            f"{len(lost)} of {len(state)} weights of {folder.name} have no place in ComfyUI's "
+            f"{type(model.diffusion_model).__name__}, the first: {min(lost)}"
+        )
+    if missing := names - state.keys():
         raise ValueError(f"{folder.name} lacks {len(missing)} weights of its network, the first: {min(missing)}")
     kind = comfy.model_patcher.ModelPatcher
     if not disable_dynamic:

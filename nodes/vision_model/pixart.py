@@ -18,6 +18,7 @@ from torch import Tensor
 from .folder import demand
 from .host_model import HostModel
 from .latents import latent_format
+from .renaming import renamed
 from .scheduler import sampling
 
 # What the host's PixArtMS has no knob for: the only value of each key.
@@ -41,10 +42,10 @@ POSITIONS = "pos_embed.pos_embed"
 class DiffusersPixArt(comfy.supported_models.PixArtAlpha):
     """The host's description of one such transformer: its shape, what it predicts, its latents."""
 
-    def __init__(self, config: dict[str, Any], scheduler: dict[str, Any], row: Any, latent_scale: float):
+    def __init__(self, config: dict[str, Any], scheduler: dict[str, Any], row: Any, space: Any):
         super().__init__(shape(config, row))
         self.predicts, self.sampling_settings = sampling(scheduler)
-        self.latent_format = latent_format(self.unet_config["in_channels"], latent_scale)
+        self.latent_format = latent_format(self.unet_config["in_channels"], space.factor)
 
     def get_model(self, state_dict: dict[str, Any], prefix: str = "", device: Any = None) -> comfy.model_base.PixArt:
         return PixArtModel(self, self.predicts, device).eval()
@@ -133,23 +134,8 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
 def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[str, Tensor]:
     """The weights under the host's names, queries, keys and values joined as it has them; empties ``state``."""
     state.pop(POSITIONS, None)
-    known = comfy.utils.pixart_to_diffusers(unet_config)
-    lost = [key for key in state if key not in known]
-    if lost:
-        raise ValueError(f"{len(lost)} of {len(state)} weights have no place in ComfyUI's PixArt, the first: {lost[0]}")
     state[CAPTION] = torch.zeros(CAPTION_TOKENS, unet_config["caption_channels"])
-    renamed: dict[str, Tensor] = {}
-    parts: dict[str, list[tuple[int, str]]] = {}
-    for key, place in known.items():
-        if isinstance(place, tuple):
-            name, (_, start, _) = place
-            parts.setdefault(name, []).append((start, key))
-        elif key in state:
-            renamed[place] = state.pop(key)
-    for name, keys in parts.items():
-        if all(key in state for _, key in keys):  # a part that is missing is told by the whole that is
-            renamed[name] = torch.cat([state.pop(key) for _, key in sorted(keys)])
-    return renamed
+    return renamed(state, comfy.utils.pixart_to_diffusers(unet_config))
 
 
 PIXART = HostModel(

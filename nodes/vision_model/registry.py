@@ -1,24 +1,38 @@
-"""The table of diffusers network classes and the ComfyUI models they are loaded as."""
+"""The table of the core's rows and the ComfyUI models that they are loaded as."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...lavi_core.registry import Registry
+from .flux import FLUX
 from .host_model import HostModel
 from .pixart import PIXART
+from .sd3 import SD3
 from .unet import UNET
 
 HOST_MODELS: Registry[HostModel] = Registry(
-    "network class for ComfyUI", {"UNet2DConditionModel": UNET, "PixArtTransformer2DModel": PIXART}
+    "vision target for ComfyUI",
+    {
+        **dict.fromkeys(("sd1", "ldm", "sdxl", "unet"), UNET),
+        **dict.fromkeys(("pixart", "pixart_sigma"), PIXART),
+        "sd3": SD3,
+        "flux": FLUX,
+    },
 )
 
 
 def host_model_of(row: Any, what: str) -> HostModel:
-    """Of a row of the core. what: that needs it, for the message. Raises ValueError where these nodes have none."""
-    if row.diffusers_class not in HOST_MODELS:
+    """Of a row of the core. what: that needs it, for the message. Raises ValueError where this ComfyUI has no class."""
+    if row.name not in HOST_MODELS:
         raise ValueError(
-            f"{what} is of {row.name}, for which bridges are trained and drawn by lavi-bridge (train, sample), while "
-            "these nodes speak to U-Nets and PixArt alone: take such a model here"
+            f"{what} is of {row.name}, for which ComfyUI has no class: bridges to it are trained and drawn by "
+            f"lavi-bridge (train, sample), and these nodes speak to {', '.join(sorted(HOST_MODELS))}"
         )
-    return HOST_MODELS[row.diffusers_class]
+    found = HOST_MODELS[row.name]
+    if not found.is_here:
+        raise ValueError(
+            f"{what} is of {row.name}, for which this ComfyUI has no class yet ({', '.join(found.needs)} of its "
+            "supported models): it needs a newer ComfyUI"
+        )
+    return found

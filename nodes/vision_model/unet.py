@@ -18,6 +18,7 @@ from torch import Tensor
 from .folder import demand
 from .host_model import HostModel
 from .latents import latent_format
+from .renaming import renamed
 from .scheduler import sampling
 
 # What the host's UNetModel has no knob for: the only value, and diffusers' own default, of each key.
@@ -57,10 +58,10 @@ class DiffusersUNet(comfy.supported_models_base.BASE):
     unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (the host's own form)
     memory_usage_factor = comfy.supported_models.SD15.memory_usage_factor
 
-    def __init__(self, unet: dict[str, Any], scheduler: dict[str, Any], row: Any, latent_scale: float):
+    def __init__(self, unet: dict[str, Any], scheduler: dict[str, Any], row: Any, space: Any):
         super().__init__(shape(unet, row))
         self.predicts, self.sampling_settings = sampling(scheduler)
-        self.latent_format = latent_format(unet.get("out_channels", 4), latent_scale)
+        self.latent_format = latent_format(unet.get("out_channels", 4), space.factor)
         self.norms = {"groups": unet.get("norm_num_groups", 32), "eps": unet.get("norm_eps", 1e-5)}
         self.size_width = unet["addition_time_embed_dim"] if row.size_ids else None
 
@@ -151,12 +152,7 @@ def _heads(config: dict[str, Any], widths: list[int]) -> dict[str, int]:
 
 
 def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights under the host's names; every one of them must have a name there."""
-    known = comfy.utils.unet_to_diffusers(unet_config)
-    lost = [key for key in state if key not in known]
-    if lost:
-        raise ValueError(f"{len(lost)} of {len(state)} weights have no place in ComfyUI's U-Net, the first: {lost[0]}")
-    return {known[key]: weight for key, weight in state.items()}
+    return renamed(state, comfy.utils.unet_to_diffusers(unet_config))
 
 
 UNET = HostModel(network=UNetModel, context_weight="attn2.to_k.weight", describe=DiffusersUNet, rename=host_names)

@@ -15,6 +15,7 @@ from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.importers import read_released, released_prompt
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
+from lavi_bridge.tests.nodes import vision_dits
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.dit_models import dit_models
 from lavi_bridge.tests.nodes.host import ROOT
@@ -282,6 +283,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     packed_models(base, unet["flow"])
     encoder = TextEncoder.load(base.models / "LLM" / "tiny-bert", dtype=torch.float32)
     vision_bridges(base, encoder, unet)
+    base.expected |= vision_dits.write(base.models / "diffusers")
     for name in SAMPLED:
         base.sampled(name, encoder)
     base.expected |= dit_models(base, encoder)

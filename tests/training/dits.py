@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -325,10 +326,16 @@ def filled(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def write(family: str, folder: Path, own_latents: bool = True) -> nn.Module:
-    """The network and its scheduler in a pipeline's folder. own_latents: what it sees is what it is given."""
+def write(
+    family: str, folder: Path, own_latents: bool = True, changes: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
+    """The network and its scheduler in a pipeline's folder. own_latents: what it sees is what it is given. changes: to
+    its config."""
     row = FAMILIES[family]
-    network: Any = filled(row.build())
+    network: Any = row.build()
+    if changes:
+        network = type(network).from_config({**network.config, **changes})
+    filled(network)
     network.save_pretrained(folder / row.folder)
     if own_latents:
         config = folder / row.folder / "config.json"

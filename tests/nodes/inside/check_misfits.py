@@ -125,21 +125,25 @@ def a_bridge_on_another_language_model():
 
 
 @check
-def a_bridge_to_a_model_that_these_nodes_do_not_speak_to_yet():
+def a_bridge_to_a_model_that_comfyui_has_no_class_for():
     """And a folder of such a model, which is listed, so that one is told why."""
-    path = MODELS / "lavi_bridges" / "flux.safetensors"
+    words = ["ComfyUI has no class", "lavi-bridge (train, sample)"]
+    path = MODELS / "lavi_bridges" / "sana.safetensors"
     made = checkpoint_.BridgeCheckpoint.load(MODELS / "lavi_bridges" / "bert.safetensors")
-    vision = replace(made.config.vision, target="flux", model_id="FLUX.1-dev")
+    vision = replace(made.config.vision, target="sana", model_id="Sana_600M")
     checkpoint_.BridgeCheckpoint(replace(made.config, vision=vision, vision_lora=None), made.adapter, {}, {}).save(path)
     try:
-        bridge = connected("flux", language_model("bert"))
-        words = ["FLUX.1-dev", "flux", "lavi-bridge (train, sample)"]
-        refused(words, vision_.apply, vision_model_.load(MODELS / "diffusers" / "tiny-flow"), bridge, 1.0)
+        bridge = connected("sana", language_model("bert"))
+        model = vision_model_.load(MODELS / "diffusers" / "tiny-flow")
+        refused(["Sana_600M", "is of sana", *words], vision_.apply, model, bridge, 1.0)
     finally:
         path.unlink()
-    with tempfile.TemporaryDirectory(dir=BASE) as folder:
-        for part, config in (("transformer", {"_class_name": "FluxTransformer2DModel"}), ("scheduler", {"shift": 3.0})):
-            name = "config.json" if part == "transformer" else "scheduler_config.json"
-            (Path(folder) / part).mkdir()
-            (Path(folder) / part / name).write_text(json.dumps(config))
-        refused(["is of flux", "lavi-bridge (train, sample)"], vision_model_.load, Path(folder))
+    for name, part in (("sana", "transformer"), ("kolors", "unet")):
+        row = vision_targets()[name]
+        config = {"_class_name": row.diffusers_class, **row.told_by}
+        with tempfile.TemporaryDirectory(dir=BASE) as folder:
+            for at, said in ((f"{part}/config.json", config), ("scheduler/scheduler_config.json", {"shift": 3.0})):
+                (Path(folder) / at).parent.mkdir()
+                (Path(folder) / at).write_text(json.dumps(said))
+            assert vision_model_.is_vision_model(Path(folder))
+            refused([f"is of {name}", *words], vision_model_.load, Path(folder))
