@@ -41,7 +41,7 @@ def conditions(row, name, alone):
     assert heard.mask is None or row.text.masked in ("left_out", "masked")
     count = heard.context.shape[1] if heard.mask is None else int(heard.mask.sum())
     found = {"cross_attn": heard.context[:, :count], "pooled_output": given["pooled"] if row.pooled_key else None}
-    if row.text.masked == "left_out":  # all that is left is real; Lumina 2 of older hosts counts its tokens by it
+    if row.name == "lumina2":  # older hosts count its tokens by a mask, and have a KeyError for that of a Flux
         found["attention_mask"] = torch.ones(1, count, dtype=torch.long)
     if row.embedded_guidance != 1:
         found["guidance"] = row.embedded_guidance
