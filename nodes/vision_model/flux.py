@@ -55,7 +55,7 @@ def blocks(config: dict[str, Any], what: str) -> tuple[int, int, list[int], int]
     heads, head = config.get("num_attention_heads", 24), config.get("attention_head_dim", 128)
     axes = list(config.get("axes_dims_rope", (16, 56, 56)))
     if sum(axes) != head:
-        raise ValueError(f"this {what} has heads of width {head} and axes_dims_rope {axes}, which is not its sum")
+        raise ValueError(f"this {what} has axes_dims_rope {axes} and ComfyUI's divides the width of a head, {head}")
     return heads, head, axes, config.get("in_channels", 64)
 
 

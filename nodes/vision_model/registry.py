@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ...lavi_core.registry import Registry
+from .aura_flow import AURA_FLOW
+from .chroma import CHROMA
+from .cosmos import COSMOS
 from .flux import FLUX
+from .flux2 import FLUX2
 from .host_model import HostModel
+from .lumina2 import LUMINA2
 from .pixart import PIXART
+from .qwen_image import QWEN_IMAGE
 from .sd3 import SD3
 from .unet import UNET
+from .wan import WAN
+from .z_image import Z_IMAGE
 
 HOST_MODELS: Registry[HostModel] = Registry(
     "vision target for ComfyUI",
@@ -18,6 +26,14 @@ HOST_MODELS: Registry[HostModel] = Registry(
         **dict.fromkeys(("pixart", "pixart_sigma"), PIXART),
         "sd3": SD3,
         "flux": FLUX,
+        "chroma": CHROMA,
+        "flux2": FLUX2,
+        "z_image": Z_IMAGE,
+        "lumina2": LUMINA2,
+        "qwen_image": QWEN_IMAGE,
+        "aura_flow": AURA_FLOW,
+        "cosmos": COSMOS,
+        "wan": WAN,
     },
 )
 

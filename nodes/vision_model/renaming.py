@@ -51,7 +51,8 @@ def places(names: Iterable[str], keys: Any, rules: Iterable[Rule] = ()) -> dict[
     rules, found = tuple(rules), dict[str, Place]()
     for name in names:
         path, _, end = name.rpartition(".")
-        host = substituted(f"{keys.stem(path).removeprefix(keys.prefix)}.{end}", rules)
+        stem = keys.stem(path).removeprefix(keys.prefix)
+        host = substituted(f"{stem}.{end}" if path else name, rules)
         part = keys.part(path)
         found[name] = host if part is None else (host, (0, part, 1))
     return found

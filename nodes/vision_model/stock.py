@@ -23,12 +23,19 @@ def described(
     channels: int | None = None,
     by_mu: bool = False,
 ) -> BASE:
-    """``comfy.supported_models``' class of this name, with its precisions, its need of memory and its kind of sampling.
+    """``comfy.supported_models``' class of this name, with its precisions, its need of memory and its kind of sampling;
+    for the others see ``shifted``."""
+    return shifted(getattr(comfy.supported_models, name)(unet_config), scheduler, row, space, channels, by_mu)
 
-    space: the LatentSpace of the folder. channels: of its latents; None = as many as the class has. by_mu: the class
-    takes its shift as mu, the logarithm (``ModelType.FLUX``).
+
+def shifted(
+    found: BASE, scheduler: dict[str, Any], row: Any, space: Any, channels: int | None = None, by_mu: bool = False
+) -> BASE:
+    """A description with the scheduler's shift, where it says one, and the latents of the folder.
+
+    space: their LatentSpace. channels: how many; None = as many as the class has. by_mu: the class takes its shift as
+    mu, the logarithm (``ModelType.FLUX``).
     """
-    found = getattr(comfy.supported_models, name)(unet_config)
     shift = flow_shift(scheduler, row)
     if shift is not None:
         found.sampling_settings["shift"] = math.log(shift) if by_mu else shift

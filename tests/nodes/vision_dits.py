@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from diffusers.models.transformers import transformer_cosmos
 from lavi_bridge.lavi_core.conditioning import Conditioning
-from lavi_bridge.lavi_core.vision import NUM_TIMESTEPS, VISION_TARGETS, Told
+from lavi_bridge.lavi_core.vision import NUM_TIMESTEPS, VISION_TARGETS, Told, cosmos
 from lavi_bridge.tests.training import dits
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 # Name of a folder -> the family of ``dits``, and what of its config is another.
 FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -17,7 +25,20 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd3-deep": ("sd3", {"num_layers": 3, "dual_attention_layers": (), "qk_norm": None}),  # blocks are not heads
     "flux": ("flux", {}),
     "flux-schnell": ("flux schnell", {}),
+    "chroma": ("chroma", {}),
+    "flux2": ("flux2", {"timestep_guidance_channels": 256}),
+    "flux2-guided": ("flux2", {"timestep_guidance_channels": 256, "guidance_embeds": True}),
+    "z_image": ("z_image", {}),
+    "lumina2": ("lumina2", {}),
+    "qwen_image": ("qwen_image", {}),
+    "aura_flow": ("aura_flow", {}),
+    "cosmos": ("cosmos", {}),
+    "anima": ("cosmos", {}),
+    "wan": ("wan", {}),
+    "pixart_sigma": ("pixart_sigma", {}),
 }
+# Their norms of queries and keys add another number to a variance in ComfyUI (1.2e-7) than in diffusers (1e-6, 1e-5).
+LOUD = ("flux2", "lumina2", "z_image")
 SIZE = (8, 12)  # of the latents: even rows and columns of tokens, not square
 LEVELS = (0.8, 0.35)  # shares of noise
 
@@ -25,10 +46,20 @@ LEVELS = (0.8, 0.35)  # shares of noise
 def write(folder: Path) -> dict[str, Tensor]:
     """Pipelines in ``folder``; NAME.{x, context, mask, pooled}, and NAME.LEVEL, the prediction; LEVEL.alone, that for
     the prompt without its padding."""
+    with _resize():
+        return _write(folder)
+
+
+def _write(folder: Path) -> dict[str, Tensor]:
     expected: dict[str, Tensor] = {}
     for name, (family, changes) in FOLDERS.items():
         row = VISION_TARGETS[family.split()[0]]
         network = dits.write(family, folder / f"dit-{name}", changes=changes, own_latents=False)
+        if name == "anima":
+            dits.Flow(shift=3.0).save_pretrained(folder / f"dit-{name}" / "scheduler")
+        if row.name in LOUD:
+            _loud(network)
+            network.save_pretrained(folder / f"dit-{name}" / dits.FAMILIES[family].folder)
         prompt = dits.prompt(2, 9, 14)
         given = {"context": prompt.context, "mask": prompt.mask.bool(), "pooled": prompt.pooled}
         given["x"] = torch.randn(1, row.latent_channels(network.config), *SIZE, generator=_seeded(1))
@@ -43,6 +74,30 @@ def write(folder: Path) -> dict[str, Tensor]:
                 given[f"{level}{end}"] = row.predict(network, given["x"], t, row.text.hear(heard), told)
         expected |= {f"dit-{name}.{key}": tensor for key, tensor in given.items()}
     return expected
+
+
+def _loud(network: Any) -> None:
+    """Queries and keys eight times as large, which their norms take back."""
+    for path, parameter in network.named_parameters():
+        if re.search(r"\.(to|add)_[qk](_proj)?\.", path):
+            parameter.mul_(8)
+
+
+@contextmanager
+def _resize() -> Iterator[None]:
+    """Without torchvision, what diffusers' Cosmos takes from it, and the core refuses to go without: the resizing of a
+    mask of zeros."""
+    if find_spec("torchvision"):
+        yield
+        return
+    nearest = SimpleNamespace(NEAREST="nearest")
+    functional = SimpleNamespace(resize=lambda mask, size, interpolation: interpolate(mask, size, mode=interpolation))
+    transforms = SimpleNamespace(functional=functional, InterpolationMode=nearest)
+    with (
+        patch.object(transformer_cosmos, "transforms", transforms, create=True),
+        patch.object(cosmos, "find_spec", lambda _: True),
+    ):
+        yield
 
 
 def _seeded(seed: int) -> torch.Generator:
