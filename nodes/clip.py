@@ -19,6 +19,7 @@ from .context_tokens import CONTEXT_TOKENS, context_tokens
 from .kohya_names import hear_kohya, kohya_names
 from .language import OURS, LanguageModel
 from .prompt_syntax import Piece
+from .vision_model import counts_by_mask
 
 BATCH = 8  # pieces of a long prompt that go through the language model together
 
@@ -126,6 +127,8 @@ class BridgeShell(nn.Module):
         more: dict[str, Any] = {CONTEXT_TOKENS: listed.padded(told.shape[1], row.text.side)}
         if row.embedded_guidance != 1:
             more["guidance"] = row.embedded_guidance
+        if counts_by_mask(row):
+            more["attention_mask"] = torch.ones(told.shape[:2], dtype=torch.long)
         return told, more
 
     def _states_of(self, pieces: list[Piece]) -> list[Any]:

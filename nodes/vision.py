@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import comfy.lora
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
@@ -15,7 +14,7 @@ from .bridge import ConnectedBridge
 from .notice import notice, take_back
 from .saved_model import bridges_in_file
 from .schema import BridgeWire, advanced, schema
-from .vision_model import is_vision_model, latent_format, load, refuse_misfit
+from .vision_model import is_vision_model, latent_format, load, lora_keys, refuse_misfit
 from .window import within
 
 APPLIED = "lavi_bridge"  # the attachment of a model that says which bridge's LoRA it has
@@ -105,8 +104,9 @@ def deltas_of(bridge: ConnectedBridge) -> dict[str, Any]:
 
 def keys_of(model: ModelPatcher, bridge: ConnectedBridge) -> dict[str, Any]:
     """Name of ``deltas_of`` -> the host's key of that weight, where it has one."""
-    host_keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    return {name: host_keys[name] for name in deltas_of(bridge) if name in host_keys}
+    from ..lavi_core.vision import VISION_TARGETS
+
+    return lora_keys(model, VISION_TARGETS[bridge.config.vision.target], deltas_of(bridge))
 
 
 def _sides(model: ModelPatcher, bridge: ConnectedBridge) -> str:
@@ -130,7 +130,7 @@ def _with_latents(model: ModelPatcher, trained: Any, target: Any) -> ModelPatche
 
 
 def _check_objective(model: ModelPatcher, trained: Any) -> None:
-    kinds = {"epsilon": ("EPS",), "v_prediction": ("V_PREDICTION",), "flow": ("FLOW", "FLUX")}
+    kinds = {"epsilon": ("EPS",), "v_prediction": ("V_PREDICTION",), "flow": ("FLOW", "FLUX", "FLOW_COSMOS")}
     if model.model.model_type.name not in kinds[trained.objective]:
         notice(
             f"trained on a model that predicts {trained.objective}, this one is of type {model.model.model_type.name}; "

@@ -4,5 +4,14 @@ from .compatibility import refuse_misfit
 from .folder import is_vision_model
 from .latents import latent_format
 from .loading import load
+from .lora_keys import lora_keys
+from .registry import counts_by_mask
 
-__all__ = ["is_vision_model", "latent_format", "load", "refuse_misfit"]
+__all__ = [
+    "counts_by_mask",
+    "is_vision_model",
+    "latent_format",
+    "load",
+    "lora_keys",
+    "refuse_misfit",
+]

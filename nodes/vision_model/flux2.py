@@ -85,4 +85,5 @@ FLUX2 = HostModel(
     needs=("Flux2",),
     describe=describe,
     rename=host_names,
+    rules=RULES,
 )

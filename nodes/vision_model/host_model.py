@@ -11,6 +11,8 @@ import comfy.supported_models
 from comfy.supported_models_base import BASE
 from torch import Tensor, nn
 
+from .renaming import Rule
+
 
 def as_it_is(model: comfy.model_base.BaseModel) -> None:
     """The host's class can be built in any shape."""
@@ -25,6 +27,8 @@ class HostModel:
     describe: (config.json, scheduler_config.json, the core's row, LatentSpace) -> the host's description of the model.
     rename: (weights, the host's ``unet_config``) -> the weights under the host's names; it may empty what it is given.
     adjust: puts right, in the model that was built, what the host's class has no knob for; before weights are loaded.
+    rules: for names that the maps of some hosts lack, of weights and so of LoRA sites. counts_by_mask: older hosts know
+    how long a prompt is by the sum of its mask alone.
     All raise ValueError for what the host's network cannot be.
     """
 
@@ -34,6 +38,8 @@ class HostModel:
     rename: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
     told_by: str = ""
     pooled_weight: str = ""
+    rules: tuple[Rule, ...] = ()
+    counts_by_mask: bool = False
     needs: tuple[str, ...] = ()
     adjust: Callable[[comfy.model_base.BaseModel], None] = as_it_is
 

@@ -85,4 +85,5 @@ LUMINA2 = HostModel(
     describe=describe,
     rename=host_names,
     adjust=drop_unused,
+    counts_by_mask=True,
 )

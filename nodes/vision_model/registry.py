@@ -25,7 +25,7 @@ HOST_MODELS: Registry[HostModel] = Registry(
         **dict.fromkeys(("sd1", "ldm", "sdxl", "unet"), UNET),
         **dict.fromkeys(("pixart", "pixart_sigma"), PIXART),
         "sd3": SD3,
-        "flux": FLUX,
+        **dict.fromkeys(("flux", "flux_schnell"), FLUX),
         "chroma": CHROMA,
         "flux2": FLUX2,
         "z_image": Z_IMAGE,
@@ -36,6 +36,11 @@ HOST_MODELS: Registry[HostModel] = Registry(
         "wan": WAN,
     },
 )
+
+
+def counts_by_mask(row: Any) -> bool:
+    """See ``HostModel``."""
+    return row.name in HOST_MODELS and HOST_MODELS[row.name].counts_by_mask
 
 
 def host_model_of(row: Any, what: str) -> HostModel:

@@ -17,7 +17,7 @@ from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 from lavi_bridge.tests.nodes import vision_dits
 from lavi_bridge.tests.nodes import vision_models as vm
-from lavi_bridge.tests.nodes.dit_models import dit_models
+from lavi_bridge.tests.nodes.dit_models import dit_bridges
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
 from lavi_bridge.training.commands import main
@@ -33,15 +33,15 @@ DITS = {
     "t5-large-sd35-medium": ("dit-sd3", "diffusers/stable-diffusion-3.5-medium"),
     "qwen3-0.6b-flux-dev": ("dit-flux", "diffusion_models/flux1-dev.safetensors"),
     "t5-large-chroma": ("dit-chroma", "diffusers/Chroma1-HD"),
-    "qwen3-0.6b-z-image": ("dit-z-image", "diffusion_models/z_image_bf16.safetensors"),
+    "qwen3-0.6b-z-image": ("dit-z_image", "diffusion_models/z_image_bf16.safetensors"),
     "smollm2-lumina2": ("dit-lumina2", "diffusers/Lumina-Image-2.0"),
-    "qwen3-0.6b-qwen-image": ("dit-qwen-image", "diffusion_models/qwen_image_fp8_e4m3fn.safetensors"),
-    "t5-large-aura-flow": ("dit-aura-flow", "diffusers/AuraFlow-v0.3"),
+    "qwen3-0.6b-qwen-image": ("dit-qwen_image", "diffusion_models/qwen_image_fp8_e4m3fn.safetensors"),
+    "t5-large-aura-flow": ("dit-aura_flow", "diffusers/AuraFlow-v0.3"),
     "t5-large-cosmos": ("dit-cosmos", "diffusers/Cosmos-Predict2-2B-Text2Image"),
-    "qwen3-0.6b-anima": ("dit-cosmos", "diffusion_models/anima-base-v1.0.safetensors"),
+    "qwen3-0.6b-anima": ("dit-anima", "diffusion_models/anima-base-v1.0.safetensors"),
     "qwen3-0.6b-flux2-klein": ("dit-flux2", "diffusion_models/flux-2-klein-4b.safetensors"),
     "t5-large-wan": ("dit-wan", "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"),
-    "t5-large-pixart-sigma": ("dit-pixart-sigma", "diffusers/PixArt-Sigma-XL-2-1024-MS"),
+    "t5-large-pixart-sigma": ("dit-pixart_sigma", "diffusers/PixArt-Sigma-XL-2-1024-MS"),
 }
 # Names in workflows/*.json -> the tiny models that stand for them.
 STAND_INS = {
@@ -286,7 +286,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     base.expected |= vision_dits.write(base.models / "diffusers")
     for name in SAMPLED:
         base.sampled(name, encoder)
-    base.expected |= dit_models(base, encoder)
+    base.expected |= dit_bridges(base, encoder)
     for name, ours in STAND_INS.items():
         (base.models / name).symlink_to(base.models / ours)
 

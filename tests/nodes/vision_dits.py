@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from diffusers.models.transformers import transformer_cosmos
 from lavi_bridge.lavi_core.conditioning import Conditioning
-from lavi_bridge.lavi_core.vision import NUM_TIMESTEPS, VISION_TARGETS, Told, cosmos
+from lavi_bridge.lavi_core.vision import NUM_TIMESTEPS, VISION_TARGETS, Told
 from lavi_bridge.tests.training import dits
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 # Name of a folder -> the family of ``dits``, and what of its config is another.
 FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd3": ("sd3", {}),
     "sd3-deep": ("sd3", {"num_layers": 3, "dual_attention_layers": (), "qk_norm": None}),  # blocks are not heads
     "flux": ("flux", {}),
-    "flux-schnell": ("flux schnell", {}),
+    "flux-schnell": ("flux_schnell", {}),
     "chroma": ("chroma", {}),
     "flux2": ("flux2", {"timestep_guidance_channels": 256}),
     "flux2-guided": ("flux2", {"timestep_guidance_channels": 256, "guidance_embeds": True}),
@@ -46,14 +39,9 @@ LEVELS = (0.8, 0.35)  # shares of noise
 def write(folder: Path) -> dict[str, Tensor]:
     """Pipelines in ``folder``; NAME.{x, context, mask, pooled}, and NAME.LEVEL, the prediction; LEVEL.alone, that for
     the prompt without its padding."""
-    with _resize():
-        return _write(folder)
-
-
-def _write(folder: Path) -> dict[str, Tensor]:
     expected: dict[str, Tensor] = {}
     for name, (family, changes) in FOLDERS.items():
-        row = VISION_TARGETS[family.split()[0]]
+        row = VISION_TARGETS[family]
         network = dits.write(family, folder / f"dit-{name}", changes=changes, own_latents=False)
         if name == "anima":
             dits.Flow(shift=3.0).save_pretrained(folder / f"dit-{name}" / "scheduler")
@@ -81,23 +69,6 @@ def _loud(network: Any) -> None:
     for path, parameter in network.named_parameters():
         if re.search(r"\.(to|add)_[qk](_proj)?\.", path):
             parameter.mul_(8)
-
-
-@contextmanager
-def _resize() -> Iterator[None]:
-    """Without torchvision, what diffusers' Cosmos takes from it, and the core refuses to go without: the resizing of a
-    mask of zeros."""
-    if find_spec("torchvision"):
-        yield
-        return
-    nearest = SimpleNamespace(NEAREST="nearest")
-    functional = SimpleNamespace(resize=lambda mask, size, interpolation: interpolate(mask, size, mode=interpolation))
-    transforms = SimpleNamespace(functional=functional, InterpolationMode=nearest)
-    with (
-        patch.object(transformer_cosmos, "transforms", transforms, create=True),
-        patch.object(cosmos, "find_spec", lambda _: True),
-    ):
-        yield
 
 
 def _seeded(seed: int) -> torch.Generator:
