@@ -291,6 +291,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
         (base.models / name).symlink_to(base.models / ours)
 
     (folder / "sites.json").write_text(json.dumps(vm.real_sizes()))
+    (folder / "dit_sizes.json").write_text(json.dumps(vision_dits.real_sizes()))
     whole = (base.bridges / "bert.safetensors").read_bytes()
     (base.bridges / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
     shutil.copytree(

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.lavi_core.vision import NUM_TIMESTEPS, VISION_TARGETS, Told
@@ -30,6 +31,23 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "wan": ("wan", {}),
     "pixart_sigma": ("pixart_sigma", {}),
 }
+SD35_MEDIUM = {"caption_projection_dim": 1536, "pos_embed_max_size": 384, "qk_norm": "rms_norm"}
+KLEIN = {"joint_attention_dim": 7680, "guidance_embeds": False}
+# Families at the sizes of released models, as far as these are not the defaults of diffusers' classes.
+REAL: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("sd3", {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm"}),
+    ("sd3", {"num_layers": 24, "num_attention_heads": 24, "dual_attention_layers": tuple(range(13))} | SD35_MEDIUM),
+    ("flux", {"guidance_embeds": True}),
+    ("flux", {"guidance_embeds": False}),
+    ("chroma", {}),
+    ("flux2", {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24} | KLEIN),
+    ("z_image", {}),
+    ("lumina2", {"cap_feat_dim": 2304}),
+    ("qwen_image", {}),
+    ("aura_flow", {"pos_embed_max_size": 9216}),
+    ("cosmos", {"num_attention_heads": 16, "extra_pos_embed_type": None, "rope_scale": (1.0, 4.0, 4.0)}),
+    ("wan", {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}),
+)
 # Their norms of queries and keys add another number to a variance in ComfyUI (1.2e-7) than in diffusers (1e-6, 1e-5).
 LOUD = ("flux2", "lumina2", "z_image")
 SIZE = (8, 12)  # of the latents: even rows and columns of tokens, not square
@@ -62,6 +80,18 @@ def write(folder: Path) -> dict[str, Tensor]:
                 given[f"{level}{end}"] = row.predict(network, given["x"], t, row.text.hear(heard), told)
         expected |= {f"dit-{name}.{key}": tensor for key, tensor in given.items()}
     return expected
+
+
+def real_sizes() -> list[tuple[dict[str, Any], dict[str, list[int]]]]:
+    """config.json, and name -> shape of each weight, of ``REAL``."""
+    found = []
+    with torch.device("meta"):
+        for family, sizes in REAL:
+            row = VISION_TARGETS[family]
+            network = getattr(diffusers, row.diffusers_class)(**sizes)
+            shapes = {name: list(weight.shape) for name, weight in network.state_dict().items()}
+            found.append(({**network.config, "_class_name": row.diffusers_class}, shapes))
+    return found
 
 
 def _loud(network: Any) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import comfy.model_detection
 import torch
 from check_dits import config_of, folder_of, ours
 from host_side import BASE, check, refused, same_bits, vision_model_
@@ -175,6 +176,37 @@ def weights_without_a_place_and_places_without_weights():
 def bridge_to(target, width=40, pooled=None):
     trained = SimpleNamespace(target=target, model_id=f"the {target}", context_width=width)
     return SimpleNamespace(vision=trained, adapter=SimpleNamespace(pooled_width=pooled))
+
+
+@check
+def at_released_sizes_every_weight_has_its_place():
+    """And the description is what the host's own detection says of such weights, as far as that says it."""
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    sizes = json.loads((Path(BASE) / "dit_sizes.json").read_text())
+    assert len(sizes) == 12
+    for config, shapes in sizes:
+        row = vision.target_of(config)
+        host_model = registry_.HOST_MODELS[row.name]
+        if not host_model.is_here:
+            continue
+        space = vision.LatentSpace(row.latent_scale, row.latent_shift)
+        said = host_model.describe(config, flow | {"use_karras_sigmas": row.name == "cosmos"}, row, space)
+        told = said.unet_config.copy()
+        said.set_inference_dtype(torch.bfloat16, None)
+        model = said.get_model({}, "", device=torch.device("meta"))
+        host_model.adjust(model)
+        state = host_model.rename({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, told)
+        expected = {key: weight.shape for key, weight in model.diffusion_model.state_dict().items()}
+        assert {key: weight.shape for key, weight in state.items()} == expected, row.name
+        detected = comfy.model_detection.detect_unet_config(state, "")
+        stock = comfy.model_detection.model_config_from_unet_config(detected, state)
+        assert type(said) is type(stock) and said.memory_usage_factor == stock.memory_usage_factor
+        assert said.sampling_settings == stock.sampling_settings
+        assert said.supported_inference_dtypes == stock.supported_inference_dtypes
+        other = {key for key in told.keys() & detected.keys() if told[key] != detected[key]}
+        if row.name == "flux2" and detected["num_heads"] == 48:  # older hosts take klein for Flux.2 dev
+            other.discard("num_heads")
+        assert other <= {"ffn_dim_multiplier", "axes_lens"}, (row.name, other)  # rounded otherwise; not used
 
 
 @check
