@@ -66,10 +66,10 @@ STAND_INS = {
     "LLM/SmolLM2-135M": "LLM/tiny-bert",
     "vae/AuraFlow-v0.3_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/PixArt-Sigma-XL-2-1024-MS_vae.safetensors": "vae/tiny-taesd.safetensors",
-    "vae/flux2-vae.safetensors": "vae/tiny-taesd-128.safetensors",
     **dict.fromkeys(
         (
             "vae/ae.safetensors",
+            "vae/flux2-vae.safetensors",
             "vae/qwen_image_vae.safetensors",
             "vae/stable-diffusion-3.5-medium_vae.safetensors",
             "vae/wan_2.1_vae.safetensors",
@@ -275,7 +275,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     base = Base(folder / "models")
     for name in ("lavi_bridges", "vae", "loras", "diffusers", "diffusion_models", "checkpoints", "LLM"):
         (base.models / name).mkdir(parents=True)
-    for channels, name in ((4, "tiny-taesd"), (16, "tiny-taesd-16"), (128, "tiny-taesd-128")):
+    for channels, name in ((4, "tiny-taesd"), (16, "tiny-taesd-16")):
         save_file(vm.taesd(channels), base.models / "vae" / f"{name}.safetensors")
     golden_bridges(base)
     unet = unets(base)
