@@ -12,6 +12,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import comfy.model_detection
 import torch
@@ -64,19 +65,19 @@ def shards_are_one_model():
     state = load_file(folder_of("sd3") / "transformer" / WEIGHTS)
     names = sorted(state)
     with changed("sd3") as folder:
-        network, shards = folder / "transformer", {}
+        network = folder / "transformer"
         (network / WEIGHTS).unlink()
-        for i, part in enumerate((names[::2], names[1::2]), 1):
-            file = f"diffusion_pytorch_model-0000{i}-of-00002.safetensors"
-            save_file({key: state[key].clone() for key in part}, network / file)
-            shards |= dict.fromkeys(part, file)
+        files = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+        shards = {key: files[i % 2] for i, key in enumerate(names)}
+        for file in files:
+            save_file({key: state[key].clone() for key in names if shards[key] == file}, network / file)
         for index in ("index", "index.fp16"):  # the list of a variant is named so
             (network / f"{WEIGHTS}.{index}.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
             assert same_bits(whole, vision_model_.load(folder).model.state_dict())
             (network / f"{WEIGHTS}.{index}.json").unlink()
         (network / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": shards}))
-        (network / file).unlink()
-        refused(["1 of 2 shards", file], vision_model_.load, folder)
+        (network / files[1]).unlink()
+        refused(["1 of 2 shards", files[1]], vision_model_.load, folder)
 
 
 @check
@@ -143,7 +144,7 @@ def float16_is_for_those_whose_class_has_it():
 
 @check
 def a_transformer_that_the_host_cannot_be():
-    for name, change in (
+    wrong: tuple[tuple[str, dict[str, Any]], ...] = (
         ("sd3", {"attention_head_dim": 32}),
         ("sd3", {"qk_norm": "layer_norm"}),
         ("flux", {"axes_dims_rope": [16, 16, 16]}),
@@ -155,7 +156,8 @@ def a_transformer_that_the_host_cannot_be():
         ("aura_flow", {"caption_projection_dim": 96}),
         ("cosmos", {"extra_pos_embed_type": "learnable"}),
         ("wan", {"image_dim": 1280}),
-    ):
+    )
+    for name, change in wrong:
         if name in here():
             with changed(name, **change) as folder:
                 refused(["transformer", "ComfyUI", str(*change.values())], vision_model_.load, folder)
@@ -212,7 +214,7 @@ def at_released_sizes_every_weight_has_its_place():
 @check
 def a_bridge_fits_its_own_transformer_alone():
     """Kind, width and pooled vector, each in one sentence with both sides; Flux.1's bridges fit dev and schnell."""
-    pooled = dict.fromkeys(("sd3", "flux", "flux-schnell"), 24)
+    pooled: dict[str, int] = dict.fromkeys(("sd3", "flux", "flux-schnell"), 24)
     models = {name: ours(name) for name in here()}
     for name, model in models.items():
         own = bridge_to(row_of(name).name, pooled=pooled.get(name))
