@@ -224,7 +224,8 @@ def a_bridge_fits_its_own_transformer_alone():
         other = None if name in pooled else 12
         words = ["no pooled vector", f"width {pooled.get(name, 12)}"]
         refused(words, vision_model_.refuse_misfit, model, "own", bridge_to(row_of(name).name, pooled=other))
-        for target in {row_of(one).name for one in models} - {row_of(name).name}:
+        kin = {"flux", "flux_schnell"} if name.startswith("flux") and name != "flux2" else {row_of(name).name}
+        for target in {row_of(one).name for one in models} - kin:
             words = [f"the {target}", type(model.model).__name__, f"load the {target}"]
             refused(words, vision_model_.refuse_misfit, model, "own", bridge_to(target, pooled=pooled.get(target)))
 
