@@ -13,7 +13,7 @@ from torch import Tensor
 class HiddenStates(NamedTuple):
     """What a language model says."""
 
-    states: Tensor  # [B T D] float
+    states: Tensor  # [B T D] float; where several layers are handed on, they lie side by side on the width
     mask: Tensor  # [B T] bool, True = a real token
 
 
