@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PROMPT = "{prompt}"
+WhichStates = Literal["last", "last_before_norm", "normalized_mean", "learned_mean"] | int | tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,7 @@ class PromptRecipe:
     add_special_tokens: bool = True
     language_mask: bool = True
     vision_mask: bool = False
-    hidden_states: Literal["last", "last_before_norm", "normalized_mean", "learned_mean"] | int | tuple[int, ...] = (
-        "last"
-    )
+    hidden_states: WhichStates = "last"
     cut_template: bool = False
 
     def __post_init__(self) -> None:
