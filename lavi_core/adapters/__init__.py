@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import AdapterConfig
 from ..registry import Registry
-from .adapter import Adapter, check_options
+from .adapter import OPTIONS, Adapter, check_options
 from .attention import HEAD_WIDTH
 from .identity import IdentityAdapter
 from .linear import LinearAdapter
@@ -66,6 +66,7 @@ def inner_width(in_width: int, out_width: int) -> int:
 
 __all__ = [
     "ADAPTERS",
+    "OPTIONS",
     "Adapter",
     "IdentityAdapter",
     "LinearAdapter",
