@@ -70,10 +70,11 @@ class Bridge(nn.Module):
         """Prompts -> Conditioning, on the language model's device. Each is encoded as if it were alone: where
         padding to the longest would change it, prompts go one by one, and a mask leaves out what fills them up.
 
-        timestep: [] as ``Adapter.forward`` has it. Raises ValueError where the adapter needs one and there is none.
+        timestep: [] or [B], see ``Adapter.forward``. Raises ValueError where the adapter needs one and there is none.
         """
         if self.config.prompt.varies_with_batch and len(prompts) > 1:
-            return stack([self([prompt], timestep) for prompt in prompts])
+            times = [None] * len(prompts) if timestep is None else timestep.expand(len(prompts))
+            return stack([self([prompt], time) for prompt, time in zip(prompts, times, strict=True)])
         return self.adapt(self.hear(prompts), timestep)
 
     def heard(self, prompts: Sequence[str]) -> Heard:

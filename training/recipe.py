@@ -22,7 +22,7 @@ class LanguageSection:
     ``training/models/named.py`` knows. train: "lora" is the paper's;
     "full" trains every weight (a vision model's own small encoder); "frozen" is the "w/o LoRA" ablation: what the model
     says is then computed before the first step and kept on disk, beside the latents, up to ``states_gb`` (0 = not at
-    all, and the model stays in memory).
+    all, and the model stays in memory). Several layers take as many times the room.
     """
 
     model: str

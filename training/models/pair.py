@@ -61,8 +61,7 @@ class Pair(nn.Module):
         self.adapter = adapters.build(self.adapter_config)
         # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended.
         self.hearing = replace(recipe.prompt, vision_mask=True) if self.adapter.own_tokens else recipe.prompt
-        given = {"max_length": self.adapter_config.tokens, "vision_mask": False} if self.adapter.own_tokens else {}
-        vision.row.text.check(replace(recipe.prompt, **given), vision.model_id)
+        vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens)
         self.network = vision.network
         # Of the weights as they came: a frozen model's is what is computed in.
         self.dtypes = {"language": _dtype(encoder.model), "vision": _dtype(vision.network)}

@@ -168,3 +168,14 @@ def test_options_that_do_not_fit_are_refused(kind: str, options: dict[str, Any],
 def test_a_kind_is_not_built_without_its_options() -> None:
     with pytest.raises(ValueError, match=r"adapter\.tokens is not given, the adapter 'resampler' is not built without"):
         adapters.build(AdapterConfig(kind="resampler", in_width=12, inner_width=10, out_width=10))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [("linear", 787_200), ("resampler", 43_376_384), ("timestep_resampler", 66_037_760), ("refiner", 14_966_528)],
+)
+def test_the_sizes_between_t5_large_and_sd14(kind: str, parameters: int) -> None:
+    """As training/README.md has them."""
+    with torch.device("meta"):
+        adapter = adapters.build(adapters.configure(kind, in_width=1024, out_width=768))
+    assert sum(p.numel() for p in adapter.parameters()) == parameters

@@ -31,6 +31,12 @@ def ours(name: str) -> str:
     return found
 
 
+def test_the_published_connector_has_as_many_parameters() -> None:
+    config = adapters.configure("timestep_resampler", in_width=2048, out_width=768, heads=8, outer_norms=False)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in adapters.build(config).parameters()) == 66_820_608
+
+
 def test_the_same_numbers_at_three_timesteps() -> None:
     case, expected = json.loads((GOLDEN / "case.json").read_text()), load_file(GOLDEN / "expected.safetensors")
     assert case["time_embed_dim"] == case["width"]  # as in the published connector

@@ -75,7 +75,7 @@ def test_the_adapter_hears_what_the_network_hears_and_the_language_model_is_aske
     vision = pipeline.vision
 
     def adapt(self, hidden, timestep=None):
-        heard.append((len(hidden.states), float(timestep)))
+        heard.append((len(hidden.states), float("nan" if timestep is None else timestep)))
         return forward(self, hidden, timestep)
 
     monkeypatch.setattr(Adapter, "forward", adapt)
@@ -135,6 +135,8 @@ def test_a_prompt_in_company_is_what_it_is_alone(
         together = made.adapt(made.hear(PROMPTS), t)
         whole = torch.ones(together.context.shape[:2], dtype=torch.bool)
         mask = whole if together.mask is None else together.mask
+        called = made(PROMPTS, torch.tensor([700.0, 700.0]))
+        torch.testing.assert_close(called.context[mask], together.context[mask], rtol=1e-4, atol=1e-5)
         for row, prompt in enumerate(PROMPTS):
             alone = made([prompt], t).context[0]
             torch.testing.assert_close(together.context[row][mask[row]], alone, rtol=1e-4, atol=1e-5)
