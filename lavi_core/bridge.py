@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import adapters
 from . import lora as _lora
 from .adapters import Adapter
 from .checkpoint import BridgeCheckpoint
-from .conditioning import Conditioning, HiddenStates, stack
+from .conditioning import Conditioning, Heard, HiddenStates, TimedConditioning, stack, stack_states
 from .config import BridgeConfig, LanguageConfig
 from .language import TextEncoder, TokenBatch
 from .language.facts import differing
@@ -66,25 +66,46 @@ class Bridge(nn.Module):
             encoder.lora = _LORA_MODES[lora](encoder.model, checkpoint.language_lora, strength)
         return bridge.eval()
 
-    def forward(self, prompts: Sequence[str]) -> Conditioning:
+    def forward(self, prompts: Sequence[str], timestep: Tensor | None = None) -> Conditioning:
         """Prompts -> Conditioning, on the language model's device. Each is encoded as if it were alone: where
-        padding to the longest would change it, prompts go one by one, and a mask leaves out what fills them up."""
+        padding to the longest would change it, prompts go one by one, and a mask leaves out what fills them up.
+
+        timestep: [] or [B], see ``Adapter.forward``. Raises ValueError where the adapter needs one and there is none.
+        """
         if self.config.prompt.varies_with_batch and len(prompts) > 1:
-            return stack([self([prompt]) for prompt in prompts])
+            times = [None] * len(prompts) if timestep is None else timestep.expand(len(prompts))
+            return stack([self([prompt], time) for prompt, time in zip(prompts, times, strict=True)])
+        return self.adapt(self.hear(prompts), timestep)
+
+    def heard(self, prompts: Sequence[str]) -> Heard:
+        """What a sampler takes: the conditioning of the prompts, or, of an adapter that hears the timestep, what gives
+        it at each."""
+        return TimedConditioning(self.hear(prompts), self.adapt) if self.adapter.hears_timestep else self(prompts)
+
+    def hear(self, prompts: Sequence[str]) -> HiddenStates:
+        """What the language model says of prompts, each as if it were alone, for ``adapt`` at any timestep."""
+        if self.config.prompt.varies_with_batch and len(prompts) > 1:
+            return stack_states([self.hear([prompt]) for prompt in prompts])
         tokens = self.encoder.tokenize(prompts, self.config.prompt)
-        return self.encode_tokens(tokens.to(self.encoder.computes_on))
+        return self.encoder(tokens.to(self.encoder.computes_on), self.config.prompt)
 
-    def encode_tokens(self, tokens: TokenBatch) -> Conditioning:
+    def encode_tokens(self, tokens: TokenBatch, timestep: Tensor | None = None) -> Conditioning:
         """Tokens -> Conditioning, on the tokens' device."""
-        return self.adapt(self.encoder(tokens, self.config.prompt))
+        return self.adapt(self.encoder(tokens, self.config.prompt), timestep)
 
-    def adapt(self, hidden: HiddenStates) -> Conditioning:
+    def adapt(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
         """Hidden states -> Conditioning. The adapter runs in float32, whatever the language model's dtype and whatever
-        autocast is on. The mask is passed on only where the recipe gives it to the vision model."""
+        autocast is on. The mask is passed on only where the recipe gives it to the vision model, or where it leaves out
+        what ``hear`` has filled up.
+
+        timestep: [] or [B], see ``Adapter.forward``; an adapter that does not hear it leaves it alone.
+        """
         with torch.autocast(hidden.states.device.type, enabled=False):
-            conditioning: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask))
+            conditioning: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask), timestep)
         check_finite(conditioning)
-        return conditioning if self.config.prompt.vision_mask else replace(conditioning, mask=None)
+        recipe, mask = self.config.prompt, conditioning.mask
+        filled = recipe.varies_with_batch and mask is not None and not bool(mask.all())
+        return conditioning if recipe.vision_mask or filled else replace(conditioning, mask=None)
 
 
 def check_finite(conditioning: Conditioning) -> None:

@@ -1,8 +1,8 @@
-"""The two dataclasses passed on: a language model's hidden states, and the conditioning of a vision model."""
+"""What is passed on: a language model's hidden states, and the conditioning of a vision model, fixed or in time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 class HiddenStates(NamedTuple):
     """What a language model says."""
 
-    states: Tensor  # [B T D] float
+    states: Tensor  # [B T D] float; where several layers are handed on, they lie side by side on the width
     mask: Tensor  # [B T] bool, True = a real token
 
 
@@ -24,6 +24,41 @@ class Conditioning:
     context: Tensor  # [B T C] float
     mask: Tensor | None = None  # [B T] bool; None = every position is attended
     pooled: Tensor | None = None  # [B P] float
+
+
+@dataclass(frozen=True)
+class TimedConditioning:
+    """What an adapter that hears the timestep makes of hidden states, another ``Conditioning`` at each timestep; the
+    language model has spoken once.
+
+    adapt: (states, timestep) -> Conditioning, see ``Bridge.adapt``. rows: which row of the states each row of the
+    conditioning is made of; None = each of its own.
+    """
+
+    hidden: HiddenStates
+    adapt: Callable[[HiddenStates, Tensor], Conditioning]
+    rows: Tensor | None = None  # [B] long
+
+    def at(self, timestep: Tensor) -> Conditioning:
+        """timestep: [] or one for each row of the states, as ``Adapter.forward`` has it."""
+        found, rows = self.adapt(self.hidden, timestep), self.rows
+        if rows is None:
+            return found
+        mask, pooled = (None if part is None else part[rows] for part in (found.mask, found.pooled))
+        return Conditioning(found.context[rows], mask, pooled)
+
+
+Heard = Conditioning | TimedConditioning
+
+
+def stack_states(parts: Sequence[HiddenStates]) -> HiddenStates:
+    """Batches of states as one batch: zeros behind the shorter ones, which the mask leaves out."""
+    counts, width = [len(part.mask) for part in parts], max(part.mask.shape[1] for part in parts)
+    states = parts[0].states.new_zeros(sum(counts), width, parts[0].states.shape[2])
+    mask = parts[0].mask.new_zeros(sum(counts), width)
+    for part, rows, masks in zip(parts, states.split(counts), mask.split(counts), strict=True):
+        rows[:, : part.mask.shape[1]], masks[:, : part.mask.shape[1]] = part
+    return HiddenStates(states, mask)
 
 
 def stack(parts: Sequence[Conditioning]) -> Conditioning:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from .prompt import PromptRecipe
 
-SCHEMA = 2  # 2: facts of the language model
+SCHEMA = 3  # 2: facts of the language model. 3: options of adapters, several layers
 
 T = TypeVar("T")
 
@@ -92,13 +92,31 @@ class LanguageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """kind: a row of ``adapters.ADAPTERS``; widths in the authors' order (in, inner, out)."""
+    """kind: a row of ``adapters.ADAPTERS``; widths in the authors' order (in, inner, out).
+
+    layers: how many of the language model's layers each state holds side by side, each of ``in_width``, of which the
+        adapter learns a mean; None = one state.
+    The others are None for kinds that do not have them. tokens: given out, whatever number comes in. depth: blocks.
+    heads: of attention. outer_norms: LayerNorm of what comes in and of what is given. timestep_channels: of the
+    sinusoids that the timestep becomes.
+    """
 
     kind: str
     in_width: int
     inner_width: int
     out_width: int
     pooled_width: int | None = None
+    layers: int | None = None
+    tokens: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    outer_norms: bool | None = None
+    timestep_channels: int | None = None
+
+    @property
+    def state_width(self) -> int:
+        """Of the states that are handed to it."""
+        return self.in_width * (self.layers or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +162,17 @@ class BridgeConfig:
             raise ValueError(
                 f"this bridge has schema {self.schema}, this version reads up to {SCHEMA}; update the pack"
             )
-        if self.adapter.in_width != self.language.hidden_size:
+        wanted = self.language.num_layers if self.prompt.hidden_states == "learned_mean" else None
+        if self.adapter.layers != wanted:
+            raise ValueError(
+                f"the adapter takes {self.adapter.layers or 'no'} layers for a learned mean, the prompt recipe hands "
+                f"it {wanted or 'none'} (hidden_states = {self.prompt.hidden_states!r})"
+            )
+        given = self.language.hidden_size * self.prompt.stacked
+        if self.adapter.in_width != given:
             raise ValueError(
                 f"the adapter takes width {self.adapter.in_width}, the language model {self.language.model_id} "
-                f"gives {self.language.hidden_size}"
+                f"gives {given}"
             )
         if self.adapter.out_width != self.vision.context_width:
             raise ValueError(

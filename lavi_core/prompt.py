@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PROMPT = "{prompt}"
+WhichStates = Literal["last", "last_before_norm", "normalized_mean", "learned_mean"] | int | tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,9 @@ class PromptRecipe:
     hidden_states: "last" = the output after the final norm; "last_before_norm" = the last layer's output before it
         (Qwen-Image's and Flux.2's); an int = that entry of the model's hidden states
         (0 = embeddings, negative counts from the end, before the final norm except for the last entry);
-        "normalized_mean" = the mean over all layers' outputs, each layer-normalised first (arXiv 2506.08210).
+        a list of such numbers = those entries side by side, on the width (Flux.2 hears Qwen3's 9, 18 and 27);
+        "normalized_mean" = the mean over all layers' outputs, each layer-normalised first (arXiv 2506.08210);
+        "learned_mean" = the same with weights that the adapter learns (arXiv 2512.15560), which is handed all of them.
     cut_template: tokens of the template are cut from the states; how many is computed by tokenising, never stored.
     """
 
@@ -37,7 +40,7 @@ class PromptRecipe:
     add_special_tokens: bool = True
     language_mask: bool = True
     vision_mask: bool = False
-    hidden_states: Literal["last", "last_before_norm", "normalized_mean"] | int = "last"
+    hidden_states: WhichStates = "last"
     cut_template: bool = False
 
     def __post_init__(self) -> None:
@@ -45,6 +48,15 @@ class PromptRecipe:
             raise ValueError(f"a prompt template holds {PROMPT} exactly once, this one does not: {self.template!r}")
         if self.max_length < 1:
             raise ValueError(f"max_length must be at least 1 token, got {self.max_length}")
+        if self.hidden_states == ():
+            raise ValueError(
+                "hidden_states is an empty list: name the hidden states that are heard, such as [9, 18, 27]"
+            )
+
+    @property
+    def stacked(self) -> int:
+        """How many hidden states lie side by side on the width of the adapter's input."""
+        return len(self.hidden_states) if isinstance(self.hidden_states, tuple) else 1
 
     @property
     def varies_with_batch(self) -> bool:

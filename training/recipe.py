@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..lavi_core.adapters import ADAPTERS
+from ..lavi_core.adapters import ADAPTERS, check_options
 from ..lavi_core.config import from_dict
 from ..lavi_core.prompt import PromptRecipe
 
@@ -22,7 +22,7 @@ class LanguageSection:
     ``training/models/named.py`` knows. train: "lora" is the paper's;
     "full" trains every weight (a vision model's own small encoder); "frozen" is the "w/o LoRA" ablation: what the model
     says is then computed before the first step and kept on disk, beside the latents, up to ``states_gb`` (0 = not at
-    all, and the model stays in memory).
+    all, and the model stays in memory). Several layers take as many times the room.
     """
 
     model: str
@@ -36,11 +36,25 @@ class LanguageSection:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSection:
-    """kind: a row of ``lavi_core.adapters.ADAPTERS``. inner_width: None = the authors' rule, (in + out) / 2."""
+    """kind: a row of ``lavi_core.adapters.ADAPTERS``. inner_width: None = the authors' rule, (in + out) / 2; of kinds
+    with attention the width of what is given. tokens, depth, heads: see ``AdapterConfig``, None = the kind's own
+    default; refused for a kind that does not have them.
+
+    layer_learning_rate: of the weights of ``prompt.hidden_states = "learned_mean"``, numbers before a softmax;
+    freeze_layer_weights: the step from which on they stay as they are, after alignment; None = never.
+    """
 
     kind: str = "mlp"
     inner_width: int | None = None
+    tokens: int | None = None
+    depth: int | None = None
+    heads: int | None = None
     learning_rate: float = 1e-4
+    layer_learning_rate: float = 1e-2
+    freeze_layer_weights: int | None = None
+
+    def options(self) -> dict[str, int | None]:
+        return {"tokens": self.tokens, "depth": self.depth, "heads": self.heads}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +254,8 @@ class Recipe:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
-        ADAPTERS[self.adapter.kind]
+        check_options(self.adapter.kind, ADAPTERS[self.adapter.kind].options, self.adapter.options())
+        self._check_freezing()
         if self.prompt.varies_with_batch:
             deaf = "vision" if self.prompt.language_mask else "language"
             raise ValueError(
@@ -255,6 +270,23 @@ class Recipe:
             raise ValueError(
                 f"optimizer.kind = 'schedule_free' takes the place of a schedule, got {self.optimizer.schedule!r}: "
                 "set optimizer.schedule = 'constant'"
+            )
+
+    def _check_freezing(self) -> None:
+        step = self.adapter.freeze_layer_weights
+        if step is None:
+            return
+        if step < 1:
+            raise ValueError(f"adapter.freeze_layer_weights is a step from 1 on, got {step}")
+        if self.prompt.hidden_states != "learned_mean":
+            raise ValueError(
+                f"adapter.freeze_layer_weights is {step}, but no weights of layers are learnt: set "
+                'prompt.hidden_states = "learned_mean", or leave it out'
+            )
+        if self.optimizer.kind == "schedule_free":
+            raise ValueError(
+                "optimizer.kind = 'schedule_free' goes on averaging what it trained, so it cannot freeze: leave out "
+                "adapter.freeze_layer_weights, or take 'adamw'"
             )
 
     def plain(self) -> dict[str, Any]:

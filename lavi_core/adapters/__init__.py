@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..config import AdapterConfig
 from ..registry import Registry
-from .adapter import Adapter
+from .adapter import OPTIONS, Adapter, check_options
+from .attention import HEAD_WIDTH
 from .identity import IdentityAdapter
 from .linear import LinearAdapter
 from .mlp import MLPAdapter
+from .refiner import RefinerAdapter
+from .resampler import ResamplerAdapter
+from .timestep_resampler import TimestepResamplerAdapter
 
 ADAPTERS: Registry[type[Adapter]] = Registry(
-    "adapter", {"mlp": MLPAdapter, "linear": LinearAdapter, "identity": IdentityAdapter}
+    "adapter",
+    {
+        "mlp": MLPAdapter,
+        "linear": LinearAdapter,
+        "identity": IdentityAdapter,
+        "resampler": ResamplerAdapter,
+        "timestep_resampler": TimestepResamplerAdapter,
+        "refiner": RefinerAdapter,
+    },
 )
 
 
@@ -19,9 +33,49 @@ def build(config: AdapterConfig) -> Adapter:
     return ADAPTERS[config.kind](config)
 
 
+def configure(
+    kind: str,
+    *,
+    in_width: int,
+    out_width: int,
+    inner: int | None = None,
+    pooled_width: int | None = None,
+    layers: int | None = None,
+    **options: Any,
+) -> AdapterConfig:
+    """The config of an adapter between two widths; what is None is filled in: the kind's own defaults, the authors'
+    inner width, or of kinds with attention the width that is given, and heads of 64 channels.
+
+    Raises ValueError for an option that the kind does not have.
+    """
+    known = ADAPTERS[kind].options
+    check_options(kind, known, options)
+    if inner is None:
+        inner = out_width if "heads" in known else inner_width(in_width, out_width)
+    values = dict(known) | {name: value for name, value in options.items() if value is not None}
+    if "heads" in known and values["heads"] is None:
+        values["heads"] = max(1, inner // HEAD_WIDTH)
+    widths = {"in_width": in_width, "inner_width": inner, "out_width": out_width, "pooled_width": pooled_width}
+    return AdapterConfig(kind=kind, layers=layers, **widths, **values)
+
+
 def inner_width(in_width: int, out_width: int) -> int:
     """The authors' choice in all three released bridges: half of the two widths' sum."""
     return (in_width + out_width) // 2
 
 
-__all__ = ["ADAPTERS", "Adapter", "IdentityAdapter", "LinearAdapter", "MLPAdapter", "build", "inner_width"]
+__all__ = [
+    "ADAPTERS",
+    "OPTIONS",
+    "Adapter",
+    "IdentityAdapter",
+    "LinearAdapter",
+    "MLPAdapter",
+    "RefinerAdapter",
+    "ResamplerAdapter",
+    "TimestepResamplerAdapter",
+    "build",
+    "check_options",
+    "configure",
+    "inner_width",
+]

@@ -1,28 +1,90 @@
-"""The base class of adapters: hidden states in, conditioning out, and an optional head for a pooled vector."""
+"""The base class of adapters: hidden states in, conditioning out; a learned mean before, a pooled head beside."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning, HiddenStates
 from ..config import AdapterConfig
+from .layer_mean import LayerMean
+
+OPTIONS = (
+    "tokens",
+    "depth",
+    "heads",
+    "outer_norms",
+    "timestep_channels",
+)  # of AdapterConfig, that only some kinds have
 
 
 class Adapter(nn.Module):
-    """A kind of adapter says how one token's state becomes one token's context (``context``); the rest is here."""
+    """A kind of adapter says how states become a context: token by token (``context``), or all of a prompt's together
+    (``attend``); the rest is here.
+
+    hears_timestep: the context is another at each timestep, so ``forward`` has to be given one. own_tokens: what it
+    gives are tokens of its own, ``config.tokens`` of them, all to be attended; it hears real tokens alone, whatever the
+    prompt recipe says of the vision model's mask. options: those of ``OPTIONS`` that it has, with their defaults;
+    None = from the widths, see ``adapters.configure``.
+    """
+
+    hears_timestep = False
+    own_tokens = False
+    options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: AdapterConfig):
         super().__init__()
+        check_options(config.kind, self.options, {name: getattr(config, name) for name in OPTIONS}, whole=True)
         self.config = config
+        self.layer_mean = None if config.layers is None else LayerMean(config.layers)
         self.pooled = None if config.pooled_width is None else PooledHead(config.in_width, config.pooled_width)
 
     def context(self, states: Tensor) -> Tensor:
-        """[B T D] -> [B T C]"""
+        """Token by token. [B T D] -> [B T C]"""
         raise NotImplementedError
 
-    def forward(self, hidden: HiddenStates) -> Conditioning:
+    def attend(self, hidden: HiddenStates, timestep: Tensor | None) -> Tensor:
+        """All tokens of a prompt together. states [B T D], mask [B T] -> [B T C], of own tokens [B N C].
+
+        timestep: as ``forward`` has it, never None where ``hears_timestep``.
+        """
+        return self.context(hidden.states)
+
+    def forward(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
+        """states: [B T D], or [B T L*D] where the config has ``layers``; float32.
+
+        timestep: [B], or [] for all, of any number type: what the vision model itself is told in training, 0 (data) to
+        1000 (noise). Of DDPM models the index of the noise level (ELLA, arXiv 2403.05135, hears that one), of flows
+        1000 times the share of noise, not rounded. Kinds that do not hear it leave it alone. Raises ValueError where
+        one is needed.
+        """
+        if self.hears_timestep and timestep is None:
+            raise ValueError(
+                f"the adapter {self.config.kind!r} gives another context at each timestep and was told none: give the "
+                "timestep (0 to 1000), at every step of a sampler"
+            )
+        if self.layer_mean is not None:
+            hidden = hidden._replace(states=self.layer_mean(hidden.states))
         pooled = None if self.pooled is None else self.pooled(hidden)
-        return Conditioning(self.context(hidden.states), hidden.mask, pooled)
+        return Conditioning(self.attend(hidden, timestep), None if self.own_tokens else hidden.mask, pooled)
+
+
+def check_options(kind: str, known: Mapping[str, Any], given: Mapping[str, Any], whole: bool = False) -> None:
+    """Raise ValueError for a value of ``given`` that is not None and whose name the kind does not know, or that is less
+    than 1. whole: also for one that it knows and is not given."""
+    for name, value in given.items():
+        if value is not None and name not in known:
+            has = f"has {', '.join(known)}" if known else "has none of the kind"
+            raise ValueError(
+                f"adapter.{name} is {value}, the adapter {kind!r} {has}: leave it out, or take another kind"
+            )
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ValueError(f"adapter.{name} must be at least 1, got {value}")
+        if value is None and name in known and whole:
+            raise ValueError(f"adapter.{name} is not given, the adapter {kind!r} is not built without it")
 
 
 class PooledHead(nn.Module):

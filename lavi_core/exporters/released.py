@@ -41,6 +41,11 @@ def to_released(checkpoint: BridgeCheckpoint, encoder: TextEncoder, network: nn.
     adapter = config.adapter
     if adapter.kind != KIND:
         raise ValueError(f"the bridge has the adapter {adapter.kind!r}, the authors' layout holds {KIND!r} alone")
+    if adapter.layers is not None or config.prompt.stacked > 1:
+        raise ValueError(
+            f"the bridge hears several layers (hidden_states = {config.prompt.hidden_states!r}), the authors' scripts "
+            "hand on one"
+        )
     if adapter.pooled_width is not None:
         raise ValueError(
             f"the bridge gives a pooled vector of width {adapter.pooled_width}, the authors' adapter makes none"

@@ -96,7 +96,8 @@ def _read_adapter(folder: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     for name in WIDTHS.values():
         if name not in state:
             raise ValueError(f"{file} has no tensor {name}, so it is no adapter of the authors'")
-    config = AdapterConfig(kind="mlp", **{width: state[name].shape[0] for width, name in WIDTHS.items()})
+    widths: dict[str, Any] = {width: state[name].shape[0] for width, name in WIDTHS.items()}
+    config = AdapterConfig(kind="mlp", **widths)
     with torch.device("meta"):
         wanted = {name: list(tensor.shape) for name, tensor in adapters.build(config).state_dict().items()}
     for name in wanted | state:

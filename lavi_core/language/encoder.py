@@ -197,7 +197,8 @@ class TextEncoder(nn.Module):
         inputs = self._inputs(ids, mask if recipe.language_mask else None, recipe.padding_side == "left")
         with nullcontext() if isinstance(tokens.ids, FakeTensor) else told_plainly(self.config.model_id, self.dtype):
             states = read_states(lambda: self.model(**inputs), self.layers(), recipe.hidden_states)
-        expected = (*ids.shape, self.config.hidden_size)
+        stacked = self.config.num_layers if recipe.hidden_states == "learned_mean" else recipe.stacked
+        expected = (*ids.shape, self.config.hidden_size * stacked)
         if states.shape == expected:
             states = states[:, : tokens.ids.shape[1]]
         else:
@@ -294,7 +295,7 @@ class TextEncoder(nn.Module):
                 )
         if recipe.hidden_states == "last":
             return
-        part = "inputs" if isinstance(recipe.hidden_states, int) else "outputs"
+        part = "outputs" if isinstance(recipe.hidden_states, str) else "inputs"
         if part not in self._layers_differ:
             self._layers_differ[part] = self._probe_layers(part)
         if self._layers_differ[part] is not None:

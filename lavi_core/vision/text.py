@@ -34,15 +34,17 @@ class TextRule:
     side: Literal["left", "right"] = "right"
     longest: int | None = None
 
-    def check(self, prompt: PromptRecipe, name: str) -> None:
-        """Raise ValueError for a prompt recipe that the network of this name cannot hear."""
+    def check(self, prompt: PromptRecipe, name: str, tokens: int | None = None) -> None:
+        """Raise ValueError for a prompt recipe that the network of this name cannot hear. tokens: that an adapter gives
+        of its own, all of them to be attended; None = the prompt's."""
         longest = self.longest or self.length
-        if longest is not None and prompt.max_length > longest:
+        key, given = ("prompt.max_length", prompt.max_length) if tokens is None else ("adapter.tokens", tokens)
+        if longest is not None and given > longest:
             raise ValueError(
-                f"prompt.max_length is {prompt.max_length}, the vision model ({name}) hears at most {longest} tokens: "
-                f"set prompt.max_length = {longest} or less"
+                f"{key} is {given}, the vision model ({name}) hears at most {longest} tokens: set {key} = {longest} or "
+                "less"
             )
-        if self.masked == "refused" and prompt.vision_mask:
+        if self.masked == "refused" and prompt.vision_mask and tokens is None:
             raise ValueError(
                 f"prompt.vision_mask is true, the vision model ({name}) takes no mask and attends to every token: set "
                 "prompt.vision_mask = false"

@@ -51,6 +51,20 @@ def test_json_there_and_back():
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt__hidden_states": [9, 18, 27], "adapter__in_width": 3072},
+        {"prompt__hidden_states": "learned_mean", "adapter__layers": 24},
+        {"adapter__kind": "resampler", "adapter__tokens": 77, "adapter__outer_norms": False},
+    ],
+)
+def test_several_layers_and_options_of_adapters_there_and_back(change):
+    config = from_dict(BridgeConfig, plain(**change))
+    assert from_dict(BridgeConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert hash(config.prompt) and config.adapter.state_width == config.adapter.in_width * (config.adapter.layers or 1)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"prompt__lenght": 7}, r"unknown key prompt.lenght; known here: template, max_length"),
@@ -64,9 +78,18 @@ def test_json_there_and_back():
         ({"prompt__max_length": 0}, "max_length must be at least 1 token"),
         ({"vision__objective": "x0"}, "vision.objective = 'x0'; it must be one of"),
         ({"language": 3}, "language = 3; it must be a table"),
-        ({"schema": 3}, "this bridge has schema 3, this version reads up to 2; update the pack"),
+        ({"schema": 4}, "this bridge has schema 4, this version reads up to 3; update the pack"),
         ({"adapter__in_width": 512}, "the adapter takes width 512, the language model t5-large gives 1024"),
         ({"adapter__out_width": 512}, "the adapter gives width 512, the vision model sd takes 768"),
+        ({"prompt__hidden_states": []}, "hidden_states is an empty list"),
+        ({"prompt__hidden_states": ["last"]}, "prompt.hidden_states = \\['last'\\] fits none of its types"),
+        ({"prompt__hidden_states": [9, 18]}, "the adapter takes width 1024, the language model t5-large gives 2048"),
+        (
+            {"prompt__hidden_states": "learned_mean"},
+            "takes no layers for a learned mean, the prompt recipe hands",
+        ),
+        ({"adapter__layers": 24}, "takes 24 layers for a learned mean, the prompt recipe hands it none"),
+        ({"adapter__heads": "8"}, "adapter.heads = '8'; it must be of type int"),
     ],
 )
 def test_refusals(change, message):

@@ -29,6 +29,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "padding on the left": {"vision_mask": True, "padding_side": "left"},
     "an inner layer": {"hidden_states": 1},
     "the mean of all layers": {"hidden_states": "normalized_mean"},
+    "a learned mean": {"hidden_states": "learned_mean", "vision_mask": True},
+    "two layers": {"hidden_states": (1, -1)},
     "no special tokens": {"add_special_tokens": False, "vision_mask": True},
 }
 
@@ -38,10 +40,18 @@ def row(conditioning: Conditioning, i: int) -> torch.Tensor:
     return conditioning.context[i] if conditioning.mask is None else conditioning.context[i][conditioning.mask[i]]
 
 
+ATTENTION = [
+    *(("resampler", name) for name in ("neither mask", "both masks", "a template that is cut", "padding on the left")),
+    *(("resampler", name) for name in ("in company", "a learned mean")),
+    *(("refiner", name) for name in ("neither mask", "both masks", "padding on the left")),
+]
+
+
 @pytest.mark.parametrize("train", ["lora", "frozen"])
-@pytest.mark.parametrize("name", RECIPES)
-def test_one_context(name: str, train: str, recipe: Path, tiny: Path, tmp_path: Path) -> None:
-    read = read_recipe(recipe)
+@pytest.mark.parametrize(("kind", "name"), [*(("mlp", name) for name in RECIPES), *ATTENTION])
+def test_one_context(kind: str, name: str, train: str, recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    options = ["adapter.tokens=5", "adapter.depth=1"] if kind == "resampler" else []
+    read = read_recipe(recipe, [f"adapter.kind={kind}", *options])
     prompt = replace(read.prompt, **RECIPES[name])
     read = replace(read, prompt=prompt, language=replace(read.language, train=train, rank=2, alpha=2.0))
     device, folder = torch.device("cpu"), tiny / "text_encoder"
@@ -80,7 +90,7 @@ def test_one_context(name: str, train: str, recipe: Path, tiny: Path, tmp_path: 
             or alone.shape != row(drawn.condition(PROMPTS[:1]), 0).shape
             or not torch.allclose(alone, row(drawn.condition(PROMPTS[:1]), 0), atol=1e-3)
         )
-    assert (len(lengths) > 1) == prompt.vision_mask
+    assert (len(lengths) > 1) == (prompt.vision_mask and kind != "resampler")
 
 
 def test_captions_that_are_cut_are_told_once(recipe: Path, tiny: Path, tmp_path: Path, caplog) -> None:

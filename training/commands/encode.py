@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", required=True, help="text file, a prompt a line; an empty line is the empty prompt"
     )
     parser.add_argument("-o", "--output", required=True, help="the .safetensors to write")
+    parser.add_argument("--timestep", type=float, help="0 to 1000, for an adapter that hears it")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the language model")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")

@@ -64,7 +64,7 @@ class TextInputs:
             "device": device.type,
         }
         self.cache = TextStateCache(
-            folder, facts, recipe.prompt, self._compute, recipe.language.states_gb, key_of=self._keys
+            folder, facts, pair.hearing, self._compute, recipe.language.states_gb, key_of=self._keys
         )
         if not len(self.cache):
             language.load()  # it will be needed: what it refuses is said now, and not after the latents
@@ -73,7 +73,7 @@ class TextInputs:
         if self.cache is not None:
             return self.cache.get(captions)
         tokens = self._tokens(captions)
-        return tokens.trimmed(self.recipe.prompt) if self.pair.trims_padding else tokens
+        return tokens.trimmed(self.pair.hearing) if self.pair.trims_padding else tokens
 
     def compute_ahead(self, captions: Iterable[Sequence[str]]) -> None:
         """Compute and write the states of all these captions that are not kept yet, those of one sequence together, as

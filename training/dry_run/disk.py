@@ -41,7 +41,7 @@ def check(
         wanted.append(("latents", cache, count * each, f"{count:,} of {in_bytes(each)}"))
     if recipe.language.train == "frozen" and recipe.language.states_gb and count is not None:
         captions = recipe.steps * recipe.batch_size if SOURCES[recipe.data.kind].changing_captions else count
-        each = tokens * pair.adapter_config.in_width * next(pair.encoder.parameters()).dtype.itemsize
+        each = tokens * pair.adapter_config.state_width * next(pair.encoder.parameters()).dtype.itemsize
         most = int(min(captions * each, recipe.language.states_gb * 1e9))
         wanted.append(("hidden states", cache, most, f"at most, up to {in_bytes(each)} a caption"))
     _compare(report, wanted)

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ...lavi_core.language import TokenBatch
 from ..models.pair import Pair, attention_kernel
-from ..models.sampling import sides_of
+from ..models.sampling import predict_guided, sides_of
 from ..models.vae import decode, encode, vae_batch_size
 
 # Bytes that an optimizer keeps for each trained float32 value; of those in 8 bits, a scale for each block too.
@@ -123,12 +123,12 @@ def drawing(pair: Pair, vae: Any, device: torch.device, latents: tuple[int, int,
         ids = torch.zeros(count, tokens, dtype=torch.long, device=device)
         mask = torch.ones(count, tokens, dtype=torch.bool, device=device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=pair.recipe.precision == "bf16"):
-            x = torch.zeros(2 * count, *latents, device=device)
-            positive, negative = (pair.condition(TokenBatch(ids, mask, None, ())) for _ in range(2))
-            (both,) = sides_of(positive, negative, count)
-            pair.vision_model.predict(x, torch.zeros(2 * count, device=device), both)
+            x = torch.zeros(count, *latents, device=device)
+            positive, negative = (pair.heard(TokenBatch(ids, mask, None, ())) for _ in range(2))
+            both = sides_of(positive, negative, count)
+            predict_guided(pair.vision_model, x, torch.zeros((), device=device), both, 2.0)
             del positive, negative, both
-            decode(vae, x[:count].float())
+            decode(vae, x.float())
         return counter.peak
 
 
@@ -143,7 +143,8 @@ def _lengths_told(pair: Pair, count: Counter, tokens: int) -> Iterator[None]:
 
         return hook
 
-    hooks = [pair.adapter.register_forward_hook(tell(tokens)), pair.network.register_forward_hook(tell(None))]
+    given = pair.adapter_config.tokens or tokens
+    hooks = [pair.adapter.register_forward_hook(tell(given)), pair.network.register_forward_hook(tell(None))]
     try:
         yield
     finally:

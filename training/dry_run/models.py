@@ -9,6 +9,7 @@ import torch
 from ...lavi_core.config import LanguageConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.vision import VISION_TARGETS, latent_space
+from ..loop.alignment import check_teacher
 from ..models import named
 from ..models.diffusers_folder import check_weights, network_class, network_folder, read_config
 from ..models.objective import Objective
@@ -90,15 +91,9 @@ def latents(
     return channels, sizes[0], sizes[1]
 
 
-def teacher(recipe: Recipe, vision: VisionModel) -> None:
-    if not recipe.align.steps:
-        return
-    width = TextEncoder.skeleton(named.language(recipe.align.teacher)).config.hidden_size
-    if width != vision.context_width:
-        raise ValueError(
-            f"align.teacher {recipe.align.teacher} gives width {width}, the vision model takes {vision.context_width}: "
-            "name the vision model's own text encoder"
-        )
+def teacher(recipe: Recipe, pair: Pair) -> None:
+    if recipe.align.steps:
+        check_teacher(recipe, TextEncoder.skeleton(named.language(recipe.align.teacher)), pair.adapter_config)
 
 
 def pair(recipe: Recipe, encoder: TextEncoder, vision: VisionModel) -> Pair:
@@ -107,12 +102,11 @@ def pair(recipe: Recipe, encoder: TextEncoder, vision: VisionModel) -> Pair:
 
 
 def trained(report: Report, pair: Pair) -> None:
-    rates = {name: getattr(pair.recipe, name).learning_rate for name in GROUPS}
     for name in GROUPS:
         count = sum(p.numel() for _, p in pair.group(name))
         sites = f", {len(pair.sites[name])} LoRA sites" if pair.sites.get(name) else ""
         if count:
-            report.add(f"trained {name}", f"{count:,} parameters{sites}, learning rate {rates[name]:g}")
+            report.add(f"trained {name}", f"{count:,} parameters{sites}, learning rate {pair.rate(name):g}")
 
 
 def _dtype(recipe: Recipe, train: str) -> torch.dtype:

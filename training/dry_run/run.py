@@ -28,11 +28,10 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
         count = report.got(data.pictures, report, recipe, source)
         if encoder is not None:
             tokens = report.got(data.captions, report, recipe, source, encoder) or tokens
-    if encoder is not None and vision is not None:
-        report.got(models.teacher, recipe, vision)
     latents = report.got(models.latents, report, recipe, vae, vision, device) if vae is not None else None
     pair = report.got(models.pair, recipe, encoder, vision) if encoder is not None and vision is not None else None
     if pair is not None:
+        report.got(models.teacher, recipe, pair)
         models.trained(report, pair)
         report.got(disk.check, report, recipe, pair, latents, count, tokens)
         if latents is not None:

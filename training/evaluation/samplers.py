@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...lavi_core.conditioning import Conditioning
+from ...lavi_core.conditioning import Heard
 from ...lavi_core.registry import Registry
 from ...lavi_core.vision import NUM_TIMESTEPS
 from ..models.objective import Objective
@@ -22,8 +22,8 @@ class Sampler(Protocol):
     def __call__(
         self,
         vision: VisionModel,
-        positive: Conditioning,
-        negative: Conditioning,
+        positive: Heard,
+        negative: Heard,
         noise: Tensor,
         steps: int,
         guidance: float,
@@ -54,8 +54,8 @@ def unipc_scheduler(objective: Objective, steps: int, tokens: int | None = None)
 @torch.no_grad()
 def unipc(
     vision: VisionModel,
-    positive: Conditioning,
-    negative: Conditioning,
+    positive: Heard,
+    negative: Heard,
     noise: Tensor,
     steps: int,
     guidance: float,

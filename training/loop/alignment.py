@@ -2,8 +2,9 @@
 
 Captions alone are needed, no pictures and no vision model, so a step costs a fraction of a training step. For each
 caption the own encoder's context is the target, word by word: every token of the new language model is asked for the
-state of the word that it lies in. The diffusion loss then trains all three groups from there. The paper has no such
-start; with ``steps = 0`` there is none.
+state of the word that it lies in. An adapter that gives tokens of its own is asked for the own encoder's, place by
+place, and one that hears the timestep is asked at timesteps drawn as in training. The diffusion loss then trains all
+groups from there. The paper has no such start; with ``steps = 0`` there is none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...lavi_core.config import AdapterConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.prompt import PromptRecipe
 from ..data import Captions
@@ -24,6 +26,7 @@ from ..models import named, progress
 from ..models.lora_layers import copied
 from ..models.pair import Pair
 from ..recipe import Recipe
+from .loss_weighting import drawn
 
 log = logging.getLogger(__name__)
 
@@ -38,24 +41,20 @@ def align(
     Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.
     """
 
-    section, language = recipe.align, encoder or pair.encoder
-    check_prompt(recipe.prompt)
+    section, language, own = recipe.align, encoder or pair.encoder, pair.adapter_config.tokens
     teacher = TextEncoder.load(named.language(section.teacher), dtype=torch.float32, weights="dense").to(device)
-    for model in (language, teacher):
-        if not model.tokenizer.is_fast:
-            raise ValueError(
-                f"the tokenizer of {model.config.model_id} cannot say which letters a token covers (it has no "
-                "tokenizer.json), which alignment needs: set align.steps = 0"
-            )
-    teacher_prompt = PromptRecipe(max_length=recipe.prompt.max_length)
-    if teacher.config.hidden_size != pair.adapter_config.out_width:
-        raise ValueError(
-            f"align.teacher {section.teacher} gives width {teacher.config.hidden_size}, the vision model takes "
-            f"{pair.adapter_config.out_width}: name the vision model's own text encoder"
-        )
-    rates = {"adapter": recipe.adapter.learning_rate, "language": recipe.language.learning_rate}
-    groups = [{"params": [p for _, p in pair.group(name)], "lr": rate} for name, rate in rates.items()]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=recipe.optimizer.betas, weight_decay=0.05)
+    check_teacher(recipe, teacher, pair.adapter_config)
+    if own is None:
+        check_prompt(recipe.prompt)
+        for model in (language, teacher):
+            if not model.tokenizer.is_fast:
+                raise ValueError(
+                    f"the tokenizer of {model.config.model_id} cannot say which letters a token covers (it has no "
+                    "tokenizer.json), which alignment needs: set align.steps = 0"
+                )
+    teacher_prompt = PromptRecipe(max_length=own or recipe.prompt.max_length)
+    groups = pair.parameter_groups("adapter", "layers", "language")
+    optimizer = torch.optim.AdamW(groups, betas=recipe.optimizer.betas, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: section.boost * min((step + 1) / 20, 1 - step / section.steps)
     )
@@ -69,14 +68,18 @@ def align(
         captions = [source.caption(i, e) for i, e in zip(indices, epochs, strict=True)]
         plain = [source.plain_caption(i, e) for i, e in zip(indices, epochs, strict=True)]
         with torch.no_grad():
-            reference = teacher(teacher.tokenize(plain, teacher_prompt).to(device), teacher_prompt).states  # [B T C]
-            texts = zip(captions, plain, strict=True)
-            places = torch.stack([_target_positions(a, b, language, teacher, recipe) for a, b in texts]).to(device)
-            target = torch.gather(reference, 1, places.unsqueeze(-1).expand(-1, -1, reference.shape[-1]))
+            target = teacher(teacher.tokenize(plain, teacher_prompt).to(device), teacher_prompt).states  # [B T C]
+            if own is None:
+                texts = zip(captions, plain, strict=True)
+                places = torch.stack([_target_positions(a, b, language, teacher, recipe) for a, b in texts]).to(device)
+                target = torch.gather(target, 1, places.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
             scale = target.var(dim=(0, 1)).mean()
         tokens = language.tokenize(captions, recipe.prompt).to(device)
+        timesteps = None
+        if pair.adapter.hears_timestep:
+            timesteps = pair.timesteps(drawn(torch.rand(len(captions)), recipe.loss)).to(device)
         with copied(pair.encoder.model):
-            context = pair.condition(pair.states(tokens, encoder)).context
+            context = pair.condition(pair.states(tokens, encoder), timesteps).context
         loss = functional.mse_loss(context.float(), target) / scale
         if not math.isfinite(loss.item()):
             raise ValueError(
@@ -92,6 +95,21 @@ def align(
     optimizer.zero_grad()
     log.info("aligned with %s in %d steps, relative error %.3f", section.teacher, section.steps, loss.item())
     return loss.item()
+
+
+def check_teacher(recipe: Recipe, teacher: TextEncoder, adapter: AdapterConfig) -> None:
+    """Raise ValueError for a teacher whose states are not what the adapter is to give; its weights are not read."""
+    name, width = recipe.align.teacher, teacher.config.hidden_size
+    if width != adapter.out_width:
+        raise ValueError(
+            f"align.teacher {name} gives width {width}, the vision model takes {adapter.out_width}: name the vision "
+            "model's own text encoder"
+        )
+    if adapter.tokens is not None and teacher.positions is not None and adapter.tokens > teacher.positions:
+        raise ValueError(
+            f"align.teacher {name} has {teacher.positions} positions, the adapter gives {adapter.tokens} tokens: set "
+            f"adapter.tokens = {teacher.positions} or fewer, or align.steps = 0"
+        )
 
 
 def check_prompt(prompt: PromptRecipe) -> None:

@@ -26,7 +26,8 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class ContextMeasure:
-    """Of the real tokens of some captions; padding is left out, whether the vision model hears it or not.
+    """Of the real tokens of some captions; padding is left out, whether the vision model hears it or not. The tokens
+    that an adapter makes of its own are all real.
 
     size: root mean square over all entries of all tokens. spread: root mean square, over captions and channels, of the
     distance of a caption's mean token from the mean of these, in units of ``size``: 0 = all captions sound alike.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...lavi_core.conditioning import Conditioning
+from ...lavi_core.conditioning import Heard
 from ...lavi_core.files import write_bytes
 from ..data.text_inputs import TextInputs, to_device
 from ..models.pair import Pair, eval_mode
@@ -58,9 +58,9 @@ class SampleGrids:
             write_bytes(target.with_suffix(".txt"), f"{line}\n".encode())
         return scores
 
-    def _condition(self, prompts: list[str]) -> Conditioning:
+    def _condition(self, prompts: list[str]) -> Heard:
         device = next(self.pair.network.parameters()).device
-        return self.pair.condition(to_device(self.text_inputs(prompts), device))
+        return self.pair.heard(to_device(self.text_inputs(prompts), device))
 
     def _images(self, prompts: list[str]) -> np.ndarray:
         settings = self.recipe.sample

@@ -71,12 +71,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.pair = Pair(recipe, encoder, vision)
         self.trained = self.pair.trained()
-        groups = [
-            {"params": [p for _, p in self.pair.group(name)], "lr": rate, "rate": rate, "name": name}
-            for name, rate in zip(GROUPS, self.rates(), strict=True)
-            if any(True for _ in self.pair.group(name))
-        ]
-        self.optimizer = optimizers.build(groups, recipe.optimizer)
+        self.optimizer = optimizers.build(self.pair.parameter_groups(*GROUPS), recipe.optimizer)
         self.ema = EMA(recipe, self.trained)
         self.bad_steps = BadSteps(recipe.optimizer, self.output)
         self.text_inputs = TextInputs(recipe, self.pair, self.output, self.accelerator.device, language)
@@ -86,10 +81,6 @@ class Trainer:
         if self.main:
             write_text(self.output / "recipe.json", json.dumps(recipe.plain(), indent=1))
             record_environment(self.output / "environment.json", self.resumed)
-
-    def rates(self) -> tuple[float, float, float]:
-        recipe = self.recipe
-        return recipe.adapter.learning_rate, recipe.language.learning_rate, recipe.vision.learning_rate
 
     def run(self) -> Path:
         """Train to the recipe's last step and return the bridge file. Raises Stopped once all is saved after SIGTERM or
@@ -132,6 +123,7 @@ class Trainer:
             waited = ahead.waited
             batch = next(ahead)
             notes[self.step] = {"waited": round(ahead.waited - waited, 4)}
+            self._freeze_layers()
             told = self.train_step(self.step, batch)
             self.step += 1
             asked = signals.agreed(self.accelerator)
@@ -232,6 +224,14 @@ class Trainer:
         self.train_step = TrainStep(
             recipe, accelerator, self.pair, self.model, self.optimizer, self.ema, self.bad_steps
         )
+
+    def _freeze_layers(self) -> None:
+        """The weights of a learned mean stay as they are from a step on, to the bit."""
+        step, mean = self.recipe.adapter.freeze_layer_weights, self.pair.adapter.layer_mean
+        if mean is not None and step is not None and self.step >= step:
+            mean.frozen = True  # and moments that are left move nothing:
+            for group in self.optimizer.param_groups:
+                group["rate"] *= group["name"] != "layers"
 
     @contextmanager
     def as_given(self) -> Iterator[Pair]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lavi_core.conditioning import Conditioning, HiddenStates
+from ...lavi_core.conditioning import Heard, HiddenStates, TimedConditioning
 from ..data import LatentCache
 from ..data.text_inputs import TextInputs, to_device
 from ..models.pair import Pair
@@ -75,17 +75,19 @@ class Validation:
         for indices in bar(batches, desc="validation", leave=False):
             latents, _ = self.latents.batch(indices, [0] * len(indices))
             x0 = vision.latents.seen(latents.to(device))
-            heard = {}
+            heard: dict[str, Heard] = {}
             for kind, texts in self._texts.items():
-                heard[kind], mask = self._condition([texts[index] for index in indices], device)
+                hidden = self._hear([texts[index] for index in indices], device)
+                heard[kind] = self.pair.heard(hidden)
                 if settings.text and kind == "right":
-                    contexts.add(heard[kind].context, mask)
+                    self._measure(contexts, hidden, heard[kind])
             for part in range(settings.bins):
                 noise = torch.stack([self._noise(index, part, latents.shape[1:]) for index in indices]).to(device)
                 level = torch.full((len(indices),), (part + 0.5) / settings.bins, device=device)
                 timesteps = vision.timesteps(level, x0)
                 x, target = vision.objective.corrupt(x0, noise, timesteps)
-                for kind, conditioning in heard.items():
+                for kind, made in heard.items():
+                    conditioning = made.at(timesteps) if isinstance(made, TimedConditioning) else made
                     prediction = self.pair.predict(x, timesteps, conditioning)
                     totals[kind][part] += vision.objective.loss(prediction, target).double().sum().cpu()
         means = {kind: total / len(self.indices) for kind, total in totals.items()}
@@ -95,18 +97,22 @@ class Validation:
         }
         if settings.text:
             empty = Contexts()
-            conditioning, mask = self._condition([""], device)
-            empty.add(conditioning.context, mask)
+            hidden = self._hear([""], device)
+            self._measure(empty, hidden, self.pair.heard(hidden))
             measures = {"bridge": contexts.measure(empty), "own": self.own}
             found["caption_loss"] = losses
             found["context"] = {name: one.plain() for name, one in measures.items() if one is not None}
         return found
 
-    def _condition(self, captions: Sequence[str], device: torch.device) -> tuple[Conditioning, Tensor]:
-        """The conditioning, and which of its tokens are real, [B T] bool."""
-        text = to_device(self.text_inputs(captions), device)
-        hidden = text if isinstance(text, HiddenStates) else self.pair.states(text)
-        return self.pair.condition(hidden), hidden.mask
+    def _hear(self, captions: Sequence[str], device: torch.device) -> HiddenStates:
+        return self.pair.hear(to_device(self.text_inputs(captions), device))
+
+    def _measure(self, contexts: Contexts, hidden: HiddenStates, made: Heard) -> None:
+        """Add what real tokens say, of an adapter that hears the timestep in the middle of the noise levels."""
+        if isinstance(made, TimedConditioning):
+            made = made.at(self.pair.timesteps(torch.full((1,), 0.5)))
+        own = self.pair.adapter.own_tokens
+        contexts.add(made.context, torch.ones(made.context.shape[:2]).bool() if own else hidden.mask)
 
     def _noise(self, index: int, part: int, shape: torch.Size) -> Tensor:
         seed = (self.recipe.seed * 1_000_003 + index) * 4096 + part

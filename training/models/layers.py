@@ -9,24 +9,23 @@ from typing import Any, cast
 from torch import nn
 
 from ...lavi_core.language import TextEncoder
+from ...lavi_core.language.hidden_states import depth
+from ...lavi_core.prompt import WhichStates
 from .lora_layers import LoRALayer
 
 
-def used_sites(encoder: TextEncoder, hidden_states: str | int) -> list[str]:
+def used_sites(encoder: TextEncoder, hidden_states: WhichStates) -> list[str]:
     """The LoRA sites of the layers that the recipe runs: one after an early stop would never see a gradient."""
     unused = {id(module) for module in unused_modules(encoder, hidden_states)}
     return [path for path in encoder.lora_sites() if id(encoder.model.get_submodule(path)) not in unused]
 
 
-def unused_modules(encoder: TextEncoder, hidden_states: str | int) -> list[nn.Module]:
+def unused_modules(encoder: TextEncoder, hidden_states: WhichStates) -> list[nn.Module]:
     """The modules of the layers after the last one that the recipe runs, less those that an earlier layer shares."""
     layers = encoder.layers()
-    if isinstance(hidden_states, str) or hidden_states < 0:
-        depth = len(layers) if isinstance(hidden_states, str) else len(layers) + 1 + hidden_states
-    else:
-        depth = hidden_states
-    used = {id(module) for layer in layers[:depth] for module in layer.modules()}
-    return [module for layer in layers[depth:] for module in layer.modules() if id(module) not in used]
+    run = depth(hidden_states, len(layers))
+    used = {id(module) for layer in layers[:run] for module in layer.modules()}
+    return [module for layer in layers[run:] for module in layer.modules() if id(module) not in used]
 
 
 def drop_layers(encoder: TextEncoder, unused: list[nn.Module]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...lavi_core import adapters, fingerprint
 from ...lavi_core.checkpoint import BridgeCheckpoint
-from ...lavi_core.conditioning import Conditioning, HiddenStates
-from ...lavi_core.config import AdapterConfig, BridgeConfig, VisionConfig
+from ...lavi_core.conditioning import Conditioning, Heard, HiddenStates, TimedConditioning
+from ...lavi_core.config import BridgeConfig, VisionConfig
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ..recipe import Recipe
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
@@ -20,7 +21,7 @@ from .lora_layers import LoRALayer, copied
 from .trainable import deltas, lora_config, prepare
 from .vision_model import VisionModel
 
-GROUPS = ("adapter", "language", "vision")
+GROUPS = ("adapter", "layers", "language", "vision")  # layers: the weights of a learned mean
 FEW_CELLS = 256
 KINDS = 64
 
@@ -37,20 +38,19 @@ class Pair(nn.Module):
             self.sites["language"] = used_sites(encoder, recipe.prompt.hidden_states)
         if recipe.vision.train == "lora":
             self.sites["vision"] = vision.row.sites(vision.network)
-        vision.row.text.check(recipe.prompt, vision.model_id)
         for key in ("resolution", *(["bucket_step"] if recipe.data.buckets else [])):
             vision.row.check_side(getattr(recipe.data, key), f"data.{key}")
         self.language_config = encoder.config
         bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values
         self.vision_fingerprint = None if bare else fingerprint.weights_fingerprint(vision.network)
-        inner = recipe.adapter.inner_width
-        in_width, out_width = encoder.config.hidden_size, vision.context_width
-        self.adapter_config = AdapterConfig(
-            kind=recipe.adapter.kind,
-            in_width=in_width,
-            inner_width=adapters.inner_width(in_width, out_width) if inner is None else inner,
-            out_width=out_width,
+        self.adapter_config = adapters.configure(
+            recipe.adapter.kind,
+            in_width=encoder.config.hidden_size * recipe.prompt.stacked,
+            out_width=vision.context_width,
+            inner=recipe.adapter.inner_width,
             pooled_width=vision.pooled_width,
+            layers=encoder.config.num_layers if recipe.prompt.hidden_states == "learned_mean" else None,
+            **recipe.adapter.options(),
         )
         weight = next(encoder.parameters(), None)
         without_weights = weight is None or weight.is_meta  # see FrozenLanguage, which checks what it loads
@@ -59,6 +59,9 @@ class Pair(nn.Module):
         self.trims_padding = without_weights or encoder.may_trim(recipe.prompt)
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
+        # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended.
+        self.hearing = replace(recipe.prompt, vision_mask=True) if self.adapter.own_tokens else recipe.prompt
+        vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens)
         self.network = vision.network
         # Of the weights as they came: a frozen model's is what is computed in.
         self.dtypes = {"language": _dtype(encoder.model), "vision": _dtype(vision.network)}
@@ -92,23 +95,57 @@ class Pair(nn.Module):
 
     def group(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The trained parameters of one group, by name."""
-        module = {"adapter": self.adapter, "language": self.encoder.model, "vision": self.network}[name]
-        return ((f"{name}.{key}", p) for key, p in module.named_parameters() if p.requires_grad)
+        modules = {"adapter": self.adapter, "layers": self.adapter.layer_mean}
+        modules |= {"language": self.encoder.model, "vision": self.network}
+        module = modules[name] or nn.Module()
+        apart = "layer_mean." if name == "adapter" else " "
+        named = (pair for pair in module.named_parameters() if not pair[0].startswith(apart))
+        return ((f"{name}.{key}", p) for key, p in named if p.requires_grad)
+
+    def rate(self, name: str) -> float:
+        """The learning rate of a group."""
+        recipe = self.recipe
+        return recipe.adapter.layer_learning_rate if name == "layers" else getattr(recipe, name).learning_rate
+
+    def parameter_groups(self, *names: str) -> list[dict[str, Any]]:
+        """As torch's optimizers take them, those of ``names`` that are trained, each with its rate."""
+        groups = []
+        for name in names:
+            if params := [p for _, p in self.group(name)]:
+                own = {"weight_decay": 0.0} if name == "layers" else {}  # it would pull them to the plain mean
+                groups.append({"params": params, "lr": self.rate(name), "rate": self.rate(name), "name": name} | own)
+        return groups
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {key: p for name in GROUPS for key, p in self.group(name)}
 
-    def condition(self, text: TokenBatch | HiddenStates) -> Conditioning:
-        """Captions, as tokens or as text states, to conditioning; the adapter runs in float32."""
-        hidden = text if isinstance(text, HiddenStates) else self.states(text)
+    def condition(self, text: TokenBatch | HiddenStates, timesteps: Tensor | None = None) -> Conditioning:
+        """Captions, as tokens or as text states, to conditioning, where the adapter hears them at timesteps [B]."""
+        return self.adapt(self.hear(text), timesteps)
+
+    def heard(self, text: TokenBatch | HiddenStates) -> Heard:
+        """What a sampler takes, see ``Bridge.heard``."""
+        hidden = self.hear(text)
+        return TimedConditioning(hidden, self.adapt) if self.adapter.hears_timestep else self.adapt(hidden)
+
+    def hear(self, text: TokenBatch | HiddenStates) -> HiddenStates:
+        return text if isinstance(text, HiddenStates) else self.states(text)
+
+    def adapt(self, hidden: HiddenStates, timesteps: Tensor | None = None) -> Conditioning:
+        """The adapter runs in float32. timesteps: [] or [B]."""
         with torch.autocast(hidden.states.device.type, enabled=False):
-            conditioning = self.adapter(hidden._replace(states=hidden.states.float()))
+            conditioning = self.adapter(hidden._replace(states=hidden.states.float()), timesteps)
         return conditioning if self.recipe.prompt.vision_mask else replace(conditioning, mask=None)
 
     def states(self, tokens: TokenBatch, encoder: TextEncoder | None = None) -> HiddenStates:
         """What the language model says of captions. encoder: the one that has its weights; None = the pair's own."""
         with self._autocast("language", tokens.ids.device):
             return (encoder or self.encoder)(tokens, self.recipe.prompt)
+
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1] [B] to timesteps [B] for square pictures of the recipe's resolution."""
+        side = self.recipe.data.resolution // self.vision_model.row.pixels
+        return self.vision_model.objective.timesteps(uniform, self.vision_model.row.tokens(side, side))
 
     def predict(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The vision model's prediction [B C H W] for x [B C H W] at timesteps [B]."""
@@ -121,7 +158,7 @@ class Pair(nn.Module):
     def forward(self, text: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
         """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
         with copied(self.encoder.model, self.network):
-            return self.predict(x, timesteps, self.condition(text))
+            return self.predict(x, timesteps, self.condition(text, timesteps))
 
     def _autocast(self, name: str, device: torch.device) -> AbstractContextManager:
         """Weights that lie in the dtype that is computed in need no cast; a model that is trained whole has float32

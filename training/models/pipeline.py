@@ -14,7 +14,7 @@ import torch
 from ...lavi_core import fingerprint, lora
 from ...lavi_core.bridge import Bridge
 from ...lavi_core.checkpoint import BridgeCheckpoint
-from ...lavi_core.conditioning import Conditioning
+from ...lavi_core.conditioning import Heard
 from ...lavi_core.config import BridgeConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.vision import VISION_TARGETS
@@ -27,10 +27,10 @@ from .vision_model import VisionModel, load_vision_model
 
 @dataclass
 class Pipeline:
-    """condition: prompts -> Conditioning, on the vision model's device. precision: "bf16" computes under autocast.
-    bridge: what conditions, where it is a whole one and not a pair in training."""
+    """condition: prompts -> what a sampler takes, on the vision model's device. precision: "bf16" computes under
+    autocast. bridge: what conditions, where it is a whole one and not a pair in training."""
 
-    condition: Callable[[list[str]], Conditioning]
+    condition: Callable[[list[str]], Heard]
     vision: VisionModel
     vae: Any
     precision: Literal["bf16", "fp32"] = "fp32"
@@ -62,9 +62,9 @@ class Pipeline:
         lora.merge(model.network, checkpoint.vision_lora)
         model.network.to(device)
 
-        def condition(prompts: list[str]) -> Conditioning:
+        def condition(prompts: list[str]) -> Heard:
             with torch.no_grad():
-                return connected(prompts)
+                return connected.heard(prompts)
 
         decoder: Any = load_vae(vae)
         return cls(condition, model, decoder.to(device), precision, connected)

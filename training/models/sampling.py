@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...lavi_core.conditioning import Conditioning
+from ...lavi_core.conditioning import Conditioning, Heard, TimedConditioning, stack_states
 from .objective import Objective
 from .vision_model import VisionModel
 
@@ -59,8 +60,8 @@ def _shares(objective: Objective, steps: int) -> list[float]:
 @torch.no_grad()
 def sample(
     vision: VisionModel,
-    positive: Conditioning,
-    negative: Conditioning,
+    positive: Heard,
+    negative: Heard,
     noise: Tensor,
     steps: int = 20,
     guidance: float = 3.0,
@@ -74,7 +75,8 @@ def sample(
     ``scheduler_for``. Guidance of 1 is none, and the negative conditioning is not asked for.
 
     Either conditioning has the batch of the noise, or batch 1 for all of it. Conditionings that cannot be one batch
-    (contexts of different lengths, a mask or a pooled vector in one alone) are predicted one after the other.
+    (contexts of different lengths, a mask or a pooled vector in one alone) are predicted one after the other. One that
+    depends on the timestep is made anew at each step, for both sides together.
     """
     scheduler = scheduler or scheduler_for(vision.objective, steps, vision.row.tokens(*noise.shape[-2:]))
     batch = noise.shape[0]
@@ -91,17 +93,19 @@ def sample(
     return vision.latents.raw(x)
 
 
-def sides_of(positive: Conditioning, negative: Conditioning, batch: int) -> list[Conditioning]:
+def sides_of(positive: Heard, negative: Heard, batch: int) -> list[Heard]:
     """Both in the batch of the noise: as one conditioning of twice the batch, or as two that cannot be one."""
-    sides = [_expand(side, batch) for side in (positive, negative)]
-    return [_join(*sides)] if _alike(*sides) else sides
+    a, b = (_expand(side, batch) for side in (positive, negative))
+    if isinstance(a, TimedConditioning) or isinstance(b, TimedConditioning):
+        return [_join_timed(a, b)] if isinstance(a, TimedConditioning) and isinstance(b, TimedConditioning) else [a, b]
+    return [_join(a, b)] if _alike(a, b) else [a, b]
 
 
 def predict_guided(
     vision: VisionModel,
     x: Tensor,
     t: Tensor,
-    sides: Sequence[Conditioning],
+    sides: Sequence[Heard],
     guidance: float,
     embedded_guidance: float | None = None,
 ) -> Tensor:
@@ -109,9 +113,10 @@ def predict_guided(
     one alone."""
     batch, predictions = len(x), []
     for side in sides:
-        count = len(side.context)
+        heard = side.at(t) if isinstance(side, TimedConditioning) else side
+        count = len(heard.context)
         rows = x.repeat(count // batch, 1, 1, 1)
-        predicted = vision.predict(rows, t.to(x.device).expand(count), side, embedded_guidance)
+        predicted = vision.predict(rows, t.to(x.device).expand(count), heard, embedded_guidance)
         predictions.append(predicted[:, : x.shape[1]].float())
     found = torch.cat(predictions)
     if len(found) == batch:
@@ -120,7 +125,10 @@ def predict_guided(
     return negative + guidance * (positive - negative)
 
 
-def _expand(conditioning: Conditioning, batch: int) -> Conditioning:
+def _expand(conditioning: Heard, batch: int) -> Heard:
+    if isinstance(conditioning, TimedConditioning):
+        mask = conditioning.hidden.mask
+        return replace(conditioning, rows=torch.arange(len(mask), device=mask.device).expand(batch))
     mask, pooled = (
         None if part is None else part.expand(batch, -1) for part in (conditioning.mask, conditioning.pooled)
     )
@@ -130,6 +138,13 @@ def _expand(conditioning: Conditioning, batch: int) -> Conditioning:
 def _alike(a: Conditioning, b: Conditioning) -> bool:
     parts = ((a.mask, b.mask), (a.pooled, b.pooled))
     return a.context.shape == b.context.shape and all((x is None) == (y is None) for x, y in parts)
+
+
+def _join_timed(a: TimedConditioning, b: TimedConditioning) -> TimedConditioning:
+    """The adapter hears the rows of both once, however often the smaller of them is repeated."""
+    assert a.rows is not None and b.rows is not None
+    hidden = stack_states([a.hidden, b.hidden])
+    return TimedConditioning(hidden, a.adapt, torch.cat([a.rows, b.rows + len(a.hidden.mask)]))
 
 
 def _join(a: Conditioning, b: Conditioning) -> Conditioning:

@@ -93,7 +93,7 @@ def test_the_pooled_head_does_not_hear_padding(kind):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="unknown adapter 'x'; known: mlp, linear, identity"):
+    with pytest.raises(ValueError, match="unknown adapter 'x'; known: mlp, linear, identity, resampler"):
         adapters.build(config("x"))
     with pytest.raises(ValueError, match="the language model gives 8 and the vision model takes 4"):
         adapters.build(config("identity"))

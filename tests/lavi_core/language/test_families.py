@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 import transformers
+from lavi_bridge.lavi_core.adapters.layer_mean import LayerMean
 from lavi_bridge.lavi_core.language import LANGUAGE_FAMILIES, TextEncoder, family_of
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 
@@ -72,7 +73,19 @@ def test_states_equal_the_whole_models(kind, which, language_folder):
     torch.testing.assert_close(states[mask], expected[mask], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("which", "ran"), [(0, 0), (1, 1), (-2, 2), ("last", 3), ("normalized_mean", 3)])
+@pytest.mark.parametrize("which", [(2, 0), (1, -1, 1), (-2,)])
+def test_several_lie_side_by_side_in_the_order_of_the_list(kind, which, language_folder):
+    encoder = TextEncoder.load(language_folder(kind))
+    prompts = encoder.tokenize(PROMPTS, PromptRecipe(max_length=20))
+    states = encoder(prompts, PromptRecipe(max_length=20, hidden_states=which)).states
+    alone = [encoder(prompts, PromptRecipe(max_length=20, hidden_states=one)).states for one in which]
+    assert torch.equal(states, torch.cat(alone, dim=-1)) and states.shape[-1] == 32 * len(which)
+
+
+RAN = [(0, 0), (1, 1), (-2, 2), ((0, 1), 1), ((2, -1), 3), ("last", 3), ("normalized_mean", 3), ("learned_mean", 3)]
+
+
+@pytest.mark.parametrize(("which", "ran"), RAN)
 def test_only_the_layers_needed_run(kind, which, ran, language_folder):
     encoder = TextEncoder.load(language_folder(kind))
     recipe = PromptRecipe(max_length=20, hidden_states=which)
@@ -101,6 +114,17 @@ def test_normalized_mean(kind, language_folder):
         (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, correction=0) + 1e-5).sqrt() for h in outputs
     )
     torch.testing.assert_close(states, expected / LAYERS, rtol=1e-4, atol=1e-5)
+
+
+def test_the_learned_mean_of_what_is_handed_on_begins_as_the_normalized_one(kind, language_folder):
+    encoder = TextEncoder.load(language_folder(kind))
+    prompts = encoder.tokenize(PROMPTS, PromptRecipe(max_length=20))
+    every, mean = (
+        encoder(prompts, PromptRecipe(max_length=20, hidden_states=which)).states
+        for which in ("learned_mean", "normalized_mean")
+    )
+    assert every.shape[-1] == 32 * LAYERS and every.dtype == encoder.dtype
+    torch.testing.assert_close(LayerMean(LAYERS)(every.float()), mean, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_does_not_change_real_tokens(kind, language_folder):
@@ -132,7 +156,7 @@ def test_without_the_mask_padding_is_attended(language_folder):
 
 
 def test_gradients_reach_the_language_model(language_folder):
-    for which in ("last", 2, "normalized_mean"):
+    for which in ("last", 2, "normalized_mean", "learned_mean", (1, 3)):
         encoder = TextEncoder.load(language_folder("llama"))
         site = encoder.model.get_submodule(encoder.lora_sites()[0])
         site.weight.requires_grad_(True)
@@ -141,7 +165,7 @@ def test_gradients_reach_the_language_model(language_folder):
         assert site.weight.grad is not None and site.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("which", ["last", 2, "normalized_mean"])
+@pytest.mark.parametrize("which", ["last", 2, "normalized_mean", "learned_mean", (1, 2)])
 @pytest.mark.parametrize("kind", ["llama", "t5", "bert"])
 def test_gradient_checkpointing_changes_no_gradient(kind, which, language_folder):
     """A layer that is left early lies inside a checkpoint then. Old transformers' T5 hides its layers there."""

@@ -149,8 +149,13 @@ def test_what_the_authors_layout_cannot_hold(case, capsys):
     adapter = replace(whole_bridge.config.adapter, kind="linear")
     change(case, config={"adapter": adapter}, adapter=adapters.build(adapter).state_dict())
     assert "has the adapter 'linear', the authors' layout holds 'mlp' alone" in refused(capsys, case, *released)
+    adapter = replace(whole_bridge.config.adapter, layers=whole_bridge.config.language.num_layers)
+    averaged = {"adapter": adapter, "prompt": replace(whole_bridge.config.prompt, hidden_states="learned_mean")}
+    change(case, config=averaged, adapter=adapters.build(adapter).state_dict())
+    assert "hears several layers (hidden_states = 'learned_mean'), the authors'" in refused(capsys, case, *released)
     adapter = replace(whole_bridge.config.adapter, pooled_width=6)
-    change(case, config={"adapter": adapter}, adapter=adapters.build(adapter).state_dict())
+    plain = {"adapter": adapter, "prompt": whole_bridge.config.prompt}
+    change(case, config=plain, adapter=adapters.build(adapter).state_dict())
     assert "gives a pooled vector of width 6" in refused(capsys, case, *released)
     (case / "bridge.safetensors").write_bytes(whole)
     assert exported(case, *released)[0] == 0

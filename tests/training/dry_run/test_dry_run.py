@@ -59,6 +59,8 @@ def test_a_recipe_that_runs_is_described_and_nothing_is_written(recipe, tiny, tm
     ("name", "changes"),
     [
         ("t5-large-sd14", ()),
+        ("t5-large-sd14", ("adapter.kind=timestep_resampler", "prompt.hidden_states=learned_mean", "adapter.tokens=9")),
+        ("t5-large-pixart", ("adapter.kind=refiner", "prompt.hidden_states=[1, 2]")),
         ("t5-large-sdxl", ("gradient_checkpointing=true", "accumulation=2")),
         ("t5-large-pixart", ("precision=bf16",)),
         ("llama-2-7b-sd14", ("precision=bf16", "gradient_checkpointing=true")),
@@ -262,6 +264,21 @@ def test_an_output_that_is_in_use(recipe, tmp_path):
 def test_kept_hidden_states_are_counted(recipe, capsys):
     assert run(recipe, "language.train=frozen") == 0
     assert "disk for hidden states 49.2 kB: at most, up to 2.05 kB a caption" in capsys.readouterr().out  # 24 x 16 x 32
+
+
+def test_all_layers_of_a_learned_mean_are_counted(recipe, capsys):
+    changes = ["prompt.hidden_states=learned_mean", "language.train=frozen", "sample.every=2"]
+    changes += ["adapter.kind=timestep_resampler", "adapter.tokens=5", 'sample.prompts=["a red circle"]']
+    assert run(recipe, *changes) == 0
+    said = capsys.readouterr().out
+    assert "up to 4.1 kB a caption" in said and "sample pictures" in said  # of two layers
+    assert "trained layers         2 parameters, learning rate 0.01" in said
+
+
+def test_a_teacher_of_another_width(recipe, tiny):
+    changes = [f"vision.model={tiny / 'vision'}", "align.steps=1", f"align.teacher={tiny / 'text_encoder'}"]
+    (found,) = problems(recipe, *changes)
+    assert "gives width 32, the vision model takes 24" in found
 
 
 def test_a_disk_that_is_too_small(recipe, monkeypatch):

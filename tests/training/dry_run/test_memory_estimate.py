@@ -48,7 +48,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {key: p.detach().clone() for key, p in trainer.trained.items()}
 
 
-@pytest.mark.parametrize("hidden_states", ["last", "1", "normalized_mean"])
+@pytest.mark.parametrize("hidden_states", ["last", "1", "normalized_mean", "learned_mean", "[1, 0]"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_checkpointed_layers_run_twice_and_give_the_same_gradients(
     language: str, hidden_states: str, paper: Path

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lavi_bridge.lavi_core.adapters import Adapter
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.demo.start import tokenizer
 from lavi_bridge.training.loop.alignment import _same_words, _target_positions, align
@@ -63,6 +64,38 @@ def test_aligning_lowers_the_error_and_is_repeatable(recipe: Path, teacher: Path
     short, long = run("a", 5), run("b", 150)
     assert long < 0.5 * short
     assert run("c", 5) == short
+
+
+def test_tokens_of_an_adapters_own_learn_the_teachers_place_by_place_at_timesteps_drawn(
+    recipe: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the prompt recipe puts around the words: none is looked for."""
+    kind = ["adapter.kind=timestep_resampler", "adapter.depth=1", "prompt.hidden_states=learned_mean"]
+    kind += ['prompt.template="say {prompt}"', "language.dropout=0.0", "align.boost=3.0", "align.batch_size=16"]
+
+    def run(name: str, steps: int, tokens: int = 12) -> Trainer:
+        overrides = [f"output={json.dumps(str(tmp_path / name))}", f"align.steps={steps}", f"adapter.tokens={tokens}"]
+        overrides += [f"align.teacher={json.dumps(str(teacher))}"]
+        trainer = Trainer(read_recipe(recipe, [*kind, *overrides]))
+        trainer.pair.train()
+        return trainer
+
+    def loss(trainer: Trainer) -> float:
+        return align(trainer.recipe, trainer.pair, trainer.source, torch.device("cpu"))
+
+    heard, long = [], run("a", 150)
+    trained = long.pair.adapter.layer_mean
+    assert trained is not None
+    first = loss(run("b", 5))
+    with monkeypatch.context() as patch:
+        forward = Adapter.forward
+        patch.setattr(Adapter, "forward", lambda *args: (heard.append(args[2]), forward(*args))[1])
+        last = loss(long)
+    assert last < 0.7 * first and loss(run("c", 5)) == first
+    assert all(t.shape == (16,) for t in heard) and len({float(t) for step in heard for t in step}) > 2000
+    assert trained.logits.abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"has 24 positions, the adapter gives 25 tokens: set adapter\.tokens = 24"):
+        loss(run("d", 5, tokens=25))
 
 
 @pytest.mark.parametrize("change", ['template="say {prompt}"', 'padding_side="left"', "cut_template=true"])

@@ -106,6 +106,25 @@ def test_two_processes_whole_or_sharded_have_the_gradients_of_one(
     assert share(tmp_path / "fsdp-gradients") < 0.52
 
 
+def test_two_processes_train_an_adapter_in_time_and_weights_of_layers_that_are_frozen(run: Run, tmp_path: Path) -> None:
+    changes = ["adapter.kind=timestep_resampler", "adapter.tokens=4", "adapter.depth=1", "steps=3"]
+    changes += ["prompt.hidden_states=learned_mean", "adapter.freeze_layer_weights=2", "validation.every=3"]
+    changes += ["data.validation=4", "sample.every=3", 'sample.prompts=["a red circle"]', "sample.steps=2"]
+    assert run("one", 1, *changes) == [0]
+    assert run("ddp", 2, *changes, environment=launched("ddp")) == [0, 0]
+    assert run("fsdp", 2, *changes, environment=FSDP) == [0, 0]
+    found = {}
+    for name in ("one", "ddp", "fsdp"):
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        found[name] = [line["loss"] for line in lines if "loss" in line]
+        found[name] += [line["validation"]["loss"] for line in lines if "validation" in line]
+        kept = tmp_path / name / "state" / "step-0000003" / "weights.safetensors"
+        found[name] += read_safetensors(kept)["layers.logits"].tolist()
+    assert len(found["one"]) == 3 + 1 + 2
+    for name in ("ddp", "fsdp"):
+        assert found[name] == pytest.approx(found["one"], rel=1e-3)
+
+
 def test_two_processes_share_the_states_of_a_frozen_language_model(run: Run, tmp_path: Path) -> None:
     """Each computes its part ahead of the first step, and reads the other's."""
     kept = {}

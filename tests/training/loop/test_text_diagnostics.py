@@ -118,7 +118,7 @@ def test_a_bridge_that_says_nothing_is_seen(
     caplog.set_level(logging.INFO)
     forward = Adapter.forward
     monkeypatch.setattr(
-        Adapter, "forward", lambda self, hidden: forward(self, hidden._replace(states=hidden.states * 0))
+        Adapter, "forward", lambda self, hidden, *_: forward(self, hidden._replace(states=hidden.states * 0))
     )
     run(recipe, tmp_path / "run", *VALIDATED, "steps=3")
     (losses,) = entries(tmp_path / "run", "caption_loss")

@@ -27,7 +27,7 @@ def say(encoder: TextEncoder, recipe: PromptRecipe) -> torch.Tensor:
     return encoder(encoder.tokenize(["a red circle"], recipe), recipe).states
 
 
-@pytest.mark.parametrize("hidden_states", [1, -2])
+@pytest.mark.parametrize("hidden_states", [1, -2, (1, 0)])
 @pytest.mark.parametrize("kind", ASKING + OTHERS)
 def test_an_entry_is_the_same_once_the_layers_behind_it_are_freed(kind, hidden_states, folder):
     recipe = PromptRecipe(max_length=20, hidden_states=hidden_states)

@@ -82,6 +82,22 @@ def test_a_recipe_trains_resumes_to_the_bit_and_draws(pair: str, work: Path) -> 
     assert len(again) == 3 and json.loads(again[2])["loss"] == json.loads(lines[2])["loss"]
 
 
+@pytest.mark.parametrize(
+    "pair", ["qwen3-0.6b-flux-dev", "qwen3-0.6b-z-image", "t5-large-aura-flow", "minilm-kolors", "smollm2-lumina2"]
+)
+def test_tokens_of_an_adapters_own_are_all_heard_whatever_becomes_of_padding(pair: str, work: Path) -> None:
+    """By models that take no mask, leave masked tokens out, or hear fewer tokens than the prompt has."""
+    changes = ["adapter.kind=timestep_resampler", "adapter.tokens=5", "adapter.depth=1", "prompt.vision_mask=true"]
+    changes += ["precision=fp32", "prompt.language_mask=true", "prompt.max_length=300", "prompt.cut_template=false"]
+    recipe = read_recipe(RECIPES / f"{pair}.toml", [*SMALL, "steps=1", *changes])
+    assert dry_run(recipe).problems == []
+    trainer = Trainer(recipe)
+    assert agrees(trainer, trainer.run())
+    if pair == "t5-large-aura-flow":
+        with pytest.raises(ValueError, match=r"hears at most 256 tokens: set adapter\.tokens = 256 or less"):
+            trainer_of(pair, *changes, "adapter.tokens=257", "output=other")
+
+
 def agrees(trainer: Trainer, bridge: Path) -> bool:
     """Whether the file, loaded anew, predicts what the trained pair predicts; the file is half precision."""
     recipe, prompts = trainer.recipe, ["a red circle", "two blue square left of a green circle"]
@@ -89,10 +105,11 @@ def agrees(trainer: Trainer, bridge: Path) -> bool:
     x = torch.randn(2, pipeline.vision.latent_channels, 4, 4, generator=torch.manual_seed(3))
     t = pipeline.vision.timesteps(torch.tensor([0.9, 0.3]), x)
     trainer.pair.eval()
+    assert pipeline.bridge is not None
     with torch.no_grad():
         expected = trainer.pair(trainer.text_inputs(prompts), x, t)
-        found = pipeline.vision.predict(x, t, pipeline.condition(prompts), recipe.vision.embedded_guidance)
-        swapped = pipeline.vision.predict(x, t, pipeline.condition(prompts[::-1]), recipe.vision.embedded_guidance)
+        found = pipeline.vision.predict(x, t, pipeline.bridge(prompts, t), recipe.vision.embedded_guidance)
+        swapped = pipeline.vision.predict(x, t, pipeline.bridge(prompts[::-1], t), recipe.vision.embedded_guidance)
     heard = (swapped - expected).abs().max()
     return bool((found - expected).abs().max() < min(5e-3 * float(expected.abs().max()), 0.2 * float(heard)))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ....lavi_core.adapters import ADAPTERS, OPTIONS
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.config import LoRAConfig
 from ....lavi_core.lora import LoRA
@@ -22,6 +23,9 @@ def describe(path: str | Path) -> dict[str, Any]:
     checkpoint = BridgeCheckpoint.load(path)
     facts = {"file": str(path), "bytes": Path(path).stat().st_size} | asdict(checkpoint.config)
     facts["adapter"] |= _tensors(checkpoint.adapter.values())
+    if checkpoint.config.adapter.layers is not None:
+        weights = checkpoint.adapter["layer_mean.logits"].double().softmax(0)
+        facts["adapter"]["layer_weights"] = [round(weight, 5) for weight in weights.tolist()]
     facts["language_lora"] = _lora(checkpoint.config.language_lora, checkpoint.language_lora)
     facts["vision_lora"] = _lora(checkpoint.config.vision_lora, checkpoint.vision_lora)
     return facts
@@ -44,6 +48,7 @@ def readable(facts: dict[str, Any]) -> str:
         ("prompt", ""),
         *_nested(facts["prompt"]),
         ("adapter", f"{adapter['kind']}, {widths}{pooled}: {_parameters(adapter)}"),
+        *_adapter_lines(adapter),
         ("vision model", f"{vision['model_id']} ({vision['target']}): context width {vision['context_width']}"),
         ("  fingerprint", _fingerprint(vision["fingerprint"])),
         ("  LoRA", _lora_line(facts["vision_lora"])),
@@ -53,6 +58,17 @@ def readable(facts: dict[str, Any]) -> str:
         *_nested(facts["provenance"]),
     ]
     return "\n".join(f"{key:<21} {value}".rstrip() for key, value in lines)
+
+
+def _adapter_lines(adapter: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    given = [f"{name.replace('_', ' ')} {_value(adapter[name])}" for name in OPTIONS if adapter[name] is not None]
+    if given:
+        yield "  options", ", ".join(given)
+    if adapter["layers"] is not None:
+        weights = adapter["layer_weights"]
+        yield "  layers", f"a mean of {adapter['layers']}, weights {', '.join(f'{weight:.3f}' for weight in weights)}"
+    if ADAPTERS[adapter["kind"]].hears_timestep:
+        yield "  timestep", "heard: the context is made anew at each step"
 
 
 def _nested(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[tuple[str, str]]:

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....lavi_core.adapters import ADAPTERS
 from ....lavi_core.bridge import Bridge
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.files import write_safetensors
 from ....lavi_core.language import TextEncoder, TokenBatch
 from ....lavi_core.prompt import shortened
+from ....lavi_core.vision import NUM_TIMESTEPS
 from .. import named, progress
 from ..device import pick_device
 
@@ -31,24 +33,30 @@ def encode(args: argparse.Namespace) -> str:
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
     checkpoint = BridgeCheckpoint.load(args.bridge)
+    check_timestep(checkpoint.config.adapter.kind, args.timestep)
     source, dtype = named.language(args.language_model), DTYPES[args.precision]
     encoder = TextEncoder.load(source, dtype=dtype, device=device, stream=args.stream)
     bridge = Bridge.connect(checkpoint, encoder, lora="live" if args.stream else "merged")
-    tensors = encode_prompts(bridge, prompts, args.batch_size)
+    tensors = encode_prompts(bridge, prompts, args.batch_size, args.timestep)
     write_safetensors(args.output, tensors, {"format": "pt", "bridge": Path(args.bridge).name})
     return args.output
 
 
 @torch.no_grad()
-def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) -> dict[str, Tensor]:
+def encode_prompts(
+    bridge: Bridge, prompts: Sequence[str], batch_size: int = 8, timestep: float | None = None
+) -> dict[str, Tensor]:
     """Everything between prompts and vision model, on the CPU, a row a prompt.
 
     input_ids, attention_mask: [N T] int64, the template's tokens included; attention_mask is 1 for a real token.
-    hidden_states: [N S D] float32, with the language LoRA; S = T unless the recipe cuts the template.
-    context: [N S C] float32, what the vision model hears.
-    mask: [N S] bool, the positions of context that the vision model attends to; all of them where the recipe gives it
-        no mask, but what fills up a shorter prompt that was encoded alone (``PromptRecipe.varies_with_batch``).
+    hidden_states: [N S D] float32, with the language LoRA; S = T unless the recipe cuts the template. Where the recipe
+        hears several layers, they lie side by side on the width.
+    context: [N S C] float32, what the vision model hears; [N adapter.tokens C] of an adapter with tokens of its own.
+    mask: [N S] bool, the positions of context that the vision model attends to; all of them where it is given no mask,
+        but what fills up a shorter prompt that was encoded alone (``PromptRecipe.varies_with_batch``).
     pooled: [N P] float32, only where the adapter has a pooled head.
+
+    timestep: for an adapter that hears it, see ``Adapter.forward``.
     """
 
     recipe = bridge.config.prompt
@@ -64,8 +72,9 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
     with progress.bar(total=len(prompts), desc="encoding", unit="prompt") as bar:
         for batch in batches:
             hidden = bridge.encoder(batch.to(device), recipe)
-            conditioning = bridge.adapt(hidden)
-            mask = torch.ones_like(hidden.mask) if conditioning.mask is None else conditioning.mask
+            conditioning = bridge.adapt(hidden, None if timestep is None else torch.tensor(timestep))
+            whole = torch.ones(conditioning.context.shape[:2], dtype=torch.bool)
+            mask = whole if conditioning.mask is None else conditioning.mask
             found = {"hidden_states": hidden.states.float(), "context": conditioning.context, "mask": mask}
             if conditioning.pooled is not None:
                 found["pooled"] = conditioning.pooled
@@ -74,6 +83,18 @@ def encode_prompts(bridge: Bridge, prompts: Sequence[str], batch_size: int = 8) 
             bar.update(len(batch.ids))
     joined = {name: _join(tensors) for name, tensors in parts.items() if tensors}
     return {"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), **joined}
+
+
+def check_timestep(kind: str, timestep: float | None) -> None:
+    """Raise ValueError for a timestep that an adapter of this kind needs and is not given, or does not hear."""
+    if ADAPTERS[kind].hears_timestep:
+        if timestep is None or not 0 <= timestep <= NUM_TIMESTEPS:
+            raise ValueError(
+                f"this bridge's adapter ({kind}) says something else at each timestep: give --timestep, from 0 (the "
+                f"picture) to {NUM_TIMESTEPS} (noise), got {timestep}"
+            )
+    elif timestep is not None:
+        raise ValueError(f"--timestep is {timestep}, but this bridge's adapter ({kind}) does not hear it: leave it out")
 
 
 def read_prompts(path: str | Path) -> list[str]:
