@@ -204,6 +204,11 @@ def watch(model: ModelPatcher, conditioning: Any) -> tuple[ModelPatcher, Attenti
     """A clone that gathers, and where to. Raises ValueError for a network without cross-attention."""
     kind_of(model.model.diffusion_model)
     maps = AttentionMaps(*find_context_tokens(conditioning))
+    if any(token.kind == "own" for token in maps.tokens.tokens):
+        raise ValueError(
+            "this bridge's adapter gives tokens of its own, none of which stands for a word: attention maps are drawn "
+            "of bridges that go token by token; take the node out"
+        )
     watched = model.clone()
     watched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, maps.sample)
     watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, maps.apply)

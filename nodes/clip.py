@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.hooks
 import comfy.model_management
 import comfy.sd
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
 from .casting import managed, settle
 from .clip_tokens import BridgeTokenizer, heard
-from .context_tokens import CONTEXT_TOKENS, context_tokens
+from .context_tokens import CONTEXT_TOKENS, context_tokens, own_tokens
 from .kohya_names import hear_kohya, kohya_names
 from .language import OURS, LanguageModel
 from .prompt_syntax import Piece
+from .timed import SHOWN_AT, TIMED, TimedContext
 from .vision_model import counts_by_mask
 
 BATCH = 8  # pieces of a long prompt that go through the language model together
@@ -91,45 +93,68 @@ class BridgeShell(nn.Module):
         Masked tokens are dropped, since the host's models take no mask or throw it away; zeros are put in where the
         vision model was trained with them. Raises ValueError for more tokens than it hears.
         """
-        pieces = heard(tokens)
+        said = self._said(heard(tokens))
+        comfy.model_management.load_models_gpu([self._adapter])  # after the language model, which it may push out
+        timed, there = self.adapter.hears_timestep, {"device": comfy.model_management.intermediate_device()}
+        context, pooled = self._context(said, torch.tensor(SHOWN_AT) if timed else None)
+        context = context.to(**there, dtype=torch.float32)
+        row = self._row()
+        more: dict[str, Any] = {CONTEXT_TOKENS: self._listed(said).padded(context.shape[1], row.text.side)}
+        if timed:
+            more[TIMED] = TimedContext(context, lambda timestep: self._context(said, timestep)[0], said.nbytes)
+        if row.embedded_guidance != 1:
+            more["guidance"] = row.embedded_guidance
+        if counts_by_mask(row):
+            more["attention_mask"] = torch.ones(context.shape[:2], dtype=torch.long)
+        return context, None if pooled is None else pooled.to(**there, dtype=torch.float32), more
+
+    def _row(self) -> Any:
+        """The core's row of the vision model."""
+        from ..lavi_core.vision import VISION_TARGETS
+
+        return VISION_TARGETS[self.config.vision.target]
+
+    def _said(self, pieces: list[Piece]) -> Said:
+        """What the language model says of the pieces, and of the empty prompt where words are weighted."""
         weights = [token_weights(piece) for piece in pieces]
         blanks = {
             _blank_key(piece): self._states(_blank(self.encoder, piece), piece.recipe)
             for piece, weighted in zip(pieces, weights, strict=True)
             if bool((weighted != 1).any())
         }
-        hidden = self._states_of(pieces)
-        comfy.model_management.load_models_gpu([self._adapter])  # after the language model, which it may push out
+        return Said(pieces, weights, self._states_of(pieces), blanks)
+
+    def _context(self, said: Said, timestep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the vision model hears, [1 T C], and the pooled vector, on the adapter's device."""
+        from ..lavi_core.conditioning import Conditioning
+
         settle(self._adapter.model, self._adapter.load_device)
         contexts, pooled = [], None
-        for piece, states, weighted in zip(pieces, hidden, weights, strict=True):
-            context, first = self._adapt(states)
-            if _blank_key(piece) in blanks:
-                context = self._weighed(context, blanks[_blank_key(piece)], weighted, piece.recipe.vision_mask)
-            contexts.append(context[:, states.mask[0]] if piece.recipe.vision_mask else context)
-            pooled = first if pooled is None else pooled
-        there = {"device": comfy.model_management.intermediate_device(), "dtype": torch.float32}
-        masks = [s.mask[0] if p.recipe.vision_mask else s.mask[0] | True for p, s in zip(pieces, hidden, strict=True)]
-        listed = context_tokens(self.encoder, pieces, masks, weights)
+        for piece, hidden, weights in zip(said.pieces, said.hidden, said.weights, strict=True):
+            blank = said.blanks.get(_blank_key(piece)) if bool((weights != 1).any()) else None
+            if blank is not None and self.adapter.own_tokens:  # no token of its is one of the prompt's
+                hidden = hidden._replace(states=_weighed(hidden.states, blank.states, blank.mask[0], weights))
+            found = self._adapt(hidden, timestep)
+            context = found.context
+            if blank is not None and not self.adapter.own_tokens:
+                empty = self._adapt(blank, timestep)
+                attended = blank.mask[0] if piece.recipe.vision_mask else torch.ones_like(blank.mask[0])
+                context = _weighed(context, empty.context, attended, weights)
+            masked = piece.recipe.vision_mask and found.mask is not None
+            contexts.append(context[:, hidden.mask[0]] if masked else context)
+            pooled = found.pooled if pooled is None else pooled
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
-        context, more = self._for_the_vision_model(context, listed, pieces[0].recipe.vision_mask)
-        return context.to(**there), None if pooled is None else pooled.to(**there), more
-
-    def _for_the_vision_model(self, context: Tensor, listed: Any, masked: bool) -> tuple[Tensor, dict[str, Any]]:
-        """With the zeros that it hears, and what else travels in a conditioning. context: [1 T C], of real tokens where
-        a mask left out the others. Raises ValueError."""
-        from ..lavi_core.conditioning import Conditioning
-        from ..lavi_core.vision import VISION_TARGETS
-
-        row = VISION_TARGETS[self.config.vision.target]
+        masked = said.pieces[0].recipe.vision_mask
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if masked else None
-        told = row.text.hear(Conditioning(context, mask)).context
-        more: dict[str, Any] = {CONTEXT_TOKENS: listed.padded(told.shape[1], row.text.side)}
-        if row.embedded_guidance != 1:
-            more["guidance"] = row.embedded_guidance
-        if counts_by_mask(row):
-            more["attention_mask"] = torch.ones(told.shape[:2], dtype=torch.long)
-        return told, more
+        return self._row().text.hear(Conditioning(context, mask)).context, pooled
+
+    def _listed(self, said: Said) -> Any:
+        """What each vector of the context is."""
+        if self.adapter.own_tokens:
+            return own_tokens(self.config.adapter.tokens, said.pieces)
+        pairs = zip(said.pieces, said.hidden, strict=True)
+        masks = [s.mask[0] if p.recipe.vision_mask else s.mask[0] | True for p, s in pairs]
+        return context_tokens(self.encoder, said.pieces, masks, said.weights)
 
     def _states_of(self, pieces: list[Piece]) -> list[Any]:
         """The core's HiddenStates of each piece; pieces of one length go through the model together."""
@@ -152,23 +177,24 @@ class BridgeShell(nn.Module):
         self.language.settle(self._device)
         return self.encoder(tokens.to(self._device), recipe)
 
-    def _adapt(self, hidden: Any) -> tuple[Tensor, Tensor | None]:
+    def _adapt(self, hidden: Any, timestep: Tensor | None) -> Any:
+        """The core's Conditioning."""
         from ..lavi_core.bridge import check_finite
 
         here = self._adapter.load_device
-        conditioning = self._adapter.model(type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here)))
+        states = type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here))
+        conditioning = self.adapter(states, None if timestep is None else timestep.to(here))
         check_finite(conditioning)
-        return conditioning.context, conditioning.pooled
+        return conditioning
 
-    def _weighed(self, context: Tensor, blank: Any, weights: Tensor, masked: bool) -> Tensor:
-        from ..lavi_core.language.prompt_weights import aligned, weigh
+    @property
+    def adapter(self) -> Any:
+        """The core's ``Adapter``."""
+        return self._adapter.model
 
-        empty, _ = self._adapt(blank)
-        attended = blank.mask[0] if masked else torch.ones_like(blank.mask[0])
-        return weigh(context, aligned(empty, attended.to(empty.device), context.shape[1]), weights)
-
-    def adapter_state(self) -> dict[str, Tensor]:
-        return self._adapter.model.state_dict()
+    @property
+    def adapter_patcher(self) -> ModelPatcher:
+        return self._adapter
 
     def generate(self, *_: Any, **__: Any) -> Any:
         """Raises ValueError: a bridge's language model has no head that could write."""
@@ -181,16 +207,35 @@ class BridgeShell(nn.Module):
         return self.load_state_dict(sd, strict=False)
 
 
+class Said(NamedTuple):
+    """What a language model said of the pieces of a prompt. weights: [K] of each piece. hidden: the core's HiddenStates
+    of each; blanks: of the empty prompt, by ``_blank_key``."""
+
+    pieces: list[Piece]
+    weights: list[Tensor]
+    hidden: list[Any]
+    blanks: dict[Any, Any]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(hidden.states.nbytes for hidden in [*self.hidden, *self.blanks.values()])
+
+
+def _weighed(told: Tensor, empty: Tensor, attended: Tensor, weights: Tensor) -> Tensor:
+    """Of a prompt and of the empty one, [1 T C] each; attended: [T] bool, of the latter."""
+    from ..lavi_core.language.prompt_weights import aligned, weigh
+
+    return weigh(told, aligned(empty, attended.to(empty.device), told.shape[1]), weights)
+
+
 def counted_from(trained: Any, layer: int) -> Any:
     """The hidden states that CLIP Set Last Layer asks for: -1 = those the bridge was ``trained`` on, -2 = one before.
 
     Raises ValueError where there are none.
     """
+    if trained in ("normalized_mean", "learned_mean") or isinstance(trained, tuple):
+        raise ValueError("this bridge hears several layers, from which CLIP Set Last Layer cannot count: take it out")
     if isinstance(trained, str):
-        if trained == "normalized_mean":
-            raise ValueError(
-                "this bridge hears the mean of all layers, from which CLIP Set Last Layer cannot count: take it out"
-            )
         return layer
     counted = trained + layer + 1
     if trained >= 0 > counted:

@@ -20,7 +20,8 @@ WORD = re.compile(f"[{SCRIPTS}]|[^\\s{SCRIPTS}]+")
 
 
 class ContextToken(NamedTuple):
-    """One vector of a context. kind: prompt, template, special or padding. span: in the piece's text, where known."""
+    """One vector of a context. kind: prompt, template, special, padding or own (of an adapter that gives its own)
+    tokens. span: in the piece's text, where known."""
 
     text: str
     kind: str
@@ -79,6 +80,13 @@ def context_tokens(encoder: Any, pieces: list[Piece], masks: list[Tensor], weigh
             else:
                 kind = "prompt" if span or not tells else "template"
             tokens.append(ContextToken(str(text), kind, weight, number, span))
+    cut = (piece.tokens.reports[0].cut_text for piece in pieces)
+    return ContextTokens(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
+
+
+def own_tokens(count: int, pieces: list[Piece]) -> ContextTokens:
+    """Of an adapter that gives ``count`` tokens of its own for each piece, none of which is one of the prompt's."""
+    tokens = (ContextToken("", "own", 1.0, number, None) for number in range(len(pieces)) for _ in range(count))
     cut = (piece.tokens.reports[0].cut_text for piece in pieces)
     return ContextTokens(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
 

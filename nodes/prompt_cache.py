@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
+from .timed import TIMED
+
 T = TypeVar("T")  # what is told of a prompt
 
 LIMIT = 64 * 2**20  # bytes: some 280 prompts of 77 tokens for Stable Diffusion 1, 30 of 120 tokens for PixArt
@@ -30,7 +32,8 @@ class PromptCache(Generic[T]):
 
     @property
     def nbytes(self) -> int:
-        return sum(context.nbytes for conditioning, _ in self._kept.values() for context, _ in conditioning)
+        kept = [part for conditioning, _ in self._kept.values() for part in conditioning]
+        return sum(context.nbytes + (more[TIMED].nbytes if TIMED in more else 0) for context, more in kept)
 
     def __len__(self) -> int:
         return len(self._kept)

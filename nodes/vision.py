@@ -14,6 +14,7 @@ from .bridge import ConnectedBridge
 from .notice import notice, take_back
 from .saved_model import bridges_in_file
 from .schema import BridgeWire, advanced, schema
+from .timed import follow
 from .vision_model import is_vision_model, latent_format, load, lora_keys, refuse_misfit
 from .window import within
 
@@ -49,6 +50,10 @@ def apply(
         else:
             bridged = within(model, patches(model, bridge), strength, start, end)
         bridged.set_attachments(APPLIED, bridge.name)
+    shell = bridge.clip.cond_stage_model
+    if shell.adapter.hears_timestep:
+        bridged = bridged if bridged is not model else model.clone()
+        follow(bridged, shell.adapter_patcher)
     _check_objective(model, trained)
     return _with_latents(bridged, trained, VISION_TARGETS[trained.target])
 

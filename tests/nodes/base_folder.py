@@ -17,6 +17,7 @@ from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 from lavi_bridge.tests.nodes import vision_dits
 from lavi_bridge.tests.nodes import vision_models as vm
+from lavi_bridge.tests.nodes.connectors import connectors
 from lavi_bridge.tests.nodes.dit_models import dit_bridges
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
@@ -287,6 +288,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     for name in SAMPLED:
         base.sampled(name, encoder)
     base.expected |= dit_bridges(base, encoder)
+    base.expected |= connectors(base, encoder)
     for name, ours in STAND_INS.items():
         (base.models / name).symlink_to(base.models / ours)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from lavi_bridge.lavi_core.adapters import build
+from lavi_bridge.lavi_core.adapters import build, configure
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
-from lavi_bridge.lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig, VisionConfig
+from lavi_bridge.lavi_core.config import BridgeConfig, LoRAConfig, VisionConfig
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
@@ -96,22 +98,24 @@ def bridge(
     pooled: int | None = None,
     lora: bool = True,
     objective: str | None = None,
+    adapter: Mapping[str, Any] = MappingProxyType({"kind": "mlp", "inner": 28}),
     **recipe: Any,
 ) -> BridgeCheckpoint:
     """A bridge file between the two, its adapter and both LoRAs random; lora=False leaves out that of the vision model.
 
-    objective: as it is recorded; None = flow for the row "unet", else epsilon.
+    adapter: its kind and options. objective: as it is recorded; None = flow for the row "unet", else epsilon.
     """
     target = VISION_TARGETS[kind]
     width = target.context_width(vision.config)
-    adapter = AdapterConfig(
-        kind="mlp", in_width=encoder.config.hidden_size, inner_width=28, out_width=width, pooled_width=pooled
-    )
+    prompt = replace(RECIPE, **recipe)
+    layers = encoder.config.num_layers if prompt.hidden_states == "learned_mean" else None
+    widths = {"in_width": encoder.config.hidden_size * prompt.stacked, "out_width": width}
+    made = configure(**adapter, **widths, pooled_width=pooled, layers=layers)
     ranks = LoRAConfig(rank=RANK, alpha=4.0)
     config = BridgeConfig(
         language=encoder.config,
-        prompt=replace(RECIPE, **recipe),
-        adapter=adapter,
+        prompt=prompt,
+        adapter=made,
         vision=VisionConfig(
             model_id=name,
             target=kind,
@@ -125,9 +129,12 @@ def bridge(
         vision_lora=ranks if lora else None,
     )
     torch.manual_seed(5)
+    weights = build(made).state_dict()
+    if made.kind != "mlp":  # whose norms begin without effect, and whose mean with equal weights
+        weights = {name: tensor + 0.3 * torch.randn_like(tensor) for name, tensor in weights.items()}
     checkpoint = BridgeCheckpoint(
         config,
-        build(adapter).state_dict(),
+        weights,
         random_lora(encoder.model, encoder.lora_sites()),
         random_lora(vision, target.sites(vision)) if lora else {},
     )
