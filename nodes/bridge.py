@@ -17,6 +17,7 @@ from .notice import notice, repeat, take_back
 from .prompt_cache import PromptCache
 from .prompt_syntax import LONG_PROMPTS, PromptOptions, cut_off, describe, read
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
+from .timed import tell_where_nothing_follows
 
 LOADER = "LaViBridgeLoadLanguageModel"
 WIRES = 16  # followed through nodes that give a language model on, as Apply LoRA to Language Model does
@@ -67,6 +68,8 @@ class ConnectedBridge:
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
         lora.add_to_language_model(language_model, clip.patcher, checkpoint.language_lora, language_lora)
+        if clip.cond_stage_model.adapter.hears_timestep:
+            tell_where_nothing_follows(name)
         return cls(name, checkpoint.config, checkpoint.vision_lora, clip, stamp)
 
     def encode(self, text: str, options: PromptOptions | None = None) -> tuple[Any, str]:

@@ -144,7 +144,7 @@ class BridgeShell(nn.Module):
             contexts.append(context[:, hidden.mask[0]] if masked else context)
             pooled = found.pooled if pooled is None else pooled
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
-        masked = said.pieces[0].recipe.vision_mask
+        masked = said.pieces[0].recipe.vision_mask and not self.adapter.own_tokens
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if masked else None
         return self._row().text.hear(Conditioning(context, mask)).context, pooled
 

@@ -26,6 +26,7 @@ ROOMS = {
             "schema folders cache_signature kohya_names notice progress prompt_syntax quantized_patcher saved_model "
             "shared_patcher window",
         ),
+        "timed",
         *("casting context_tokens clip_tokens prompt_cache vision_model", "language attention_recorder"),
         *("clip lora model_search attention_maps", "bridge"),
         *("from_clip load_with_model vision", "hook save"),

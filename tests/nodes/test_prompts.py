@@ -56,3 +56,16 @@ def test_random_choices_are_the_front_ends(server):
     assert info["required"]["text"][1]["dynamicPrompts"] is True
     assert info["optional"]["template"][1]["advanced"] is True
     assert not torch.equal(latents(server, text="a {red|blue} circle"), latents(server, text="a red circle"))
+
+
+def test_a_bridge_that_hears_the_timestep_draws_through_a_graph_and_misses_apply_bridge(server):
+    """Its pictures change with the prompt; a graph without the node that puts its tokens in is told so."""
+    told = "timed-flow.safetensors gives another context at each timestep, and the sampler hears one of them alone"
+    graphs = [picture(bridge="timed-flow.safetensors", steps=2, positive=side) for side in ("positive", "negative")]
+    outcomes = [server.run(graph) for graph in graphs]
+    assert not any(outcome.error for outcome in outcomes), [outcome.error for outcome in outcomes]
+    assert not torch.equal(outcomes[0].latents[0], outcomes[1].latents[0])
+    assert told not in server.log()
+    without = encoders(bridge="timed-flow.safetensors", language_lora=0.5)
+    outcome = server.run(without | {"report": node("PreviewAny", source=["positive", 1])})
+    assert not outcome.error and told in server.log()
