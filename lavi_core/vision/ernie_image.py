@@ -12,9 +12,7 @@ from .text import TextRule
 
 
 def predict(network: nn.Module, x: Tensor, timesteps: Tensor, heard: Conditioning, told: Told) -> Tensor:
-    return network(
-        hidden_states=x, timestep=timesteps, text_bth=heard.context, text_lens=real(heard).sum(1)
-    ).sample
+    return network(hidden_states=x, timestep=timesteps, text_bth=heard.context, text_lens=real(heard).sum(1)).sample
 
 
 ERNIE_IMAGE = VisionTarget(

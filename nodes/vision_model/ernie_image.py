@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.ldm.ernie.model import ErnieImageModel
 from comfy.supported_models_base import BASE
-from torch import Tensor
+from torch import Tensor, nn
 
 from .folder import demand
 from .host_model import HostModel
 from .stock import described
+
+try:
+    from comfy.ldm.ernie.model import ErnieImageModel
+except ModuleNotFoundError:  # of an older host, which ``needs`` is refused on
+    ErnieImageModel = nn.Module
 
 DEMANDS: dict[str, Any] = {"patch_size": 1, "qk_layernorm": True}
 
