@@ -1,4 +1,5 @@
-"""A diffusers ``ErnieImageTransformer2DModel`` as the host's, whatever its size; the names of its weights are diffusers'.
+"""A diffusers ``ErnieImageTransformer2DModel`` as the host's ``ErnieImageModel``, whatever its size; the names of
+its weights are diffusers'.
 
 The host's own detection knows the released size alone.
 """
@@ -33,8 +34,8 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
     width, channels = config.get("hidden_size", 3072), config.get("in_channels", 128)
     if row.context_width(config) == width:
         raise ValueError(
-            f"this ERNIE-Image transformer has text_in_dim = hidden_size = {width}, and so no weight where text enters, "
-            "by which ComfyUI's is known"
+            f"this ERNIE-Image transformer has text_in_dim = hidden_size = {width}, and so no weight where text "
+            "enters, by which bridges are told from others"
         )
     return {
         "image_model": "ernie",
