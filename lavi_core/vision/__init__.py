@@ -8,6 +8,7 @@ from .aura_flow import AURA_FLOW
 from .call import NUM_TIMESTEPS, Told
 from .chroma import CHROMA
 from .cosmos import COSMOS
+from .ernie_image import ERNIE_IMAGE
 from .flux import FLUX, FLUX_SCHNELL
 from .flux2 import FLUX2
 from .keys import KeyFormat
@@ -26,6 +27,7 @@ from .z_image import Z_IMAGE
 # In the order in which ``target_of`` asks them: a row that stands for many models comes after those of one.
 _ROWS = (SD1, LDM, KOLORS, SDXL, PIXART_SIGMA, PIXART, UNET)
 _ROWS += (SD3, FLUX_SCHNELL, FLUX, Z_IMAGE, LUMINA2, QWEN_IMAGE, AURA_FLOW, CHROMA, COSMOS, FLUX2, WAN, SANA)
+_ROWS += (ERNIE_IMAGE,)
 VISION_TARGETS = Registry("vision target", {row.name: row for row in _ROWS})
 
 

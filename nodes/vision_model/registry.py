@@ -8,6 +8,7 @@ from ...lavi_core.registry import Registry
 from .aura_flow import AURA_FLOW
 from .chroma import CHROMA
 from .cosmos import COSMOS
+from .ernie_image import ERNIE_IMAGE
 from .flux import FLUX
 from .flux2 import FLUX2
 from .host_model import HostModel
@@ -34,6 +35,7 @@ HOST_MODELS: Registry[HostModel] = Registry(
         "aura_flow": AURA_FLOW,
         "cosmos": COSMOS,
         "wan": WAN,
+        "ernie_image": ERNIE_IMAGE,
     },
 )
 

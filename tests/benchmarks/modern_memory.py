@@ -62,6 +62,7 @@ SIZES = {  # recipe -> name in modern_sizes.py; the latents' channels come with 
     "t5-large-cosmos": "cosmos-2b",
     "qwen3-0.6b-anima": "cosmos-2b",
     "qwen3-0.6b-flux2-klein": "flux2-klein-4b",
+    "qwen3-0.6b-ernie-image": "ernie-image",
     "t5-large-wan": "wan-1.3b",
     "smollm2-sana": "sana-1.6b",
     "minilm-kolors": "kolors",

@@ -95,6 +95,14 @@ VISION: dict[str, dict[str, Any]] = {
         "num_layers": 30,
         "ffn_dim": 8960,
     },
+    "ernie-image": {
+        "_class_name": "ErnieImageTransformer2DModel",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_layers": 36,
+        "ffn_hidden_size": 12288,
+        "text_in_dim": 3072,
+    },
     "sana-1.6b": {"_class_name": "SanaTransformer2DModel", "caption_channels": 2304},
     "pixart-sigma": {
         "_class_name": "PixArtTransformer2DModel",
@@ -140,6 +148,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
         "flow_shift": 3.0,
         "prediction_type": "flow_prediction",
     },
+    "ernie-image": {"_class_name": _FLOW, "shift": 4.0},
     "sana-1.6b": {
         "_class_name": "DPMSolverMultistepScheduler",
         "use_flow_sigmas": True,

@@ -41,6 +41,7 @@ DITS = {
     "t5-large-cosmos": ("dit-cosmos", "diffusers/Cosmos-Predict2-2B-Text2Image"),
     "qwen3-0.6b-anima": ("dit-anima", "diffusion_models/anima-base-v1.0.safetensors"),
     "qwen3-0.6b-flux2-klein": ("dit-flux2", "diffusion_models/flux-2-klein-4b.safetensors"),
+    "qwen3-0.6b-ernie-image": ("dit-ernie_image", "diffusers/ERNIE-Image"),
     "t5-large-wan": ("dit-wan", "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"),
     "t5-large-pixart-sigma": ("dit-pixart_sigma", "diffusers/PixArt-Sigma-XL-2-1024-MS"),
 }

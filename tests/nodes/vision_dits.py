@@ -30,6 +30,7 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "anima": ("cosmos", {}),
     "wan": ("wan", {}),
     "pixart_sigma": ("pixart_sigma", {}),
+    "ernie_image": ("ernie_image", {}),
 }
 SD35_MEDIUM = {"caption_projection_dim": 1536, "pos_embed_max_size": 384, "qk_norm": "rms_norm"}
 KLEIN = {"joint_attention_dim": 7680, "guidance_embeds": False}
@@ -47,6 +48,16 @@ REAL: tuple[tuple[str, dict[str, Any]], ...] = (
     ("aura_flow", {"pos_embed_max_size": 9216}),
     ("cosmos", {"num_attention_heads": 16, "extra_pos_embed_type": None, "rope_scale": (1.0, 4.0, 4.0)}),
     ("wan", {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}),
+    (
+        "ernie_image",
+        {
+            "hidden_size": 4096,
+            "num_attention_heads": 32,
+            "num_layers": 36,
+            "ffn_hidden_size": 12288,
+            "text_in_dim": 3072,
+        },
+    ),
 )
 # Their norms of queries and keys add another number to a variance in ComfyUI (1.2e-7) than in diffusers (1e-6, 1e-5).
 LOUD = ("flux2", "lumina2", "z_image")

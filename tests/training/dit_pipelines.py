@@ -195,6 +195,17 @@ def draw_sana(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guidan
     ).images
 
 
+def draw_ernie_image(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guidance: float) -> Tensor:
+    texts = [side.context[0][side.mask[0].bool()] for side in (prompt, negative)]
+    return pipe(
+        prompt_embeds=texts[:1],
+        negative_prompt_embeds=texts[1:],
+        latents=noise,
+        guidance_scale=guidance,
+        **options(noise, 16),
+    ).images
+
+
 def draw_kolors(pipe: Any, noise: Tensor, prompt: Prompt, negative: Prompt, guidance: float) -> Tensor:
     return pipe(
         prompt_embeds=prompt.context,
@@ -223,6 +234,7 @@ PIPELINES: dict[str, tuple[Callable[[Any, Any], Any], Draw]] = {
     "flux2": (lambda network, s: diffusers.Flux2KleinPipeline(s, dits.flux2_vae(), NONE, NONE, network), draw_flux2),
     "wan": (lambda network, s: diffusers.WanPipeline(NONE, NONE, NONE, s, network), draw_wan),
     "sana": (lambda network, s: diffusers.SanaPipeline(NONE, NONE, NONE, network, s), draw_sana),
+    "ernie_image": (lambda network, s: diffusers.ErnieImagePipeline(network, NONE, NONE, NONE, s), draw_ernie_image),
     "pixart_sigma": (
         lambda network, s: diffusers.PixArtSigmaPipeline(NONE, NONE, NONE, network, s),
         lambda *given: draw_masked(*given, use_resolution_binning=False, negative_prompt=NONE),

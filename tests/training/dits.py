@@ -194,6 +194,19 @@ def sana() -> nn.Module:
     )
 
 
+def ernie_image() -> nn.Module:
+    return diffusers.ErnieImageTransformer2DModel(
+        hidden_size=48,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=64,
+        in_channels=32,
+        out_channels=32,
+        text_in_dim=TEXT,
+        rope_axes_dim=(8, 8, 8),
+    )
+
+
 def pixart_sigma() -> nn.Module:
     return diffusers.PixArtTransformer2DModel(
         num_attention_heads=2,
@@ -294,6 +307,13 @@ FAMILIES: dict[str, Family] = {
         scheduler=lambda: Flow(shift=3.0),
         channels=32,
         pixels=32,
+        masks=True,
+    ),
+    "ernie_image": Family(
+        build=ernie_image,
+        scheduler=lambda: Flow(shift=4.0),
+        channels=32,
+        pixels=16,
         masks=True,
     ),
     "pixart_sigma": Family(

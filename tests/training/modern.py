@@ -65,6 +65,7 @@ VISION: dict[str, tuple[str, str, Callable[[], Any]]] = {
     "t5-large-cosmos": ("Cosmos-Predict2-2B-Text2Image", "cosmos", lambda: video("AutoencoderKLWan")),
     "qwen3-0.6b-anima": ("Anima", "cosmos", lambda: video("AutoencoderKLQwenImage")),
     "qwen3-0.6b-flux2-klein": ("FLUX.2-klein-4B", "flux2", dits.flux2_vae),
+    "qwen3-0.6b-ernie-image": ("ERNIE-Image", "ernie_image", dits.flux2_vae),
     "t5-large-wan": ("Wan2.1-T2V-1.3B-Diffusers", "wan", lambda: video("AutoencoderKLWan")),
     "smollm2-sana": ("Sana_1600M_1024px_diffusers", "sana", deep_compression),
     "minilm-kolors": ("Kolors-diffusers", "kolors", lambda: kl(4, 0.13025)),

@@ -28,6 +28,7 @@ COUNTS = {  # model: (sites, matrices that ComfyUI patches)
     "flux2-klein-4b": (100, 100),
     "flux2-klein-9b": (144, 144),
     "wan-1.3b": (300, 300),
+    "ernie-image": (252, 252),
     "sana-1.6b": (160, 160),
     "pixart-sigma": (224, 224),
     "kolors": (692, 692),

@@ -26,7 +26,7 @@ scheduler_ = importlib.import_module("hyphen-pack.nodes.vision_model.scheduler")
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NAMES = ("sd3", "flux", "flux-schnell", "chroma", "flux2", "z_image", "lumina2", "qwen_image", "aura_flow", "cosmos")
-NAMES += ("anima", "wan")
+NAMES += ("anima", "wan", "ernie_image")
 
 
 def row_of(name):
@@ -83,7 +83,7 @@ def shards_are_one_model():
 @check
 def a_flow_has_the_shift_of_its_scheduler_or_the_hosts_own():
     shifts = {"sd3": 3.0, "flux": 1.15, "flux-schnell": 1.0, "chroma": 1.15, "flux2": 2.02, "z_image": 3.0}
-    shifts |= {"lumina2": 6.0, "qwen_image": 1.15, "aura_flow": 1.73, "anima": 3.0, "wan": 3.0}
+    shifts |= {"lumina2": 6.0, "qwen_image": 1.15, "aura_flow": 1.73, "anima": 3.0, "wan": 3.0, "ernie_image": 4.0}
     for name in here():
         sampling = ours(name).model.model_sampling
         assert getattr(sampling, "shift", None) == shifts.get(name), (name, getattr(sampling, "shift", None))
@@ -104,7 +104,7 @@ def a_flow_has_the_shift_of_its_scheduler_or_the_hosts_own():
 @check
 def a_model_has_the_latents_that_its_folder_says():
     """The host's own where the folder says nothing or the same; else the folder's, its VAE's or its config's."""
-    formats = {"sd3": "SD3", "flux2": "Flux2", "aura_flow": "SDXL"}
+    formats = {"sd3": "SD3", "flux2": "Flux2", "ernie_image": "Flux2", "aura_flow": "SDXL"}
     formats |= dict.fromkeys(("flux", "flux-schnell", "chroma", "z_image", "lumina2"), "Flux")
     formats |= dict.fromkeys(("qwen_image", "cosmos", "anima", "wan"), "Wan21")
     for name in here():
@@ -156,6 +156,7 @@ def a_transformer_that_the_host_cannot_be():
         ("aura_flow", {"caption_projection_dim": 96}),
         ("cosmos", {"extra_pos_embed_type": "learnable"}),
         ("wan", {"image_dim": 1280}),
+        ("ernie_image", {"qk_layernorm": False}),
     )
     for name, change in wrong:
         if name in here():
@@ -185,7 +186,7 @@ def at_released_sizes_every_weight_has_its_place():
     """And the description is what the host's own detection says of such weights, as far as that says it."""
     flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
     sizes = json.loads((Path(BASE) / "dit_sizes.json").read_text())
-    assert len(sizes) == 12
+    assert len(sizes) == 13
     for config, shapes in sizes:
         row = vision.target_of(config)
         host_model = registry_.HOST_MODELS[row.name]

@@ -34,6 +34,7 @@ NEWER = {
     "dit-z_image": "ZImage",
     "dit-flux2": "Flux2",
     "dit-flux2-guided": "Flux2",
+    "dit-ernie_image": "ErnieImage",
 }  # what older hosts have no class for
 SIZE, STEPS, GUIDANCE = (8, 12), 3, 3.0
 DYNAMIC = ("dit-flux", "dit-chroma", "dit-qwen_image")  # whose schedulers shift by the size of the picture
@@ -86,7 +87,7 @@ def gaps(name, model, bridge):
 def pictures_of_newer_models_are_those_of_the_standalone_sampler():
     """Two pictures in a batch, prompts of different lengths, guided, not square; a LoRA on every site."""
     language, found = language_model("bert"), {}
-    assert len(FAMILIES) == 15
+    assert len(FAMILIES) == 16
     for name in filter(is_known, FAMILIES):
         model, bridge = shifted(name, loaded(name)), connected(name, language)
         found |= gaps(name, model, bridge)

@@ -144,5 +144,10 @@ def wan_predicts_what_diffusers_does():
 
 
 @check
+def ernie_image_predicts_what_diffusers_does():
+    agrees_where_known("ErnieImage", "ernie_image")
+
+
+@check
 def pixart_sigma_predicts_what_diffusers_does():
     agrees("pixart_sigma")
