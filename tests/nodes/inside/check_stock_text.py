@@ -75,7 +75,7 @@ def the_last_layer_is_counted_from_the_trained_one():
     ):
         assert clip_.counted_from(trained, layer) == counted
     refused(("hidden state 2, there is none at -1", "can go back to -3"), clip_.counted_from, 2, -4)
-    refused(("the mean of all layers",), clip_.counted_from, "normalized_mean", -2)
+    refused(("hears several layers",), clip_.counted_from, "normalized_mean", -2)
     bridge = connected("gpt2")
     trained = bridge.config.prompt.hidden_states
     back = stock.CLIPSetLastLayer().set_last_layer(bridge.clip, -2)[0]
