@@ -54,5 +54,5 @@ def plainly(added: Any) -> Any:
 
 def _rows(values: tuple[float, ...], heard: Conditioning) -> Tensor:
     """The same numbers for every prompt. [B n] float32"""
-    row = torch.tensor(values, dtype=torch.float32, device=heard.context.device)
+    row = torch.tensor(values, dtype=torch.float32).to(heard.context.device, non_blocking=True)
     return row.expand(len(heard.context), -1)

@@ -72,7 +72,7 @@ def latent_scale(folder: str | Path, row: VisionTarget) -> float:
 def _like(numbers: Numbers, latents: Tensor) -> Tensor | float:
     if not isinstance(numbers, tuple):
         return numbers
-    return torch.tensor(numbers, dtype=torch.float32, device=latents.device).view(1, -1, 1, 1)
+    return torch.tensor(numbers, dtype=torch.float32).to(latents.device, non_blocking=True).view(1, -1, 1, 1)
 
 
 def _read(path: Path) -> dict[str, Any]:

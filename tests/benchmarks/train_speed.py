@@ -2,11 +2,13 @@
 
     python tests/benchmarks/train_speed.py --work FOLDER [--earlier WORKTREE] [PAIR ...]
 
-Prints Markdown tables: images/s, seconds a step, peak memory, the share of the machine's measured bf16 matrix rate, and
-the share of time of each stage. Each loop runs in a process of its own, caches warm; the loops take turns, a few steps
-each, and the median turn counts, so that what else the machine does falls on both. Models of true size, with random
-weights, are written to FOLDER (about 5 GB) and found there again; the demo pair is the committed one. ``--earlier``
-times a second build of ours, such as ``git worktree add WORKTREE COMMIT`` makes.
+Prints Markdown tables: images/s, seconds a step, peak memory, the share of the machine's measured matrix rate, and the
+share of time of each stage, in the precision that the device is fastest in. Each loop runs in a process of its own,
+caches warm; the loops take turns, a few steps each, and the median turn counts, so that what else the machine does
+falls on both; ratios of speed are medians of the turns' own, with their quartiles. With one thread on a CPU the
+seconds are those that the process computed, not those that others did. Models of true size, with random weights, are
+written to FOLDER (about 5 GB) and found there again; the demo pair is the committed one. ``--earlier`` times a second
+build of ours, such as ``git worktree add WORKTREE COMMIT`` makes.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from lavi_bridge.training.shapebench import CATEGORIES, VOCABULARIES, caption, r
 from stages import NAMES  # noqa: E402
 from timed_loops import LOOPS, work  # noqa: E402
 
-TURNS = 3
+CPU = torch.device("cpu")
 TITLES = {"language": "tokens, language model", "vision": "vision forward", "rest": "logging, rest"}
 
 
@@ -62,11 +64,21 @@ PAIRS = {
 }
 
 
-def prepare(name: str, folder: Path, size: int, batch: int, steps: int, overrides: Sequence[str] = ()) -> Recipe:
+def prepare(
+    name: str,
+    folder: Path,
+    size: int,
+    batch: int,
+    steps: int,
+    overrides: Sequence[str] = (),
+    device: torch.device = CPU,
+) -> Recipe:
     """The recipe of a pair on pictures and models in ``folder``, both written if they are not there.
 
     steps: how many batches of pictures there are. overrides: ``key.sub=value``, for the recipe.
     """
+    from lavi_bridge.training.models.device import fastest_precision  # which an earlier build lacks
+
     pair = PAIRS[name]
     changes = {
         "output": folder / "speed" / name,
@@ -74,7 +86,7 @@ def prepare(name: str, folder: Path, size: int, batch: int, steps: int, override
         "save_every": 1_000_000,
         "sample.every": 0,
         "batch_size": batch,
-        "precision": "bf16",
+        "precision": fastest_precision(device),
         "align.steps": 0,
         "data.kind": "tsv",
         "data.path": pictures(folder / "speed" / f"pictures-{size}", size, batch * steps),
@@ -149,30 +161,31 @@ def measure(
     name: str,
     loops: list[str],
     recipe: Recipe,
+    turns: int,
     steps: int,
     warmup: int,
     device: torch.device,
     earlier: Path | None = None,
 ) -> tuple[dict[str, dict[str, Any]], float]:
-    """What was measured of each loop, by its name; the machine's best bf16 matrix rate between the turns, FLOP/s."""
+    """What was measured of each loop, by its name; the machine's best matrix rate between the turns, FLOP/s."""
     if "ours" in loops:
         fill(recipe)
     workers = {loop: Worker(loop, recipe, earlier) for loop in loops}
-    turns: dict[str, list[float]] = {loop: [] for loop in loops}
+    taken: dict[str, list[float]] = {loop: [] for loop in loops}
     for worker in workers.values():
         worker.ask("time", warmup)
     rate = 0.0
-    for turn in range(TURNS):
-        rate = max(rate, matrix_rate(device))
+    for turn in range(turns):
+        rate = max(rate, matrix_rate(device, torch.bfloat16 if recipe.precision == "bf16" else torch.float32))
         for loop, worker in workers.items():
-            turns[loop].append(worker.ask("time", steps))
-            print(f"{name}, {loop}, turn {turn + 1}: {turns[loop][-1]:.3f} s a step", file=sys.stderr)
+            taken[loop].append(worker.ask("time", steps))
+            print(f"{name}, {loop}, turn {turn + 1}: {taken[loop][-1]:.3f} s a step", file=sys.stderr)
     found = {}
     for loop, worker in workers.items():
-        second = statistics.median(turns[loop])
+        second = statistics.median(taken[loop])
         found[loop] = {
             "seconds": second,
-            "turns": turns[loop],
+            "turns": taken[loop],
             "images_per_second": recipe.batch_size / second,
             "stages": worker.ask("stages", steps),
             "memory": worker.ask("memory"),
@@ -189,13 +202,13 @@ def fill(recipe: Recipe) -> None:
     filler.quit()
 
 
-def matrix_rate(device: torch.device) -> float:
-    """FLOP/s of a large bf16 matrix product, the best of several."""
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product, the best of several."""
     size, repeats = (8192, 20) if device.type == "cuda" else (2048, 2)
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + 10
     for _ in range(8):
-        if time.perf_counter() > end:  # without bf16 in the processor one product takes that long
+        if time.perf_counter() > end:  # asked for bf16 without it in the processor, one product takes that long
             break
         _wait(device)
         begun = time.perf_counter()
@@ -224,7 +237,7 @@ def machine(device: torch.device) -> str:
 def table(results: dict[str, dict[str, Any]], rate: float) -> str:
     """Two Markdown tables: speed and memory; stages."""
     speed = [
-        "| pair | pixels | batch | loop | images/s | s/step | peak memory | TFLOP/step | of the bf16 matrix rate |",
+        "| pair | pixels | batch, ours in | loop | images/s | s/step | peak memory | TFLOP/step | of the matrix rate |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     shares = [
@@ -233,7 +246,7 @@ def table(results: dict[str, dict[str, Any]], rate: float) -> str:
     ]
     for pair, result in results.items():
         loops = result["loops"]
-        size = f"| {pair} | {result['size']} | {result['batch']} "
+        size = f"| {pair} | {result['size']} | {result['batch']}, {result['precision']} "
         for loop, found in loops.items():
             speed.append(
                 f"{size}| {loop} | {found['images_per_second']:.2f} | {found['seconds']:.2f} | "
@@ -244,13 +257,13 @@ def table(results: dict[str, dict[str, Any]], rate: float) -> str:
             cells = " | ".join(f"{found['stages'][name] / total:.1%}" for name in NAMES)
             shares.append(f"| {pair} | {loop} | {cells} |")
         for other in loops.keys() - {"ours"} if "ours" in loops else ():
-            ratio = {
-                key: loops["ours"][key] / loops[other][key]
-                for key in ("images_per_second", "seconds", "memory", "flops")
-            }
+            memory, flops = (loops["ours"][key] / loops[other][key] for key in ("memory", "flops"))
+            both = zip(loops["ours"]["turns"], loops[other]["turns"], strict=True)
+            faster = [theirs / here for here, theirs in both]
+            low, middle, high = statistics.quantiles(faster, n=4) if len(faster) > 1 else faster * 3
             speed.append(
-                f"{size}| ours / {other} | {ratio['images_per_second']:.2f} | {ratio['seconds']:.2f} | "
-                f"{ratio['memory']:.2f} | {ratio['flops']:.2f} | |"
+                f"{size}| ours / {other} | {middle:.2f} ({low:.2f} to {high:.2f}) | {1 / middle:.2f} | {memory:.2f} | "
+                f"{flops:.2f} | |"
             )
     return "\n".join([*speed, "", *shares])
 
@@ -261,7 +274,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for models, pictures and caches")
     parser.add_argument("--size", type=int, help="pixels; default: 128 (demo), 256 on a CPU, 512 on a GPU")
     parser.add_argument("--batch", type=int, help="pictures a step; default: 48 (demo), 2 on a CPU, 16 on a GPU")
-    parser.add_argument("--steps", type=int, help=f"steps of each of the {TURNS} turns; default: 3, on a GPU 20")
+    parser.add_argument("--narrow", action="store_true", help="T5 and U-Net in their depth with a few channels")
+    parser.add_argument("--turns", type=int, default=3, help="of each loop")
+    parser.add_argument("--steps", type=int, help="of each turn; default: 3, on a GPU 20")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the first turn")
     parser.add_argument("--loops", nargs="+", choices=list(LOOPS), help="default: all that there are")
     parser.add_argument("--earlier", type=Path, metavar="WORKTREE", help="another build, to be timed beside this one")
@@ -281,20 +296,24 @@ def main() -> None:
     rate = 0.0
     for name in args.pairs or PAIRS:
         size, batch = args.size or PAIRS[name].size[args.device], args.batch or PAIRS[name].batch[args.device]
-        seen = args.warmup + (TURNS + 1) * steps + 1
-        recipe = prepare(name, args.work.resolve(), size, batch, seen, args.set)
+        seen = args.warmup + (args.turns + 1) * steps + 1
+        folder = args.work.resolve()
+        if args.narrow and PAIRS[name].language:
+            true_sizes.make_narrow(PAIRS[name].language, PAIRS[name].vision)
+            folder /= "narrow"
+        recipe = prepare(name, folder, size, batch, seen, args.set, device)
         if args.prepare:
             fill(recipe)
             continue
-        loops, found = measure(name, loops_wanted, recipe, steps, args.warmup, device, args.earlier)
+        loops, found = measure(name, loops_wanted, recipe, args.turns, steps, args.warmup, device, args.earlier)
         rate = max(rate, found)
-        results[name] = {"size": size, "batch": batch, "loops": loops}
+        results[name] = {"size": size, "batch": batch, "precision": recipe.precision, "loops": loops}
     if args.prepare:
         return
     if args.json:
         print(json.dumps({"machine": machine(device), "matrix_rate": rate, "pairs": results}, indent=1))
         return
-    print(f"{machine(device)}; bf16 matrix rate {rate / 1e12:.2f} TFLOP/s\n\n{table(results, rate)}")
+    print(f"{machine(device)}; matrix rate {rate / 1e12:.2f} TFLOP/s\n\n{table(results, rate)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..recipe import Recipe
 from .latent_cache import LatentCache
 from .order import Order
-from .text_inputs import TextInput
+from .text_inputs import TextInput, pinned
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,11 @@ class Batches:
         micro_batches = []
         for rows, (latents, captions) in zip(ours, read, strict=True):
             kept = ["" if drop else text for drop, text in zip(dropped[rows].tolist(), captions, strict=True)]
-            tensors = [latents, noise[rows], uniform[rows]]
-            x0, e, u = (t.pin_memory() for t in tensors) if self.pin else tensors
-            micro_batches.append(MicroBatch(x0, e, u, self.text_inputs(kept)))
+            tensors, text = [latents, noise[rows], uniform[rows]], self.text_inputs(kept)
+            if self.pin:
+                tensors, text = [t.pin_memory() for t in tensors], pinned(text)
+            x0, e, u = tensors
+            micro_batches.append(MicroBatch(x0, e, u, text))
         return Batch(step, tuple(self.latents.name(i) for i in indices), tuple(micro_batches))
 
     def captions(self, start: int) -> Iterator[list[str]]:

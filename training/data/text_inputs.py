@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...lavi_core.conditioning import HiddenStates
 from ...lavi_core.language import TextEncoder, TokenBatch
@@ -138,4 +139,16 @@ class TextInputs:
 
 
 def to_device(text: TextInput, device: torch.device) -> TextInput:
-    return text.to(device) if isinstance(text, TokenBatch) else HiddenStates(*(t.to(device) for t in text))
+    """Of text on the CPU. Waits for nothing that the device was given before."""
+    return _each(text, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def pinned(text: TextInput) -> TextInput:
+    return _each(text, Tensor.pin_memory)
+
+
+def _each(text: TextInput, change: Callable[[Tensor], Tensor]) -> TextInput:
+    if isinstance(text, HiddenStates):
+        return HiddenStates(*map(change, text))
+    keep = None if text.keep is None else change(text.keep)
+    return TokenBatch(change(text.ids), change(text.mask), keep, text.reports)

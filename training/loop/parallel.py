@@ -141,8 +141,9 @@ def group_norms(model: Any, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """The norm [] of the gradients of each of the optimizer's groups, in its order, before they are clipped."""
     if is_deepspeed():
         return deepspeed.group_norms(model)
-    gradients = [[p.grad for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
-    return [torch.stack(torch._foreach_norm(some)).norm() if some else torch.zeros(()) for some in gradients]
+    groups = [group["params"] for group in optimizer.param_groups]
+    gradients = [[p.grad for p in group if p.grad is not None] or [group[0].new_zeros(())] for group in groups]
+    return [torch.stack(torch._foreach_norm(some)).norm() for some in gradients]
 
 
 def clip(accelerator: Accelerator, model: Any, trained: Iterable[nn.Parameter], limit: float) -> Tensor:

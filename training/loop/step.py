@@ -132,8 +132,10 @@ class TrainStep:
         recipe, device = self.recipe, self.accelerator.device
         vision, objective = self.pair.vision_model, self.pair.vision_model.objective
         text = to_device(micro_batch.text, device)
-        latents, noise = (t.to(device, non_blocking=True) for t in (micro_batch.latents, micro_batch.noise))
-        timesteps = vision.timesteps(drawn(micro_batch.uniform.to(device), recipe.loss), latents)
+        # A copy that is waited for would also wait for the step before.
+        tensors = (micro_batch.latents, micro_batch.noise, micro_batch.uniform)
+        latents, noise, uniform = (t.to(device, non_blocking=True) for t in tensors)
+        timesteps = vision.timesteps(drawn(uniform, recipe.loss), latents)
         x, target = objective.corrupt(vision.latents.seen(latents), noise, timesteps)
         prediction = self.model(text, x, timesteps)
         return (objective.loss(prediction, target) * loss_weights(objective, timesteps, recipe.loss)).mean()

@@ -23,6 +23,7 @@ from ..data.text_inputs import TextInputs, keeps_states
 from ..models import named
 from ..models.frozen_language import FrozenLanguage
 from ..models.fully_trained import save_fully_trained
+from ..models.layers import channels_last
 from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
 from ..models.vae import load_vae
 from ..models.vision_model import load_vision_model
@@ -213,6 +214,8 @@ class Trainer:
         device = accelerator.device
         parallel.shard(accelerator, self.pair)
         self.pair.to(device).train()
+        if not parallel.is_sharded():
+            channels_last(self.pair.network)
         optimizers.follow(self.optimizer)
         if recipe.align.steps and not self.resumed:
             align(recipe, self.pair, self.latents.texts(self.trained_on), device, self.text_inputs.encoder())

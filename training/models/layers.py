@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from ...lavi_core.language import TextEncoder
@@ -61,6 +62,14 @@ def checkpoint_layers(encoder: TextEncoder, network: nn.Module, unused: list[nn.
     layers = encoder.layers()
     holders = (module for module in encoder.model.modules() if layers in module.children())
     return {*holders, *(layer for layer in layers if layer not in unused)}
+
+
+def channels_last(model: nn.Module) -> None:
+    """Lay the frozen convolutions' weights out as [out h w in], in which CPUs and GPUs compute them without transposing
+    their pictures; what they give lies so too."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and not module.weight.requires_grad:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def outermost_layers(model: nn.Module) -> Iterator[nn.Module]:

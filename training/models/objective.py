@@ -85,7 +85,7 @@ class Objective:
             s = (timesteps / NUM_TIMESTEPS).view(-1, 1, 1, 1)
             return (1 - s) * latents + s * noise, noise - latents
         assert self.alphas_cumprod is not None
-        a = self.alphas_cumprod.to(latents.device)[timesteps].view(-1, 1, 1, 1)
+        a = self.alphas_cumprod.to(latents.device, non_blocking=True)[timesteps].view(-1, 1, 1, 1)
         corrupted = a.sqrt() * latents + (1 - a).sqrt() * noise
         if self.kind == "epsilon":
             return corrupted, noise
@@ -97,7 +97,7 @@ class Objective:
             s = (timesteps / NUM_TIMESTEPS).clamp(min=1e-4, max=1)
             return (((1 - s) / s) ** 2).clamp(min=MIN_SNR)
         assert self.alphas_cumprod is not None
-        a = self.alphas_cumprod.to(timesteps.device)[timesteps]
+        a = self.alphas_cumprod.to(timesteps.device, non_blocking=True)[timesteps]
         return (a / (1 - a)).clamp(min=MIN_SNR)
 
     def in_x0(self, timesteps: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.training.paper import RECIPES
+from lavi_bridge.training.models import lora_layers
+from lavi_bridge.training.models.layers import channels_last
 from lavi_bridge.training.models.lora_layers import Group, LoRALayer, copied, inject
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
@@ -85,9 +88,10 @@ def gap(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize("made_once", [True, False])
-@pytest.mark.parametrize("model", [Attention(), Attention(keys=2), Crossed(), Blocks()], ids=lambda m: type(m).__name__)
-def test_outputs_and_gradients_are_pefts(model: nn.Module, made_once: bool) -> None:
-    ours, theirs = both(model)
+@pytest.mark.parametrize("make", [Attention, lambda: Attention(keys=2), Crossed, Blocks])
+def test_outputs_and_gradients_are_pefts(make: Callable[[], nn.Module], made_once: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = both(make())
     inputs = [torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)]
     wanted = theirs(inputs[1])
     if made_once:
@@ -107,8 +111,9 @@ def test_outputs_and_gradients_are_pefts(model: nn.Module, made_once: bool) -> N
         assert gap(p.grad, reference) < 1e-6, key
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["", "channels-last"])
 @pytest.mark.parametrize("vision", ["stable-diffusion-v1-4", "PixArt-XL-2-512x512"])
-def test_a_whole_network_has_pefts_gradients(vision: str, paper: Path) -> None:
+def test_a_whole_network_has_pefts_gradients(vision: str, last: bool, paper: Path) -> None:
     torch.manual_seed(0)
     networks = [load_vision_model(paper / "models" / vision, dtype=torch.float64) for _ in range(2)]
     ours, theirs = networks
@@ -116,6 +121,8 @@ def test_a_whole_network_has_pefts_gradients(vision: str, paper: Path) -> None:
     inject(ours.network, paths, RANK, ALPHA, 0.0)
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=paths)  # type: ignore[arg-type]
     inject_adapter_in_model(config, theirs.network)
+    if last:
+        channels_last(ours.network)
     expected = trained(theirs.network)
     for key, p in trained(ours.network).items():
         p.data = nn.init.normal_(p.data.double(), std=0.1)
@@ -167,10 +174,28 @@ def test_dropout_is_pefts_in_distribution() -> None:
     assert between.max() < 0.1  # q and k drop independently
 
 
-def test_dropout_that_was_drawn_is_in_the_gradients() -> None:
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_what_drops_out(p: float) -> None:
+    """Each element by itself with probability p, whatever the layout; what is left keeps the mean."""
+    for x in (torch.ones(400, 1001), torch.ones(4, 250, 401, 1).to(memory_format=torch.channels_last)):
+        torch.manual_seed(0)
+        dropped, mask = lora_layers._dropped(x, p)
+        assert mask is not None and mask.dtype == torch.bool and mask.stride() == dropped.stride() == x.stride()
+        assert torch.equal(dropped, mask / (1 - p))
+        kept = mask.float().flatten()
+        assert abs(float(kept.mean()) - (1 - p)) < 5 * (p * (1 - p) / len(kept)) ** 0.5
+        for apart in range(1, 9):  # several are made of one number
+            together = (kept[:-apart] * kept[apart:]).mean() - (1 - p) ** 2
+            assert abs(float(together)) < 5 * (2 * p / len(kept)) ** 0.5
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["", "channels-last"])
+def test_dropout_that_was_drawn_is_in_the_gradients(last: bool) -> None:
     """To what was drawn the function is linear in x and in each weight, so products say whether gradients are right."""
     for model in (Attention(), Blocks()):
         ours = both(model, 0.5)[0].train().double()
+        if last:
+            channels_last(ours)
         x = torch.randn(2, 8, 6, dtype=torch.float64, requires_grad=True)
 
         def said(moved: Tensor, ours: nn.Module = ours) -> Tensor:
