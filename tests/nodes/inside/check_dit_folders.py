@@ -180,9 +180,11 @@ def a_config_that_is_not_of_its_weights():
     """Weights of other shapes, a part of a matrix that the host fuses, heads that are no whole, a width unsaid."""
     for name in here():
         key = row_of(name).width_key
-        with changed(name, **{key: 41}) as folder:
+        wider: dict[str, Any] = {key: 41}
+        unsaid: dict[str, Any] = {key: None}
+        with changed(name, **wider) as folder:
             refused([f"dit-{name}", "other shapes than its config.json says", "40", "41"], vision_model_.load, folder)
-        with changed(name, **{key: None}) as folder:
+        with changed(name, **unsaid) as folder:
             refused([row_of(name).name, "does not say", key], vision_model_.load, folder)
     with changed("lumina2") as folder:
         path = folder / "transformer" / WEIGHTS
