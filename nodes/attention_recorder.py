@@ -48,7 +48,7 @@ def kind_of(network: nn.Module) -> CrossAttention:
         if ancestor.__name__ in CROSS_ATTENTION:
             return CROSS_ATTENTION[ancestor.__name__]
     raise ValueError(
-        f"attention maps are drawn of models with cross-attention ({', '.join(CROSS_ATTENTION)}), this one is a "
+        f"attention maps are drawn of the cross-attention of {' and '.join(CROSS_ATTENTION)}, this one is a "
         f"{type(network).__name__}: take the node out"
     )
 

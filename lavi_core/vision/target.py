@@ -69,15 +69,20 @@ class VisionTarget:
         return says(config, self.told_by) and any(says(config, name) for name in names)
 
     def context_width(self, config: Mapping[str, Any]) -> int:
-        return int(config[self.width_key])
+        return self._said(config, self.width_key)
 
     def pooled_width(self, config: Mapping[str, Any]) -> int | None:
         """The width of the pooled vector; None = the model takes none."""
         if self.pooled_key is not None:
-            return int(config[self.pooled_key])
+            return self._said(config, self.pooled_key)
         if not self.size_ids:
             return None
         return config["projection_class_embeddings_input_dim"] - self.size_ids * config["addition_time_embed_dim"]
+
+    def _said(self, config: Mapping[str, Any], key: str) -> int:
+        if config.get(key) is None:
+            raise ValueError(f"the config.json of this {self.name} model does not say {key}: copy it again")
+        return int(config[key])
 
     def latent_channels(self, config: Mapping[str, Any]) -> int:
         return config["in_channels"] // self.packing

@@ -31,14 +31,19 @@ def load(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.Mod
     model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
     model = model_config.get_model(state, "")
     host_model.adjust(model)
-    names = model.diffusion_model.state_dict().keys()
-    if lost := state.keys() - names:
+    shapes = {name: weight.shape for name, weight in model.diffusion_model.state_dict().items()}
+    if lost := state.keys() - shapes.keys():
         raise ValueError(
             f"{len(lost)} of {len(state)} weights of {folder.name} have no place in ComfyUI's "
             f"{type(model.diffusion_model).__name__}, the first: {min(lost)}"
         )
-    if missing := names - state.keys():
+    if missing := shapes.keys() - state.keys():
         raise ValueError(f"{folder.name} lacks {len(missing)} weights of its network, the first: {min(missing)}")
+    if other := [name for name in sorted(shapes) if state[name].shape != shapes[name]]:
+        raise ValueError(
+            f"{len(other)} of {len(state)} weights of {folder.name} have other shapes than its config.json says, the "
+            f"first: {other[0]} is {list(state[other[0]].shape)}, not {list(shapes[other[0]])}: copy both again"
+        )
     kind = comfy.model_patcher.ModelPatcher
     if not disable_dynamic:
         kind = getattr(comfy.model_patcher, "CoreModelPatcher", kind)

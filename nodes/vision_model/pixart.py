@@ -78,8 +78,13 @@ class PositionedPixArt(PixArtMS):
         **options: Any,
     ) -> Tensor:
         """x [B C H W], timestep [B], y [B 1 T context], sizes [B 2] and shapes [B 1] where the checkpoint has them ->
-        [B out H W]. As PixArtMS.forward_orig but for the positions; arXiv 2310.00426, 2.3."""
+        [B out H W]. As PixArtMS.forward_orig but for the positions; arXiv 2310.00426, 2.3. Raises ValueError."""
         height, width = x.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"PixArt draws whole patches of {self.patch_size} x {self.patch_size} cells, and these latents have "
+                f"{height} x {width} of them: make both sides of the picture multiples of {8 * self.patch_size} pixels"
+            )
         positions = get_2d_sincos_pos_embed_torch(
             self.hidden_size,
             h=height // self.patch_size,

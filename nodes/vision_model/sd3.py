@@ -28,7 +28,7 @@ def describe(config: dict[str, Any], scheduler: dict[str, Any], row: Any, space:
 def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
     """The host's ``unet_config`` from diffusers' ``config.json``; refuses what the host's MMDiT cannot be."""
     demand(config, DEMANDS, "SD3 transformer")
-    heads, channels = config["num_attention_heads"], config.get("in_channels", 16)
+    heads, channels = config.get("num_attention_heads", 18), config.get("in_channels", 16)
     demand(config, {"caption_projection_dim": 64 * heads}, "SD3 transformer")
     norm, side = config.get("qk_norm"), config.get("pos_embed_max_size", 96)
     if norm not in NORMS:
@@ -40,7 +40,7 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
         "out_channels": config.get("out_channels") or channels,
         "patch_size": config.get("patch_size", 2),
         "depth": heads,  # the host's word for the width in heads
-        "num_blocks": config["num_layers"],
+        "num_blocks": config.get("num_layers", 18),
         "input_size": None,
         "adm_in_channels": row.pooled_width(config),
         "context_embedder_config": {

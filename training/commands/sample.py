@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder, .gguf file, demo:minilm or demo:smollm2 (default: the bridge's, looked for)",
     )
     parser.add_argument("--language-models", metavar="FOLDER", help="where the bridge's own is looked for")
-    parser.add_argument("--vision-model", default="demo:vision", help="folder with unet/ and scheduler/")
+    parser.add_argument("--vision-model", default="demo:vision", help="folder with unet/ (transformer/) and scheduler/")
     parser.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
     parser.add_argument("-o", "--output", default="sample.png")
     parser.add_argument("--negative", default="")

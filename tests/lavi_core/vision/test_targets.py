@@ -166,3 +166,11 @@ def test_what_a_network_is_told_beside_its_context():
 def test_hunyuan_dit_is_refused_with_the_reason():
     with pytest.raises(ValueError, match=r"two encoders at once, 77 and 256 tokens .* take another vision model"):
         target_of({"_class_name": "HunyuanDiT2DModel", "cross_attention_dim": 1024})
+
+
+def test_a_width_that_config_json_does_not_say():
+    for name, key in (("sd1", "cross_attention_dim"), ("sd3", "joint_attention_dim"), ("z_image", "cap_feat_dim")):
+        with pytest.raises(ValueError, match=f"this {name} model does not say {key}"):
+            VISION_TARGETS[name].context_width({})
+    with pytest.raises(ValueError, match="this flux model does not say pooled_projection_dim"):
+        VISION_TARGETS["flux"].pooled_width({"joint_attention_dim": 4096})

@@ -166,7 +166,10 @@ def what_has_no_cross_attention_or_no_words_is_refused():
     model, bridge = model_and_bridge("flow")
     positive = encode(bridge, PROMPT)
     sd3 = comfy.sd.load_diffusion_model(str(MODELS / "diffusion_models" / "tiny-sd3.safetensors"))
-    refused(["cross-attention", "UNetModel", "PixArtMS"], attention_maps_.watch, sd3, positive)
+    cosmos = vision_model_.load(MODELS / "diffusers" / "dit-cosmos")
+    for other in (sd3, cosmos):
+        kind = type(other.model.diffusion_model).__name__
+        refused(["cross-attention", "UNetModel", "PixArtMS", kind], attention_maps_.watch, other, positive)
     refused(["Bridge Text Encode"], attention_maps_.watch, model, [[positive[0][0], {}]])
     maps = attention_maps_.AttentionMaps(*context_tokens_.find_context_tokens(positive))
     refused(["watched MODEL"], maps.maps)

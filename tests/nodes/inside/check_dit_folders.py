@@ -176,6 +176,27 @@ def weights_without_a_place_and_places_without_weights():
         refused(["lacks 1", "proj_out.bias"], vision_model_.load, folder)
 
 
+@check
+def a_config_that_is_not_of_its_weights():
+    """Weights of other shapes, a part of a matrix that the host fuses, heads that are no whole, a width unsaid."""
+    for name in here():
+        key = row_of(name).width_key
+        wider: dict[str, Any] = {key: 41}
+        unsaid: dict[str, Any] = {key: None}
+        with changed(name, **wider) as folder:
+            refused([f"dit-{name}", "other shapes than its config.json says", "40", "41"], vision_model_.load, folder)
+        with changed(name, **unsaid) as folder:
+            refused([row_of(name).name, "does not say", key], vision_model_.load, folder)
+    with changed("lumina2") as folder:
+        path = folder / "transformer" / WEIGHTS
+        state = load_file(path)
+        state.pop("layers.0.attn.to_k.weight")
+        save_file(state, path)
+        refused(["1 of", "dit-lumina2", "layers.0.attention.qkv.weight"], vision_model_.load, folder)
+    with changed("lumina2", num_attention_heads=8) as folder:
+        refused(["8 heads", "96", "[8, 8, 8]"], vision_model_.load, folder)
+
+
 def bridge_to(target, width=40, pooled=None):
     trained = SimpleNamespace(target=target, model_id=f"the {target}", context_width=width)
     return SimpleNamespace(vision=trained, adapter=SimpleNamespace(pooled_width=pooled))

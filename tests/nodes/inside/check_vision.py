@@ -11,6 +11,7 @@ from pathlib import Path
 import comfy.lora
 import comfy.model_detection
 import comfy.model_management
+import comfy.sample
 import comfy.sd
 import torch
 from host_side import (
@@ -23,6 +24,7 @@ from host_side import (
     context,
     language_model,
     partly,
+    refused,
     same_bits,
     scheduler_,
     vision_,
@@ -150,6 +152,15 @@ def pixart_at_512_gets_its_own_latents():
             assert abs(scale_of(vision_.apply(model, sigma, strength)) - 0.13025) < 1e-6
     assert abs(scale_of(mistaken) - 0.13025) < 1e-6 and abs(scale_of(right) - 0.18215) < 1e-6
     assert vision_.apply(mistaken, sigma, 0.0) is mistaken and vision_.apply(right, alpha, 0.0) is right
+
+
+@check
+def a_picture_of_no_whole_patches_is_refused_by_pixart():
+    model, bridge = ours("small-pixart"), connected("small-pixart", language_model("bert"))
+    heard = bridge.encode("sea")[0]
+    noise = torch.zeros(1, 4, 9, 16)
+    words = ["9 x 16", "multiples of 16 pixels"]
+    refused(words, comfy.sample.sample, model, noise, 1, 1.0, "euler", "simple", heard, heard, noise)
 
 
 @check
