@@ -53,6 +53,14 @@ class Adapter(nn.Module):
         """
         return self.context(hidden.states)
 
+    def last_map(self) -> tuple[nn.Linear, nn.LayerNorm | None]:
+        """The last linear map, which a closed-form start sets, and the LayerNorm behind it. What is normalised, or
+        given, is that map's output plus what does not depend on it. Raises ValueError for a kind that has none."""
+        raise ValueError(
+            f"the adapter {self.config.kind!r} has no linear map that could be solved for: leave out align.start, or "
+            "take another adapter.kind"
+        )
+
     def forward(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
         """states: [B T D], or [B T L*D] where the config has ``layers``; float32.
 

@@ -47,3 +47,8 @@ class MLPAdapter(Adapter):
 
     def context(self, states: Tensor) -> Tensor:
         return self.ff2(self.norm2(self.ff1(self.norm1(states))))
+
+    def last_map(self) -> tuple[nn.Linear, None]:
+        last = self.ff2.net[2]
+        assert isinstance(last, nn.Linear)
+        return last, None

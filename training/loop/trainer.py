@@ -112,6 +112,8 @@ class Trainer:
         journal = Journal(recipe, self.output, self.step) if self.main else None
         if journal is not None:
             stack.callback(journal.close)
+            if not recipe.steps:  # the head start was all
+                self.save(self.optimizer)
         ahead = stack.enter_context(Prefetch(batches, self.step, stop=recipe.steps))
         bar = stack.enter_context(
             tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
@@ -214,7 +216,7 @@ class Trainer:
         parallel.shard(accelerator, self.pair)
         self.pair.to(device).train()
         optimizers.follow(self.optimizer)
-        if recipe.align.steps and not self.resumed:
+        if recipe.align.asked and not self.resumed:
             align(recipe, self.pair, self.latents.texts(self.trained_on), device, self.text_inputs.encoder())
         self.text_inputs.release()
         if recipe.compile:
