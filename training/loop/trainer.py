@@ -16,7 +16,7 @@ import torch
 
 from ...lavi_core.files import write_text
 from ...lavi_core.language import TextEncoder
-from ..data import SOURCES, LatentCache, Prefetch
+from ..data import SOURCES, Captions, IndexedSource, LatentCache, Prefetch
 from ..data.batch import Batches, micro_batch_size
 from ..data.ranks import Ranks
 from ..data.text_inputs import TextInputs, keeps_states
@@ -89,8 +89,18 @@ class Trainer:
         with ExitStack() as stack:
             if self.main:
                 stack.enter_context(lock.held(self.output))
-            self._run(stack)
+            if self.recipe.steps or self.recipe.data.validation or not isinstance(self.source, IndexedSource):
+                self._run(stack)
+            else:
+                self._start_alone(self.source)
         return self.output / "bridge.safetensors"
+
+    def _start_alone(self, source: IndexedSource) -> None:
+        """The head start of a run of no steps, for which no picture is read."""
+        self._prepare(source)
+        if self.main:
+            self.save(self.optimizer)
+        self.accelerator.wait_for_everyone()
 
     def _run(self, stack: ExitStack) -> None:
         from tqdm import tqdm
@@ -106,7 +116,7 @@ class Trainer:
             held, own = self.held_out.tolist(), self._own_context()
             validation = Validation(recipe, self.pair, self.latents, held, self.text_inputs, own)
         self._compute_text_states(batches, samples, validation)
-        self._prepare()
+        self._prepare(self.latents.texts(self.trained_on))
         if self.main and not self.resumed:
             self.save_state()
         journal = Journal(recipe, self.output, self.step) if self.main else None
@@ -209,15 +219,15 @@ class Trainer:
         captions = [self.latents.plain_caption(index, 0) for index in self.held_out.tolist()]
         return own_context(self.recipe, captions, self.pair.vision_model.context_width, self.accelerator.device)
 
-    def _prepare(self) -> None:
-        """The pair on its device, and its head start."""
+    def _prepare(self, captions: Captions) -> None:
+        """The pair on its device, and its head start on these captions."""
         recipe, accelerator = self.recipe, self.accelerator
         device = accelerator.device
         parallel.shard(accelerator, self.pair)
         self.pair.to(device).train()
         optimizers.follow(self.optimizer)
         if recipe.align.asked and not self.resumed:
-            align(recipe, self.pair, self.latents.texts(self.trained_on), device, self.text_inputs.encoder())
+            align(recipe, self.pair, captions, device, self.text_inputs.encoder())
         self.text_inputs.release()
         if recipe.compile:
             self.pair.compile_layers()
