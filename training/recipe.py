@@ -291,7 +291,9 @@ class Recipe:
     def _check_alignment(self) -> None:
         align, kind = self.align, self.adapter.kind
         if align.asked and not align.teacher:
-            raise ValueError("[align] has no teacher: name the vision model's own text encoder, or its pipeline's folder")
+            raise ValueError(
+                "[align] has no teacher: name the vision model's own text encoder, or its pipeline's folder"
+            )
         if align.start and ADAPTERS[kind].last_map is Adapter.last_map:
             raise ValueError(
                 f"align.start is {align.start!r}, but the adapter {kind!r} has no linear map that could be solved for: "

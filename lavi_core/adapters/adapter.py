@@ -61,6 +61,11 @@ class Adapter(nn.Module):
             "take another adapter.kind"
         )
 
+    def open_linear_path(self) -> nn.Linear | None:
+        """Rearrange fresh weights so that the last map is also given a linear image of the states; -> the map in the
+        middle that makes it, which is to be set first. None of kinds that need no such path."""
+        return None
+
     def forward(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
         """states: [B T D], or [B T L*D] where the config has ``layers``; float32.
 

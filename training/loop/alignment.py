@@ -14,10 +14,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ...lavi_core.conditioning import Conditioning, HiddenStates
@@ -179,16 +180,19 @@ def _solve(recipe: Recipe, pair: Pair, lessons: Lessons) -> float:
         before = _measure(lessons, batches)
         linear, norm = pair.adapter.last_map()
 
-        def states() -> Iterator[closed_form.Seen]:
+        def states(of: nn.Linear) -> Iterator[closed_form.Seen]:
             for step in progress.bar(range(batches), desc="solving", leave=False):
                 lesson = lessons(step)
-                with closed_form.watched(linear, norm) as seen:
+                with closed_form.watched(of, norm) as seen:
                     said, counted = lessons.answer(lesson)
                 output = seen.get("output", said.context)
-                rows = (seen["features"], output - seen["given"], output, lesson.target)
+                rest = output - seen["given"] if of is linear else output[..., :0]
+                rows = (seen["features"], rest, output, lesson.target)
                 yield closed_form.Seen(*(_summed_on(row[counted]) for row in rows))
 
-        closed_form.fit(section.start, section.ridge, linear, norm, states)
+        if (middle := pair.adapter.open_linear_path()) is not None:
+            closed_form.fit_middle(section.start, section.ridge, middle, partial(states, middle))
+        closed_form.fit(section.start, section.ridge, linear, norm, partial(states, linear))
         head = pair.adapter.pooled
         if head is not None and lessons.own.pooled_width is not None:
             proj = head.proj

@@ -1,7 +1,7 @@
 """The closed-form start: the adapter's last linear map is solved for, so that it gives the own encoder's states.
 
 Everything before that map stays as it was drawn, so it is the whole adapter of kind "linear", and of the others a map
-of fixed random features. Where a LayerNorm comes last, the map is solved for normalised targets, and the norm's weights
+of fixed random features, through which the mlp is first given a linear path. Where a LayerNorm comes last, the map is solved for normalised targets, and the norm's weights
 are those of a regression of every channel. Sums are kept in float64; nothing is trained.
 """
 
@@ -97,6 +97,25 @@ def fit(
         linear.bias.copy_(bias)
     if norm is not None:
         _fit_channels(norm, passes())
+
+
+def fit_middle(kind: str, penalty: float, linear: nn.Linear, passes: Callable[[], Iterable[Seen]]) -> None:
+    """Set the first rows of a map before the last one to the targets' principal directions, as many as it has room for,
+    together of unit variance; the others stay as they were drawn."""
+    targets, moments = Moments(), Moments()
+    for seen in passes():
+        targets.add(seen.target, seen.target[:, :0])
+        moments.add(seen.features, seen.target)
+    mean, _, products, _ = targets.centred()
+    rows = min(linear.out_features, len(mean))
+    values, vectors = torch.linalg.eigh(products)
+    directions = vectors[:, -rows:] / (values[-rows:].mean() / targets.count).clamp(min=TINY).sqrt()
+    x, y, xx, xy = moments.sums
+    moments.sums = [x, (y - moments.count * mean) @ directions, xx, (xy - torch.outer(x, mean)) @ directions]
+    weight, bias = STARTS[kind](moments, penalty)
+    with torch.no_grad():
+        linear.weight[:rows] = weight.to(linear.weight)
+        linear.bias[:rows] = bias.to(linear.bias)
 
 
 def _fit_channels(norm: nn.LayerNorm, passes: Iterable[Seen]) -> None:

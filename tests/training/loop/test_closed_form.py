@@ -122,9 +122,7 @@ def test_a_feature_that_never_varies_gets_no_weight() -> None:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_the_start_is_nearer_than_steps_are_and_repeatable(
-    recipe: Path, own: Path, tmp_path: Path, kind: str
-) -> None:
+def test_the_start_is_nearer_than_steps_are_and_repeatable(recipe: Path, own: Path, tmp_path: Path, kind: str) -> None:
     def run(name: str, *changes: str) -> Trainer:
         return trainer(recipe, tmp_path / name, own / "clip", *KINDS[kind], *changes)
 
@@ -138,9 +136,7 @@ def test_the_start_is_nearer_than_steps_are_and_repeatable(
     assert first.pair.training
 
 
-def test_a_linear_adapter_is_the_solution_and_no_optimizer_gets_nearer(
-    recipe: Path, own: Path, tmp_path: Path
-) -> None:
+def test_a_linear_adapter_is_the_solution_and_no_optimizer_gets_nearer(recipe: Path, own: Path, tmp_path: Path) -> None:
     """On the captions that it was solved on, and by numpy on the states themselves."""
     from lavi_bridge.training.loop.alignment import Lessons
 
@@ -148,9 +144,7 @@ def test_a_linear_adapter_is_the_solution_and_no_optimizer_gets_nearer(
     made = trainer(recipe, tmp_path / "a", own / "t5", *changes)
     aligned(made)
     pair = made.pair.eval()
-    lessons = Lessons(
-        made.recipe, pair, made.source, torch.device("cpu"), pair.encoder, OwnEncoder.load(own / "t5")
-    )
+    lessons = Lessons(made.recipe, pair, made.source, torch.device("cpu"), pair.encoder, OwnEncoder.load(own / "t5"))
     with torch.no_grad():
         lesson = lessons(0)
         states = pair.states(pair.encoder.tokenize(lesson.captions, made.recipe.prompt)).states
@@ -207,7 +201,9 @@ def test_a_bridge_without_any_training_is_written_and_resumed_runs_end_alike(
     bare = trainer(recipe, tmp_path / "bare", own / "clip", f"align.start={start}", "steps=0", "data.count=16").run()
     state = read_safetensors(tmp_path / "bare" / "state" / "step-0000000" / "weights.safetensors")
     written = BridgeCheckpoint.load(bare).adapter
-    torch.testing.assert_close(written["ff2.net.2.weight"].float(), state["adapter.ff2.net.2.weight"], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        written["ff2.net.2.weight"].float(), state["adapter.ff2.net.2.weight"], atol=1e-2, rtol=1e-2
+    )
     changes = [f"align.start={start}", "align.steps=2", "data.count=16", "steps=4"]
     whole = trainer(recipe, tmp_path / "whole", own / "clip", *changes).run()
     trainer(recipe, tmp_path / "run", own / "clip", *changes, "steps=2").run()
