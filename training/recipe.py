@@ -185,12 +185,17 @@ class AlignSection:
     of adapter and language model. padding: what padding tokens are to say: "padding" = what the teacher's do; "ends" =
     in turn the states of the caption's first and last word, for a decoder-only model, which has read the whole caption
     only there.
+
+    prediction_steps: the first so many of the run's own steps have another target: what the vision model itself
+    predicts, without its LoRA, under the teacher, so that no caption has to describe its picture. As many as ``steps``
+    = nothing else.
     """
 
     start: Literal["", "ridge", "procrustes"] = ""
     captions: int = 2048
     ridge: float = 1e-3
     steps: int = 0
+    prediction_steps: int = 0
     teacher: str = ""
     batch_size: int = 64
     boost: float = 1.0
@@ -290,7 +295,17 @@ class Recipe:
 
     def _check_alignment(self) -> None:
         align, kind = self.align, self.adapter.kind
-        if align.asked and not align.teacher:
+        if not 0 <= align.prediction_steps <= self.steps:
+            raise ValueError(
+                f"align.prediction_steps is {align.prediction_steps}, they are the first of the run's {self.steps}: set "
+                "steps to as many or more"
+            )
+        if align.prediction_steps and self.vision.train == "full":
+            raise ValueError(
+                "align.prediction_steps needs the vision model as it was, which vision.train = 'full' changes: set "
+                "vision.train = 'lora' or 'frozen', or align.prediction_steps = 0"
+            )
+        if (align.asked or align.prediction_steps) and not align.teacher:
             raise ValueError(
                 "[align] has no teacher: name the vision model's own text encoder, or its pipeline's folder"
             )

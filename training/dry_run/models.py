@@ -9,7 +9,7 @@ import torch
 from ...lavi_core.config import LanguageConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.vision import VISION_TARGETS, latent_space
-from ..loop.alignment import check_teacher
+from ..loop.alignment import check_prediction, check_teacher
 from ..models import named
 from ..models.diffusers_folder import check_weights, network_class, network_folder, read_config
 from ..models.objective import Objective
@@ -93,8 +93,13 @@ def latents(
 
 
 def teacher(recipe: Recipe, pair: Pair) -> None:
+    if not (recipe.align.asked or recipe.align.prediction_steps):
+        return
+    own = OwnEncoder.skeleton(named.teacher(recipe.align.teacher))
     if recipe.align.asked:
-        check_teacher(recipe, OwnEncoder.skeleton(named.teacher(recipe.align.teacher)), pair.adapter_config)
+        check_teacher(recipe, own, pair.adapter_config)
+    if recipe.align.prediction_steps:
+        check_prediction(recipe, own, pair.adapter_config)
 
 
 def pair(recipe: Recipe, encoder: TextEncoder, vision: VisionModel) -> Pair:

@@ -248,6 +248,23 @@ def check_teacher(recipe: Recipe, teacher: OwnEncoder, adapter: AdapterConfig) -
         )
 
 
+def prediction_teacher(recipe: Recipe, pair: Pair) -> OwnEncoder:
+    """For ``align.prediction_steps``. Raises ValueError for one that does not say all that the vision model hears."""
+    own = OwnEncoder.load(named.teacher(recipe.align.teacher))
+    check_prediction(recipe, own, pair.adapter_config)
+    return own
+
+
+def check_prediction(recipe: Recipe, own: OwnEncoder, adapter: AdapterConfig) -> None:
+    name = recipe.align.teacher
+    if (own.width, own.pooled_width) != (adapter.out_width, adapter.pooled_width):
+        raise ValueError(
+            f"align.teacher {name} gives width {own.width} and a pooled vector of {own.pooled_width or 'none'}, the "
+            f"vision model takes {adapter.out_width} and {adapter.pooled_width or 'none'}, without which it predicts "
+            "nothing: name the vision model's own pipeline, or set align.prediction_steps = 0"
+        )
+
+
 def check_prompt(prompt: PromptRecipe) -> None:
     """Raise ValueError for a prompt recipe whose tokens do not lie where ``places`` counts them."""
     for key in ("template", "padding", "padding_side", "cut_template"):

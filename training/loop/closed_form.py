@@ -1,8 +1,9 @@
 """The closed-form start: the adapter's last linear map is solved for, so that it gives the own encoder's states.
 
 Everything before that map stays as it was drawn, so it is the whole adapter of kind "linear", and of the others a map
-of fixed random features, through which the mlp is first given a linear path. Where a LayerNorm comes last, the map is solved for normalised targets, and the norm's weights
-are those of a regression of every channel. Sums are kept in float64; nothing is trained.
+of fixed random features; the mlp is given a linear path beside them first. Where a LayerNorm comes last, the map is
+solved for normalised targets, and the norm's weights are those of a regression of every channel. Sums are kept in
+float64; nothing is trained.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, MicroBatch
 from ..data.text_inputs import to_device
+from ..models.own_encoder import OwnEncoder
 from ..models.pair import Pair
 from ..recipe import Recipe
 from . import optimizers, parallel
@@ -67,6 +68,7 @@ class TrainStep:
         self.recipe, self.accelerator, self.pair, self.model = recipe, accelerator, pair, model
         self.optimizer, self.ema, self.bad_steps = optimizer, ema, bad_steps
         self.trained = pair.trained()
+        self.own: OwnEncoder | None = None  # the teacher of ``align.prediction_steps``
         self.open: Open | None = None
         # A GPU that waits to be told whether a step is taken does nothing meanwhile: it decides by itself.
         self.reads_later = (
@@ -135,5 +137,10 @@ class TrainStep:
         latents, noise = (t.to(device, non_blocking=True) for t in (micro_batch.latents, micro_batch.noise))
         timesteps = vision.timesteps(drawn(micro_batch.uniform.to(device), recipe.loss), latents)
         x, target = objective.corrupt(vision.latents.seen(latents), noise, timesteps)
-        prediction = self.model(text, x, timesteps)
+        if micro_batch.plain:
+            assert self.own is not None
+            prediction, taught = self.model(text, x, timesteps, self.own.heard(micro_batch.plain, recipe.prompt))
+            target = taught[:, : target.shape[1]].float()  # a network that also predicts variance has it dropped
+        else:
+            prediction = self.model(text, x, timesteps)
         return (objective.loss(prediction, target) * loss_weights(objective, timesteps, recipe.loss)).mean()

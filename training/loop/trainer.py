@@ -28,7 +28,7 @@ from ..models.vae import load_vae
 from ..models.vision_model import load_vision_model
 from ..recipe import Recipe
 from . import checkpoint, lock, optimizers, parallel
-from .alignment import align
+from .alignment import align, prediction_teacher
 from .bad_steps import BadSteps
 from .context_measures import ContextMeasure, own_context
 from .ema import EMA
@@ -136,6 +136,8 @@ class Trainer:
             batch = next(ahead)
             notes[self.step] = {"waited": round(ahead.waited - waited, 4)}
             self._freeze_layers()
+            if self.step >= recipe.align.prediction_steps:
+                self.train_step.own = None
             told = self.train_step(self.step, batch)
             self.step += 1
             asked = signals.agreed(self.accelerator)
@@ -236,6 +238,8 @@ class Trainer:
         self.train_step = TrainStep(
             recipe, accelerator, self.pair, self.model, self.optimizer, self.ema, self.bad_steps
         )
+        if self.step < recipe.align.prediction_steps:
+            self.train_step.own = prediction_teacher(recipe, self.pair).to(device)
 
     def _freeze_layers(self) -> None:
         """The weights of a learned mean stay as they are from a step on, to the bit."""

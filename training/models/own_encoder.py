@@ -106,6 +106,14 @@ class OwnEncoder(nn.Module):
         pooled = last[torch.arange(len(last), device=device), ends] @ self.projection.t()  # type: ignore[operator]
         return Conditioning(torch.cat(states, dim=-1).float(), tokens.mask, pooled.float())
 
+    def heard(self, captions: Sequence[str], prompt: PromptRecipe) -> Conditioning:
+        """What the vision model hears of the captions with its own pipeline: of CLIPs all positions; of others the
+        prompt recipe's length, and a mask where that recipe gives one."""
+        if self.is_clip:
+            return replace(self(captions, self.positions or prompt.max_length), mask=None)
+        said = self(captions, self.length(prompt.max_length))
+        return said if prompt.vision_mask else replace(said, mask=None)
+
     @property
     def _encoders(self) -> list[TextEncoder]:
         return list(self.encoders)  # type: ignore[arg-type]
