@@ -297,8 +297,8 @@ class Recipe:
         align, kind = self.align, self.adapter.kind
         if not 0 <= align.prediction_steps <= self.steps:
             raise ValueError(
-                f"align.prediction_steps is {align.prediction_steps}, they are the first of the run's {self.steps}: set "
-                "steps to as many or more"
+                f"align.prediction_steps is {align.prediction_steps}, they are the first of the run's {self.steps}: "
+                "set steps to as many or more"
             )
         if align.prediction_steps and self.vision.train == "full":
             raise ValueError(

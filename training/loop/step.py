@@ -80,6 +80,7 @@ class TrainStep:
         of a step are read while the next is computed, of the one before.
         """
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
+        before = self._leave_teacher() if step == recipe.align.prediction_steps else []
         optimizers.use_averaged_weights(self.optimizer, False)
         scale = learning_rate_scale(recipe, step)
         total = torch.zeros((), device=device)
@@ -92,7 +93,7 @@ class TrainStep:
                 loss = self.loss(micro_batch) / len(batch.micro_batches)
                 parallel.backward(accelerator, self.model, loss, last)  # checkpointed layers run once more here
             total += loss.detach()
-        told = self.settle()  # the GPU has this step's passes to do meanwhile
+        told = before + self.settle()  # the GPU has this step's passes to do meanwhile
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * scale
         by_group = parallel.group_norms(self.model, self.optimizer)
@@ -128,6 +129,12 @@ class TrainStep:
         self.ema.step()
         by_group = dict(zip(rates, norms, strict=True))
         return [(step, {"loss": loss, "norm": norm, "group_norm": by_group, "learning_rate": rates})]
+
+    def _leave_teacher(self) -> list[Told]:
+        told = self.settle()
+        self.own = None
+        self.bad_steps.start_over()
+        return told
 
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """The weighted mean over a micro-batch, with its graph."""

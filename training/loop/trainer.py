@@ -136,8 +136,6 @@ class Trainer:
             batch = next(ahead)
             notes[self.step] = {"waited": round(ahead.waited - waited, 4)}
             self._freeze_layers()
-            if self.step >= recipe.align.prediction_steps:
-                self.train_step.own = None
             told = self.train_step(self.step, batch)
             self.step += 1
             asked = signals.agreed(self.accelerator)

@@ -77,6 +77,13 @@ def test_before_pictures_it_resumes_to_the_bit(recipe: Path, own: Path, tmp_path
     assert all(torch.equal(ours.adapter[key], theirs.adapter[key]) for key in ours.adapter)
 
 
+def test_the_loss_of_pictures_is_not_taken_for_an_explosion(recipe: Path, own: Path, tmp_path: Path) -> None:
+    changes = ["align.prediction_steps=22", "steps=24", "save_every=24", f"align.teacher={json.dumps(str(own))}"]
+    Trainer(read_recipe(recipe, [*changes, "optimizer.explosion=2.5", "optimizer.bad_steps=stop"])).run()
+    found = losses(tmp_path / "run")
+    assert len(found) == 24 and found[22] > 2.5 * sum(found[2:22]) / 20
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
