@@ -97,11 +97,11 @@ class OwnEncoder(nn.Module):
         if self.projection is None:
             hidden = self.first(self.first.tokenize(captions, prompt).to(device), prompt)
             return Conditioning(hidden.states.float(), hidden.mask)
-        inner, states = replace(prompt, hidden_states=-2), []
-        for encoder in self._encoders:
-            tokens = encoder.tokenize(captions, prompt).to(device)
-            states.append(encoder(tokens, inner).states)
-        last = self._encoders[1](tokens, prompt).states
+        inner = replace(prompt, hidden_states=-2)
+        read = [encoder.tokenize(captions, prompt).to(device) for encoder in self._encoders]
+        states = [encoder(tokens, inner).states for encoder, tokens in zip(self._encoders, read, strict=True)]
+        tokens = read[-1]
+        last = self._encoders[-1](tokens, prompt).states
         ends = tokens.mask.sum(1) - 1  # the end token, which a cut caption has too
         pooled = last[torch.arange(len(last), device=device), ends] @ self.projection.t()  # type: ignore[operator]
         return Conditioning(torch.cat(states, dim=-1).float(), tokens.mask, pooled.float())
