@@ -194,6 +194,19 @@ def test_two_clips_with_a_pooled_vector(recipe: Path, own: Path, tmp_path: Path)
     assert of_pooled() > 1
 
 
+def test_two_clips_teach_by_their_prediction(recipe: Path, own: Path, tmp_path: Path) -> None:
+    folder = own / "xl"
+    changes = [f"vision.model={json.dumps(str(folder))}", "vision.target=sdxl", "align.prediction_steps=3", "steps=3"]
+    changes += [f"vision.vae={json.dumps(str(folder / 'vae'))}", "data.count=8", "data.resolution=32"]
+    assert trainer(recipe, tmp_path / "a", folder, *changes).run().is_file()
+    lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    found = [line["loss"] for line in lines if "loss" in line]
+    assert len(found) == 3 and max(found) < 0.5  # of the noise itself it is about 1
+    alone = f"align.teacher={json.dumps(str(folder / 'text_encoder_2'))}"
+    with pytest.raises(ValueError, match="gives width 24 and a pooled vector of none"):
+        trainer(recipe, tmp_path / "b", folder, *changes, alone).run()
+
+
 @pytest.mark.parametrize("start", ["ridge", "procrustes"])
 def test_a_bridge_without_any_training_is_written_and_resumed_runs_end_alike(
     recipe: Path, own: Path, tmp_path: Path, start: str
