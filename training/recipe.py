@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..lavi_core.adapters import ADAPTERS, check_options
+from ..lavi_core.adapters import ADAPTERS, Adapter, check_options
 from ..lavi_core.config import from_dict
 from ..lavi_core.prompt import PromptRecipe
 
@@ -176,17 +176,34 @@ class ValidationSection:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignSection:
-    """A head start without pictures, see ``loop/alignment.py``. steps: 0 = none, as in the paper. teacher: the vision
-    model's own text encoder. boost: times the learning rates of adapter and language model. padding: what padding
-    tokens are to say: "padding" = what the teacher's do; "ends" = in turn the states of the caption's first and last
-    word, for a decoder-only model, which has read the whole caption only there.
+    """A head start without pictures, see ``loop/alignment.py``. teacher: the vision model's own text encoder, or the
+    folder of its pipeline, whose two CLIPs are then heard side by side (SDXL).
+
+    start: "ridge" or "procrustes" = the adapter's last linear map is solved for on so many ``captions``, see
+    ``loop/closed_form.py``; "" = it stays as it was drawn. ridge: the penalty, as a share of each feature's variance.
+    steps: of training on the teacher's states, after that; 0 = none, as in the paper. boost: times the learning rates
+    of adapter and language model. padding: what padding tokens are to say: "padding" = what the teacher's do; "ends" =
+    in turn the states of the caption's first and last word, for a decoder-only model, which has read the whole caption
+    only there.
+
+    prediction_steps: the first so many of the run's own steps have another target: what the vision model itself
+    predicts, without its LoRA, under the teacher, so that no caption has to describe its picture. As many as ``steps``
+    = nothing else.
     """
 
+    start: Literal["", "ridge", "procrustes"] = ""
+    captions: int = 2048
+    ridge: float = 1e-3
     steps: int = 0
+    prediction_steps: int = 0
     teacher: str = ""
     batch_size: int = 64
     boost: float = 1.0
     padding: Literal["padding", "ends"] = "padding"
+
+    @property
+    def asked(self) -> bool:
+        return bool(self.start or self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +223,8 @@ class SampleSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run. batch_size is global: what one optimiser step sees over all processes and accumulation steps.
+    """One run. batch_size is global: what one optimiser step sees over all processes and accumulation steps. steps: 0 =
+    the bridge is written as the head start leaves it (``align``).
 
     precision: "bf16" keeps frozen weights in bf16 and computes in it; trained weights are float32 in both.
     gradient_checkpointing: both models' layers are run again in the backward pass instead of kept: less memory, the
@@ -243,10 +261,12 @@ class Recipe:
     keep_every: int = 0
 
     def __post_init__(self) -> None:
-        numbers = {key: getattr(self, key) for key in ("steps", "batch_size", "accumulation", "save_every", "keep")}
+        numbers = {key: getattr(self, key) for key in ("batch_size", "accumulation", "save_every", "keep")}
+        numbers |= {} if self.align.asked and not self.steps else {"steps": self.steps}
         numbers |= {"language.rank": self.language.rank, "vision.rank": self.vision.rank}
         numbers |= {"validation.bins": self.validation.bins, "validation.batch_size": self.validation.batch_size}
-        numbers |= {"align.batch_size": self.align.batch_size, "sample.steps": self.sample.steps}
+        numbers |= {"align.batch_size": self.align.batch_size, "align.captions": self.align.captions}
+        numbers |= {"sample.steps": self.sample.steps}
         for key, value in numbers.items():
             if value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
@@ -256,6 +276,7 @@ class Recipe:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
         check_options(self.adapter.kind, ADAPTERS[self.adapter.kind].options, self.adapter.options())
         self._check_freezing()
+        self._check_alignment()
         if self.prompt.varies_with_batch:
             deaf = "vision" if self.prompt.language_mask else "language"
             raise ValueError(
@@ -271,6 +292,30 @@ class Recipe:
                 f"optimizer.kind = 'schedule_free' takes the place of a schedule, got {self.optimizer.schedule!r}: "
                 "set optimizer.schedule = 'constant'"
             )
+
+    def _check_alignment(self) -> None:
+        align, kind = self.align, self.adapter.kind
+        if not 0 <= align.prediction_steps <= self.steps:
+            raise ValueError(
+                f"align.prediction_steps is {align.prediction_steps}, they are the first of the run's {self.steps}: "
+                "set steps to as many or more"
+            )
+        if align.prediction_steps and self.vision.train == "full":
+            raise ValueError(
+                "align.prediction_steps needs the vision model as it was, which vision.train = 'full' changes: set "
+                "vision.train = 'lora' or 'frozen', or align.prediction_steps = 0"
+            )
+        if (align.asked or align.prediction_steps) and not align.teacher:
+            raise ValueError(
+                "[align] has no teacher: name the vision model's own text encoder, or its pipeline's folder"
+            )
+        if align.start and ADAPTERS[kind].last_map is Adapter.last_map:
+            raise ValueError(
+                f"align.start is {align.start!r}, but the adapter {kind!r} has no linear map that could be solved for: "
+                "leave it out, or take another adapter.kind"
+            )
+        if align.ridge <= 0:
+            raise ValueError(f"align.ridge is a share of the features' variance, more than 0, got {align.ridge}")
 
     def _check_freezing(self) -> None:
         step = self.adapter.freeze_layer_weights

@@ -53,6 +53,19 @@ class Adapter(nn.Module):
         """
         return self.context(hidden.states)
 
+    def last_map(self) -> tuple[nn.Linear, nn.LayerNorm | None]:
+        """The last linear map, which a closed-form start sets, and the LayerNorm behind it. What is normalised, or
+        given, is that map's output plus what does not depend on it. Raises ValueError for a kind that has none."""
+        raise ValueError(
+            f"the adapter {self.config.kind!r} has no linear map that could be solved for: leave out align.start, or "
+            "take another adapter.kind"
+        )
+
+    def open_linear_path(self) -> nn.Linear | None:
+        """Rearrange fresh weights so that the last map is also given a linear image of the states; -> the map in the
+        middle that makes it, which is to be set first. None of kinds that need no such path."""
+        return None
+
     def forward(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
         """states: [B T D], or [B T L*D] where the config has ``layers``; float32.
 

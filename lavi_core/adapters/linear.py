@@ -17,3 +17,6 @@ class LinearAdapter(Adapter):
 
     def context(self, states: Tensor) -> Tensor:
         return self.linear(states)
+
+    def last_map(self) -> tuple[nn.Linear, None]:
+        return self.linear, None

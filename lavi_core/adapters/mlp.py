@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,6 +35,16 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
+    def pass_on(self) -> None:
+        """Let the first ``in_width`` hidden units be the input times GELU(1): gates that are always as open."""
+        proj = self.net[0].proj
+        assert isinstance(proj, nn.Linear)
+        count, inner = proj.in_features, proj.out_features // 2
+        with torch.no_grad():
+            for weights, row, bias in ((torch.eye(count), 0, 0.0), (torch.zeros(count, count), inner, 1.0)):
+                proj.weight[row : row + count] = weights
+                proj.bias[row : row + count] = bias
+
 
 class MLPAdapter(Adapter):
     """LayerNorm(in) -> FF(in, inner) -> LayerNorm(inner) -> FF(inner, out); LaVi-Bridge's ``TextAdapter``."""
@@ -47,3 +58,16 @@ class MLPAdapter(Adapter):
 
     def context(self, states: Tensor) -> Tensor:
         return self.ff2(self.norm2(self.ff1(self.norm1(states))))
+
+    def last_map(self) -> tuple[nn.Linear, None]:
+        last = self.ff2.net[2]
+        assert isinstance(last, nn.Linear)
+        return last, None
+
+    def open_linear_path(self) -> nn.Linear:
+        """Products of random maps, as GEGLU makes them, are nearly without a linear part."""
+        middle = self.ff1.net[2]
+        assert isinstance(middle, nn.Linear)
+        for ff in (self.ff1, self.ff2):
+            ff.pass_on()
+        return middle

@@ -37,6 +37,11 @@ class RefinerAdapter(Adapter):
             states = block(states, mask)
         return self.norm_out(self.proj_out(states))
 
+    def last_map(self) -> tuple[nn.Linear, nn.LayerNorm | None]:
+        last = self.proj_out if isinstance(self.proj_out, nn.Linear) else self.blocks[-1].get_submodule("mlp.2")
+        assert isinstance(last, nn.Linear)
+        return last, self.norm_out if isinstance(self.norm_out, nn.LayerNorm) else None
+
 
 class TransformerBlock(nn.Module):
     """Pre-norm attention and an MLP of four times the width with exact GELU; named as RouWei's blocks are."""

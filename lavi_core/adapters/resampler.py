@@ -56,6 +56,11 @@ class ResamplerAdapter(Adapter):
             latents = block(latents, states, mask, *time)
         return self.norm_out(self.proj_out(latents))
 
+    def last_map(self) -> tuple[nn.Linear, nn.LayerNorm | None]:
+        last = self.proj_out if isinstance(self.proj_out, nn.Linear) else self.blocks[-1].get_submodule("mlp.proj")
+        assert isinstance(last, nn.Linear)
+        return last, self.norm_out if isinstance(self.norm_out, nn.LayerNorm) else None
+
 
 class ResamplerBlock(nn.Module):
     """norm: width -> a module of (x [B N W], what it is told of the time)."""

@@ -23,6 +23,7 @@ class MicroBatch:
     noise: Tensor  # [b C h w]
     uniform: Tensor  # [b], in [0, 1]: where in the noise levels
     text: TextInput
+    plain: tuple[str, ...] = ()  # the captions, in words that the vision model's own text encoder knows
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ class Batches:
             if self.pin:
                 tensors, text = [t.pin_memory() for t in tensors], pinned(text)
             x0, e, u = tensors
-            micro_batches.append(MicroBatch(x0, e, u, text))
+            plain: list[str] = []
+            if step < recipe.align.prediction_steps:
+                examples = zip(indices[rows], epochs[rows], dropped[rows].tolist(), strict=True)
+                plain = ["" if drop else self.latents.plain_caption(i, epoch) for i, epoch, drop in examples]
+            micro_batches.append(MicroBatch(x0, e, u, text, tuple(plain)))
         return Batch(step, tuple(self.latents.name(i) for i in indices), tuple(micro_batches))
 
     def captions(self, start: int) -> Iterator[list[str]]:

@@ -9,10 +9,11 @@ import torch
 from ...lavi_core.config import LanguageConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.vision import VISION_TARGETS, latent_space
-from ..loop.alignment import check_teacher
+from ..loop.alignment import check_prediction, check_teacher
 from ..models import named
 from ..models.diffusers_folder import check_weights, network_class, network_folder, read_config
 from ..models.objective import Objective
+from ..models.own_encoder import OwnEncoder
 from ..models.pair import GROUPS, Pair
 from ..models.vae import load_vae
 from ..models.vision_model import VisionModel
@@ -92,8 +93,13 @@ def latents(
 
 
 def teacher(recipe: Recipe, pair: Pair) -> None:
-    if recipe.align.steps:
-        check_teacher(recipe, TextEncoder.skeleton(named.language(recipe.align.teacher)), pair.adapter_config)
+    if not (recipe.align.asked or recipe.align.prediction_steps):
+        return
+    own = OwnEncoder.skeleton(named.teacher(recipe.align.teacher))
+    if recipe.align.asked:
+        check_teacher(recipe, own, pair.adapter_config)
+    if recipe.align.prediction_steps:
+        check_prediction(recipe, own, pair.adapter_config)
 
 
 def pair(recipe: Recipe, encoder: TextEncoder, vision: VisionModel) -> Pair:

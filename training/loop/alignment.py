@@ -1,22 +1,27 @@
-"""Alignment before training: the bridge learns to give the context that the vision model's own text encoder gives.
+"""Alignment before training: the bridge comes to give the context that the vision model's own text encoder gives.
 
-Captions alone are needed, no pictures and no vision model, so a step costs a fraction of a training step. For each
-caption the own encoder's context is the target, word by word: every token of the new language model is asked for the
-state of the word that it lies in. An adapter that gives tokens of its own is asked for the own encoder's, place by
-place, and one that hears the timestep is asked at timesteps drawn as in training. The diffusion loss then trains all
-groups from there. The paper has no such start; with ``steps = 0`` there is none.
+Captions alone are needed, no pictures and no vision model. For each caption the own encoder's context is the target,
+word by word: every token of the new language model is asked for the state of the characters that it covers. An adapter
+that gives tokens of its own is asked for the own encoder's, place by place, and one that hears the timestep is asked at
+timesteps drawn as in training. What no one hears, padding where ``prompt.vision_mask`` leaves it out, is asked of none.
+
+First a closed form (``align.start``), then steps (``align.steps``); the diffusion loss then trains all groups from
+there. The paper has no such start.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from difflib import SequenceMatcher
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ...lavi_core.config import AdapterConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.prompt import PromptRecipe
@@ -24,70 +29,140 @@ from ..data import Captions
 from ..data.order import Order
 from ..models import named, progress
 from ..models.lora_layers import copied
-from ..models.pair import Pair
+from ..models.own_encoder import OwnEncoder
+from ..models.pair import Pair, eval_mode
 from ..recipe import Recipe
+from . import closed_form
 from .loss_weighting import drawn
+from .word_places import matches, places
 
 log = logging.getLogger(__name__)
+
+
+class Lesson(NamedTuple):
+    """Some captions, and what the bridge is to say of them."""
+
+    captions: list[str]
+    target: Tensor  # [B T C]
+    asked: Tensor  # [B T] bool: the tokens that have a target
+    pooled: Tensor | None  # [B P]
+    timesteps: Tensor | None  # [B]
+
+
+class Lessons:
+    """A lesson a step, as a function of (seed, step)."""
+
+    def __init__(
+        self, recipe: Recipe, pair: Pair, source: Captions, device: torch.device, encoder: TextEncoder, own: OwnEncoder
+    ):
+        self.recipe, self.pair, self.source, self.device = recipe, pair, source, device
+        self.language, self.own = encoder, own
+        self.order = Order(len(source), recipe.align.batch_size, recipe.seed)
+        self.tokens = pair.adapter_config.tokens
+        if self.tokens is None:
+            check_prompt(recipe.prompt)
+            for name, tokenizer in ((encoder.config.model_id, encoder.tokenizer), ("align.teacher", own.tokenizer)):
+                if not tokenizer.is_fast:
+                    raise ValueError(
+                        f"the tokenizer of {name} cannot say which letters a token covers (it has no tokenizer.json), "
+                        "which alignment needs: set align.steps = 0, and leave out align.start"
+                    )
+
+    def __call__(self, step: int) -> Lesson:
+        recipe, device = self.recipe, self.device
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        indices, epochs = self.order.batch(step)
+        captions = [self.source.caption(i, e) for i, e in zip(indices, epochs, strict=True)]
+        plain = [self.source.plain_caption(i, e) for i, e in zip(indices, epochs, strict=True)]
+        said = self.own(plain, self.tokens or self.own.length(recipe.prompt.max_length))
+        target, asked = said.context, torch.ones(said.context.shape[:2], dtype=torch.bool, device=device)
+        if self.tokens is None:
+            texts = zip(captions, plain, strict=True)
+            weights = torch.stack([self._matches(*text) for text in texts]).to(device)
+            target, asked = weights @ target, weights.any(dim=-1)
+        pooled = said.pooled if self.pair.adapter.pooled is not None else None
+        timesteps = None
+        if self.pair.adapter.hears_timestep:
+            timesteps = self.pair.timesteps(drawn(torch.rand(len(captions)), recipe.loss)).to(device)
+        return Lesson(captions, target, asked, pooled, timesteps)
+
+    def answer(self, lesson: Lesson) -> tuple[Conditioning, Tensor]:
+        """What the bridge says, and which of its tokens count [B T]: those that are asked for, and heard."""
+        tokens = self.language.tokenize(lesson.captions, self.recipe.prompt).to(self.device)
+        with copied(self.pair.encoder.model):
+            hidden = self.pair.states(tokens, self.language)
+            said = self.pair.condition(hidden, lesson.timesteps)
+        return said, self._counted(lesson, hidden)
+
+    def _counted(self, lesson: Lesson, hidden: HiddenStates) -> Tensor:
+        unheard = self.recipe.prompt.vision_mask and self.tokens is None
+        return lesson.asked & hidden.mask if unheard else lesson.asked
+
+    def _matches(self, caption: str, plain: str) -> Tensor:
+        prompt = self.recipe.prompt
+        ours = places(self.language.tokenizer, caption, prompt.max_length, prompt.add_special_tokens)
+        theirs = places(self.own.tokenizer, plain, self.own.length(prompt.max_length))
+        return matches(caption, plain, ours, theirs, self.recipe.align.padding)
 
 
 def align(
     recipe: Recipe, pair: Pair, source: Captions, device: torch.device, encoder: TextEncoder | None = None
 ) -> float:
-    """Train the adapter and the language LoRA for ``recipe.align.steps``; returns the last loss, 1 = the targets' mean.
+    """Solve for the adapter's last map, as ``recipe.align.start`` says, then train the adapter and the language LoRA
+    for ``recipe.align.steps``; returns the last loss of the states, 1 = the targets' mean.
 
     encoder: the language model with its weights; None = the pair's own.
 
     Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.
     """
+    own = OwnEncoder.load(named.teacher(recipe.align.teacher)).to(device)
+    check_teacher(recipe, own, pair.adapter_config)
+    lessons = Lessons(recipe, pair, source, device, encoder or pair.encoder, own)
+    if pair.adapter.pooled is not None and own.pooled_width is None:
+        log.warning(
+            "align.teacher %s has no pooled vector, so the bridge's stays as it is: name the pipeline's folder, if it "
+            "has two CLIPs",
+            recipe.align.teacher,
+        )
+    found = math.nan
+    if recipe.align.start:
+        found = _solve(recipe, pair, lessons)
+    if recipe.align.steps:
+        found = _train(recipe, pair, lessons)
+    return found
 
-    section, language, own = recipe.align, encoder or pair.encoder, pair.adapter_config.tokens
-    teacher = TextEncoder.load(named.language(section.teacher), dtype=torch.float32, weights="dense").to(device)
-    check_teacher(recipe, teacher, pair.adapter_config)
-    if own is None:
-        check_prompt(recipe.prompt)
-        for model in (language, teacher):
-            if not model.tokenizer.is_fast:
-                raise ValueError(
-                    f"the tokenizer of {model.config.model_id} cannot say which letters a token covers (it has no "
-                    "tokenizer.json), which alignment needs: set align.steps = 0"
-                )
-    teacher_prompt = PromptRecipe(max_length=own or recipe.prompt.max_length)
+
+def error(lesson: Lesson, said: Conditioning, counted: Tensor) -> Tensor:
+    """Of the states: mean squared error in units of the targets' variance over tokens, averaged over channels."""
+    target = lesson.target[counted]
+    return functional.mse_loss(said.context.float()[counted], target) / target.var(dim=0).mean()
+
+
+def _train(recipe: Recipe, pair: Pair, lessons: Lessons) -> float:
+    section = recipe.align
     groups = pair.parameter_groups("adapter", "layers", "language")
     optimizer = torch.optim.AdamW(groups, betas=recipe.optimizer.betas, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: section.boost * min((step + 1) / 20, 1 - step / section.steps)
     )
-    order = Order(len(source), section.batch_size, recipe.seed)
     trained = [p for group in groups for p in group["params"]]
     loss = torch.ones(())
     bar = progress.bar(range(section.steps), desc="aligning")
     for step in bar:
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        indices, epochs = order.batch(step)
-        captions = [source.caption(i, e) for i, e in zip(indices, epochs, strict=True)]
-        plain = [source.plain_caption(i, e) for i, e in zip(indices, epochs, strict=True)]
-        with torch.no_grad():
-            target = teacher(teacher.tokenize(plain, teacher_prompt).to(device), teacher_prompt).states  # [B T C]
-            if own is None:
-                texts = zip(captions, plain, strict=True)
-                places = torch.stack([_target_positions(a, b, language, teacher, recipe) for a, b in texts]).to(device)
-                target = torch.gather(target, 1, places.unsqueeze(-1).expand(-1, -1, target.shape[-1]))
-            scale = target.var(dim=(0, 1)).mean()
-        tokens = language.tokenize(captions, recipe.prompt).to(device)
-        timesteps = None
-        if pair.adapter.hears_timestep:
-            timesteps = pair.timesteps(drawn(torch.rand(len(captions)), recipe.loss)).to(device)
-        with copied(pair.encoder.model):
-            context = pair.condition(pair.states(tokens, encoder), timesteps).context
-        loss = functional.mse_loss(context.float(), target) / scale
-        if not math.isfinite(loss.item()):
+        lesson = lessons(step)
+        said, counted = lessons.answer(lesson)
+        loss = error(lesson, said, counted)
+        whole = loss
+        if lesson.pooled is not None and said.pooled is not None:
+            spread = lesson.pooled.var(dim=0).mean()
+            whole = loss + functional.mse_loss(said.pooled.float(), lesson.pooled) / spread
+        if not math.isfinite(whole.item()):
             raise ValueError(
-                f"the alignment loss is {loss.item()} at step {step}: lower align.boost or the learning rates, or load "
-                f"{language.config.model_id} with precision = 'fp32'"
+                f"the alignment loss is {whole.item()} at step {step}: lower align.boost or the learning rates, or "
+                f"load {lessons.language.config.model_id} with precision = 'fp32'"
             )
         optimizer.zero_grad()
-        loss.backward()
+        whole.backward()
         torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_norm)
         optimizer.step()
         schedule.step()
@@ -97,13 +172,74 @@ def align(
     return loss.item()
 
 
-def check_teacher(recipe: Recipe, teacher: TextEncoder, adapter: AdapterConfig) -> None:
+def _solve(recipe: Recipe, pair: Pair, lessons: Lessons) -> float:
+    """The closed-form start, on ``align.captions`` captions; -> the error on a batch that comes after them."""
+    section = recipe.align
+    batches = -(-min(section.captions, len(lessons.source)) // section.batch_size)
+    with eval_mode(pair):
+        before = _measure(lessons, batches)
+        linear, norm = pair.adapter.last_map()
+
+        def states(of: nn.Linear) -> Iterator[closed_form.Seen]:
+            for step in progress.bar(range(batches), desc="solving", leave=False):
+                lesson = lessons(step)
+                with closed_form.watched(of, norm) as seen:
+                    said, counted = lessons.answer(lesson)
+                output = seen.get("output", said.context)
+                rest = output - seen["given"] if of is linear else output[..., :0]
+                rows = (seen["features"], rest, output, lesson.target)
+                yield closed_form.Seen(*(_summed_on(row[counted]) for row in rows))
+
+        if (middle := pair.adapter.open_linear_path()) is not None:
+            closed_form.fit_middle(section.start, section.ridge, middle, partial(states, middle))
+        closed_form.fit(section.start, section.ridge, linear, norm, partial(states, linear))
+        head = pair.adapter.pooled
+        if head is not None and lessons.own.pooled_width is not None:
+            proj = head.proj
+
+            def pooled() -> Iterator[closed_form.Seen]:
+                for step in progress.bar(range(batches), desc="solving, pooled", leave=False):
+                    lesson = lessons(step)
+                    with closed_form.watched(proj, None) as seen:
+                        lessons.answer(lesson)
+                    assert lesson.pooled is not None
+                    rows = (seen["features"], torch.zeros_like(lesson.pooled), seen["given"], lesson.pooled)
+                    yield closed_form.Seen(*(_summed_on(row) for row in rows))
+
+            closed_form.fit(section.start, section.ridge, proj, None, pooled)
+        after = _measure(lessons, batches)
+    if not math.isfinite(after):
+        raise ValueError(
+            f"align.start = {section.start!r} leads to an error of {after}: raise align.ridge or align.captions, or "
+            f"load {lessons.language.config.model_id} with precision = 'fp32'"
+        )
+    told = (section.start, batches * section.batch_size, before, after)
+    log.info("started by %s on %d captions, relative error %.3f before and %.3f after", *told)
+    return after
+
+
+def _measure(lessons: Lessons, step: int) -> float:
+    lesson = lessons(step)
+    return error(lesson, *lessons.answer(lesson)).item()
+
+
+def _summed_on(x: Tensor) -> Tensor:
+    """Where sums are kept in float64, which not every accelerator has."""
+    return x.detach() if x.device.type == "cuda" else x.detach().cpu()
+
+
+def check_teacher(recipe: Recipe, teacher: OwnEncoder, adapter: AdapterConfig) -> None:
     """Raise ValueError for a teacher whose states are not what the adapter is to give; its weights are not read."""
-    name, width = recipe.align.teacher, teacher.config.hidden_size
+    name, width = recipe.align.teacher, teacher.width
     if width != adapter.out_width:
         raise ValueError(
             f"align.teacher {name} gives width {width}, the vision model takes {adapter.out_width}: name the vision "
-            "model's own text encoder"
+            "model's own text encoder, or its pipeline's folder"
+        )
+    if teacher.pooled_width not in (None, adapter.pooled_width):
+        raise ValueError(
+            f"align.teacher {name} gives a pooled vector of width {teacher.pooled_width}, the vision model takes "
+            f"{adapter.pooled_width or 'none'}: name the vision model's own pipeline"
         )
     if adapter.tokens is not None and teacher.positions is not None and adapter.tokens > teacher.positions:
         raise ValueError(
@@ -112,56 +248,29 @@ def check_teacher(recipe: Recipe, teacher: TextEncoder, adapter: AdapterConfig) 
         )
 
 
+def prediction_teacher(recipe: Recipe, pair: Pair) -> OwnEncoder:
+    """For ``align.prediction_steps``. Raises ValueError for one that does not say all that the vision model hears."""
+    own = OwnEncoder.load(named.teacher(recipe.align.teacher))
+    check_prediction(recipe, own, pair.adapter_config)
+    return own
+
+
+def check_prediction(recipe: Recipe, own: OwnEncoder, adapter: AdapterConfig) -> None:
+    name = recipe.align.teacher
+    if (own.width, own.pooled_width) != (adapter.out_width, adapter.pooled_width):
+        raise ValueError(
+            f"align.teacher {name} gives width {own.width} and a pooled vector of {own.pooled_width or 'none'}, the "
+            f"vision model takes {adapter.out_width} and {adapter.pooled_width or 'none'}, without which it predicts "
+            "nothing: name the vision model's own pipeline, or set align.prediction_steps = 0"
+        )
+
+
 def check_prompt(prompt: PromptRecipe) -> None:
-    """Raise ValueError for a prompt recipe whose tokens do not lie where ``_target_positions`` counts them."""
+    """Raise ValueError for a prompt recipe whose tokens do not lie where ``places`` counts them."""
     for key in ("template", "padding", "padding_side", "cut_template"):
         found, wanted = getattr(prompt, key), getattr(PromptRecipe(), key)
         if found != wanted:
-            raise ValueError(f"alignment needs prompt.{key} = {wanted!r}, not {found!r}: set it so, or align.steps = 0")
-
-
-def _target_positions(caption: str, plain: str, student: TextEncoder, teacher: TextEncoder, recipe: Recipe) -> Tensor:
-    """For every token of ``caption`` the position in the teacher's tokens of ``plain`` whose state it learns. [T]"""
-    ours, theirs = (_words(encoder, text, recipe) for encoder, text in ((student, caption), (teacher, plain)))
-    # The teacher's positions of each word, of what stands before and after the words, and of padding.
-    first = {word: place for place, word in reversed(list(enumerate(theirs)))}
-    end = max((place for place, word in enumerate(theirs) if isinstance(word, int)), default=0) + 1
-    same = _same_words(caption.split(), plain.split())
-    found = []
-    for place, word in enumerate(ours):
-        if isinstance(word, int):
-            found.append(first.get(same[word], 0))
-        elif word == "before":
-            found.append(first.get("before", 0))
-        elif word == "after":
-            found.append(first.get("after", min(end, len(theirs) - 1)))
-        elif recipe.align.padding == "ends":
-            found.append(first.get(0, 0) if place % 2 else end - 1)
-        else:
-            found.append(max(place, first.get("padding", len(theirs) - 1)))
-    return torch.tensor(found)
-
-
-def _words(encoder: TextEncoder, text: str, recipe: Recipe) -> list[int | str]:
-    """For every token of ``text``: which word it lies in, or "before", "after" or "padding"."""
-    coded = encoder.tokenizer(
-        text,
-        return_offsets_mapping=True,
-        truncation=True,
-        max_length=recipe.prompt.max_length,
-        add_special_tokens=recipe.prompt.add_special_tokens,
-    )
-    words: list[int | str] = []
-    for start, end in coded["offset_mapping"]:
-        inside = end > start
-        words.append(len(text[:end].rstrip().split()) - 1 if inside else "after" if words else "before")
-    return words + ["padding"] * (recipe.prompt.max_length - len(words))
-
-
-def _same_words(words: list[str], plain: list[str]) -> list[int]:
-    """For every word of a paraphrase the word of the plain caption that it stands for."""
-    same = [0] * len(words)
-    for _, i1, i2, j1, j2 in SequenceMatcher(None, words, plain, autojunk=False).get_opcodes():
-        for i in range(i1, i2):
-            same[i] = min(j1 + (i - i1) * max(j2 - j1, 1) // (i2 - i1), max(len(plain) - 1, 0))
-    return same
+            raise ValueError(
+                f"alignment needs prompt.{key} = {wanted!r}, not {found!r}: set it so, or set align.steps = 0 and "
+                "leave out align.start"
+            )

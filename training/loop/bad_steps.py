@@ -55,6 +55,10 @@ class BadSteps:
         log.warning("step %d is skipped: the %s, on the batch %s", step, problem, some)
         return problem
 
+    def start_over(self) -> None:
+        """From here on another loss is usual."""
+        self.usual, self.seen = 0.0, 0
+
     def found(self, numbers: Tensor) -> Tensor:
         """What ``check`` will say of [loss, norm, ...], on their device and without waiting for them: [] float32, 1 for
         a step that is not taken."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data.batch import Batch, MicroBatch
 from ..data.text_inputs import to_device
+from ..models.own_encoder import OwnEncoder
 from ..models.pair import Pair
 from ..recipe import Recipe
 from . import optimizers, parallel
@@ -67,6 +68,7 @@ class TrainStep:
         self.recipe, self.accelerator, self.pair, self.model = recipe, accelerator, pair, model
         self.optimizer, self.ema, self.bad_steps = optimizer, ema, bad_steps
         self.trained = pair.trained()
+        self.own: OwnEncoder | None = None  # the teacher of ``align.prediction_steps``
         self.open: Open | None = None
         # A GPU that waits to be told whether a step is taken does nothing meanwhile: it decides by itself.
         self.reads_later = (
@@ -78,6 +80,7 @@ class TrainStep:
         of a step are read while the next is computed, of the one before.
         """
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
+        before = self._leave_teacher() if step == recipe.align.prediction_steps else []
         optimizers.use_averaged_weights(self.optimizer, False)
         scale = learning_rate_scale(recipe, step)
         total = torch.zeros((), device=device)
@@ -90,7 +93,7 @@ class TrainStep:
                 loss = self.loss(micro_batch) / len(batch.micro_batches)
                 parallel.backward(accelerator, self.model, loss, last)  # checkpointed layers run once more here
             total += loss.detach()
-        told = self.settle()  # the GPU has this step's passes to do meanwhile
+        told = before + self.settle()  # the GPU has this step's passes to do meanwhile
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * scale
         by_group = parallel.group_norms(self.model, self.optimizer)
@@ -127,6 +130,12 @@ class TrainStep:
         by_group = dict(zip(rates, norms, strict=True))
         return [(step, {"loss": loss, "norm": norm, "group_norm": by_group, "learning_rate": rates})]
 
+    def _leave_teacher(self) -> list[Told]:
+        told = self.settle()
+        self.own = None
+        self.bad_steps.start_over()
+        return told
+
     def loss(self, micro_batch: MicroBatch) -> Tensor:
         """The weighted mean over a micro-batch, with its graph."""
         recipe, device = self.recipe, self.accelerator.device
@@ -137,5 +146,10 @@ class TrainStep:
         latents, noise, uniform = (t.to(device, non_blocking=True) for t in tensors)
         timesteps = vision.timesteps(drawn(uniform, recipe.loss), latents)
         x, target = objective.corrupt(vision.latents.seen(latents), noise, timesteps)
-        prediction = self.model(text, x, timesteps)
+        if micro_batch.plain:
+            assert self.own is not None
+            prediction, taught = self.model(text, x, timesteps, self.own.heard(micro_batch.plain, recipe.prompt))
+            target = taught[:, : target.shape[1]].float()  # a network that also predicts variance has it dropped
+        else:
+            prediction = self.model(text, x, timesteps)
         return (objective.loss(prediction, target) * loss_weights(objective, timesteps, recipe.loss)).mean()

@@ -16,7 +16,7 @@ import torch
 
 from ...lavi_core.files import write_text
 from ...lavi_core.language import TextEncoder
-from ..data import SOURCES, LatentCache, Prefetch
+from ..data import SOURCES, Captions, IndexedSource, LatentCache, Prefetch
 from ..data.batch import Batches, micro_batch_size
 from ..data.ranks import Ranks
 from ..data.text_inputs import TextInputs, keeps_states
@@ -29,7 +29,7 @@ from ..models.vae import load_vae
 from ..models.vision_model import load_vision_model
 from ..recipe import Recipe
 from . import checkpoint, lock, optimizers, parallel
-from .alignment import align
+from .alignment import align, prediction_teacher
 from .bad_steps import BadSteps
 from .context_measures import ContextMeasure, own_context
 from .ema import EMA
@@ -90,8 +90,18 @@ class Trainer:
         with ExitStack() as stack:
             if self.main:
                 stack.enter_context(lock.held(self.output))
-            self._run(stack)
+            if self.recipe.steps or self.recipe.data.validation or not isinstance(self.source, IndexedSource):
+                self._run(stack)
+            else:
+                self._start_alone(self.source)
         return self.output / "bridge.safetensors"
+
+    def _start_alone(self, source: IndexedSource) -> None:
+        """The head start of a run of no steps, for which no picture is read."""
+        self._prepare(source)
+        if self.main:
+            self.save(self.optimizer)
+        self.accelerator.wait_for_everyone()
 
     def _run(self, stack: ExitStack) -> None:
         from tqdm import tqdm
@@ -107,12 +117,14 @@ class Trainer:
             held, own = self.held_out.tolist(), self._own_context()
             validation = Validation(recipe, self.pair, self.latents, held, self.text_inputs, own)
         self._compute_text_states(batches, samples, validation)
-        self._prepare()
+        self._prepare(self.latents.texts(self.trained_on))
         if self.main and not self.resumed:
             self.save_state()
         journal = Journal(recipe, self.output, self.step) if self.main else None
         if journal is not None:
             stack.callback(journal.close)
+            if not recipe.steps:  # the head start was all
+                self.save(self.optimizer)
         ahead = stack.enter_context(Prefetch(batches, self.step, stop=recipe.steps))
         bar = stack.enter_context(
             tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
@@ -208,8 +220,8 @@ class Trainer:
         captions = [self.latents.plain_caption(index, 0) for index in self.held_out.tolist()]
         return own_context(self.recipe, captions, self.pair.vision_model.context_width, self.accelerator.device)
 
-    def _prepare(self) -> None:
-        """The pair on its device, and its head start."""
+    def _prepare(self, captions: Captions) -> None:
+        """The pair on its device, and its head start on these captions."""
         recipe, accelerator = self.recipe, self.accelerator
         device = accelerator.device
         parallel.shard(accelerator, self.pair)
@@ -217,8 +229,8 @@ class Trainer:
         if not parallel.is_sharded():
             channels_last(self.pair.network)
         optimizers.follow(self.optimizer)
-        if recipe.align.steps and not self.resumed:
-            align(recipe, self.pair, self.latents.texts(self.trained_on), device, self.text_inputs.encoder())
+        if recipe.align.asked and not self.resumed:
+            align(recipe, self.pair, captions, device, self.text_inputs.encoder())
         self.text_inputs.release()
         if recipe.compile:
             self.pair.compile_layers()
@@ -227,6 +239,8 @@ class Trainer:
         self.train_step = TrainStep(
             recipe, accelerator, self.pair, self.model, self.optimizer, self.ema, self.bad_steps
         )
+        if self.step < recipe.align.prediction_steps:
+            self.train_step.own = prediction_teacher(recipe, self.pair).to(device)
 
     def _freeze_layers(self) -> None:
         """The weights of a learned mean stay as they are from a step on, to the bit."""

@@ -51,6 +51,7 @@ class LoRALayer(nn.Module):
         plain = self.transposed or type(base).forward in (nn.Linear.forward, nn.Conv2d.forward)
         self.is_plain = plain and not isinstance(getattr(base, "padding", ()), str)
         self.group, self.place = Group([self]), 0
+        self.bypassed = False
 
     @property
     def down(self) -> nn.Parameter:
@@ -75,7 +76,7 @@ class LoRALayer(nn.Module):
         return self.weight.t() if self.transposed else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.group(self, x)
+        return self.base_layer(x) if self.bypassed else self.group(self, x)
 
     def extra_repr(self) -> str:
         return f"rank={len(self.down)}, scale={self.scale:g}, dropout={self.dropout:g}"
@@ -228,6 +229,19 @@ def copied(*models: nn.Module) -> Iterator[None]:
         for group in groups:
             group.operands = None
             group.forget()
+
+
+@contextmanager
+def bypassed(model: nn.Module) -> Iterator[None]:
+    """Inside, the model computes as it was before LoRA was put in, to the bit."""
+    layers = [module for module in model.modules() if isinstance(module, LoRALayer)]
+    for layer in layers:
+        layer.bypassed = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.bypassed = False
 
 
 class _Linear(torch.autograd.Function):

@@ -22,6 +22,11 @@ def language(name: str) -> Path:
     return Path(name)
 
 
+def teacher(name: str) -> Path:
+    """The folder of a text encoder, or of a pipeline, whose own are meant."""
+    return vision(name) if name == "demo:vision" else language(name)
+
+
 def vision(name: str) -> Path:
     return WEIGHTS / "vision" if name == "demo:vision" else Path(name)
 

@@ -17,7 +17,7 @@ from ...lavi_core.config import BridgeConfig, VisionConfig
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ..recipe import Recipe
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
-from .lora_layers import LoRALayer, copied
+from .lora_layers import LoRALayer, bypassed, copied
 from .trainable import deltas, lora_config, prepare
 from .vision_model import VisionModel
 
@@ -155,10 +155,21 @@ class Pair(nn.Module):
         with self._autocast("vision", x.device):
             return self.vision_model.predict(x.to(dtype), timesteps, heard, self.recipe.vision.embedded_guidance)
 
-    def forward(self, text: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B]."""
+    def forward(
+        self, text: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor, own: Conditioning | None = None
+    ) -> Any:
+        """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B].
+
+        own: what it was trained to hear; then a pair, the second what it predicts under that, without LoRA and without
+        a gradient. In one forward pass, whatever is wrapped around this module.
+        """
+        taught = None
+        if own is not None:
+            with torch.no_grad(), bypassed(self.network):
+                taught = self.predict(x, timesteps, own)
         with copied(self.encoder.model, self.network):
-            return self.predict(x, timesteps, self.condition(text, timesteps))
+            prediction = self.predict(x, timesteps, self.condition(text, timesteps))
+        return prediction if taught is None else (prediction, taught)
 
     def _autocast(self, name: str, device: torch.device) -> AbstractContextManager:
         """Weights that lie in the dtype that is computed in need no cast; a model that is trained whole has float32

@@ -11,8 +11,9 @@ import torch
 from lavi_bridge.lavi_core.adapters import Adapter
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.demo.start import tokenizer
-from lavi_bridge.training.loop.alignment import _same_words, _target_positions, align
+from lavi_bridge.training.loop.alignment import align
 from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.loop.word_places import matches, places, same_words
 from lavi_bridge.training.recipe import read_recipe
 from lavi_bridge.training.shapebench import VOCABULARIES
 
@@ -41,16 +42,48 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_words_of_a_paraphrase_find_their_plain_words() -> None:
     said, plain = "a crimson four-sided shape left of a ball", "a red square left of a circle"
-    same = [plain.split()[place] for place in _same_words(said.split(), plain.split())]
+    same = [plain.split()[place] for place in same_words(said.split(), plain.split())]
     assert same == ["a", "red", "red", "square", "left", "of", "a", "circle"]
-    assert _same_words([], []) == []
+    assert same_words([], []) == []
 
 
-def test_every_kind_of_token_finds_its_place(recipe: Path, tiny: Path, teacher: Path) -> None:
-    student, own = TextEncoder.load(tiny / "text_encoder"), TextEncoder.load(teacher)
-    found = _target_positions("a red ball", "a red circle", student, own, read_recipe(recipe)).tolist()
-    assert found == [0, 1, 2, 3, 4, *range(5, 16)]  # [CLS], three words, [SEP], padding
-    assert _target_positions("", "", student, own, read_recipe(recipe)).tolist() == list(range(16))
+def test_every_kind_of_token_finds_its_place(tiny: Path, teacher: Path) -> None:
+    student, own = TextEncoder.load(tiny / "text_encoder").tokenizer, TextEncoder.load(teacher).tokenizer
+
+    def found(said: str, plain: str) -> list[int]:
+        weights = matches(said, plain, places(student, said, 16), places(own, plain, 16), "padding")
+        assert (weights.sum(1) == 1).all() and (weights > 0).sum() == 16
+        return weights.argmax(1).tolist()
+
+    assert found("a red ball", "a red circle") == [0, 1, 2, 3, 4, *range(5, 16)]  # [CLS], three words, [SEP], padding
+    assert found("", "") == list(range(16))
+
+
+def test_a_token_goes_with_those_that_cover_the_same_characters(tiny: Path) -> None:
+    """ours: bytes' pairs of a word; theirs: whole words and letters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def pieces(*words: str) -> Any:
+        raw = Tokenizer(models.WordPiece({w: i for i, w in enumerate(("?", *words))}, unk_token="?"))  # type: ignore[call-arg]
+        raw.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+        return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="?", pad_token="?")
+
+    halves, letters = pieces("re", "##d", "cir", "##cle", "ball"), pieces("red", "c", "##i", "##r", "##cle")
+    ours, theirs = places(halves, "red  circle", 5), places(letters, "red  circle", 6)
+    weights = matches("red  circle", "red  circle", ours, theirs, "padding") * 6
+    assert weights.round().tolist() == [
+        [6, 0, 0, 0, 0, 0],
+        [6, 0, 0, 0, 0, 0],
+        [0, 2, 2, 2, 0, 0],
+        [0, 0, 0, 0, 6, 0],
+        [0, 0, 0, 0, 0, 6],
+    ]
+    said = places(halves, "red ball", 3)
+    paraphrase = matches("red ball", "red circle", said, places(letters, "red circle", 6), "padding") * 4
+    assert paraphrase[2].round().tolist() == [0, 1, 1, 1, 1, 0]  # the whole of the word in its place
+    cut = matches("red circle", "red circle", places(halves, "red circle", 4), places(letters, "red circle", 1), "ends")
+    assert cut[:2].tolist() == [[1], [1]] and not cut[2:].any()
 
 
 def test_aligning_lowers_the_error_and_is_repeatable(recipe: Path, teacher: Path, tmp_path: Path) -> None:

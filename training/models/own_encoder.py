@@ -1,0 +1,127 @@
+"""The vision model's own text encoder, or both of its CLIPs, as the teacher of a bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ...lavi_core.conditioning import Conditioning
+from ...lavi_core.language import TextEncoder
+from ...lavi_core.language.folder import weight_files
+from ...lavi_core.prompt import PromptRecipe
+
+PROJECTION = "text_projection.weight"
+CLIP = "clip"
+
+
+def parts(path: Path) -> list[Path]:
+    """The encoders' folders of a pipeline's folder, or an encoder's own. Raises ValueError for a pipeline whose second
+    encoder is no CLIP: its context is not both side by side."""
+    first, second = path / "text_encoder", path / "text_encoder_2"
+    if not first.is_dir():
+        return [path]
+    if not second.is_dir():
+        return [first]
+    kinds = [TextEncoder.skeleton(part).family.name for part in (first, second)]
+    if kinds != [CLIP, CLIP]:
+        raise ValueError(
+            f"align.teacher {path} has text encoders of the families {' and '.join(kinds)}, two CLIPs alone are heard "
+            "side by side: name the folder of the one whose states the vision model hears"
+        )
+    return [first, second]
+
+
+class OwnEncoder(nn.Module):
+    """Captions -> what the vision model was trained to hear.
+
+    One encoder gives its last states. Two CLIPs give their states before the last layer side by side, and the second's
+    projected end token as the pooled vector (SDXL, arXiv 2307.01952, 2.1). CLIPs get no attention mask, as in training.
+    """
+
+    def __init__(self, encoders: Sequence[TextEncoder], projection: Tensor | None = None):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+        self.register_buffer("projection", projection)  # [P C2]
+        self.is_clip = encoders[0].family.name == CLIP
+
+    @classmethod
+    def load(cls, path: Path) -> OwnEncoder:
+        """path: of a pipeline, or of an encoder; weights in float32."""
+        found = parts(path)
+        encoders = [TextEncoder.load(part, dtype=torch.float32, weights="dense") for part in found]
+        return cls(encoders, _projection(found[1]) if len(found) > 1 else None)
+
+    @classmethod
+    def skeleton(cls, path: Path) -> OwnEncoder:
+        """Without weights: sizes alone."""
+        found = parts(path)
+        encoders = [TextEncoder.skeleton(part) for part in found]
+        return cls(encoders, _projection(found[1]) if len(found) > 1 else None)
+
+    @property
+    def first(self) -> TextEncoder:
+        return self.encoders[0]  # type: ignore[return-value]
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of all encoders: two CLIPs differ in what they pad with."""
+        return self.first.tokenizer
+
+    @property
+    def width(self) -> int:
+        return sum(encoder.config.hidden_size for encoder in self._encoders)
+
+    @property
+    def pooled_width(self) -> int | None:
+        return None if self.projection is None else len(self.projection)  # type: ignore[arg-type]
+
+    @property
+    def positions(self) -> int | None:
+        return self.first.positions
+
+    def length(self, wanted: int) -> int:
+        """Tokens that it reads where ``wanted`` are asked for: no more than it has positions."""
+        return min(wanted, self.positions or wanted)
+
+    @torch.no_grad()
+    def forward(self, captions: Sequence[str], length: int) -> Conditioning:
+        """context [B T C] and pooled [B P] float32, padded to ``length`` tokens; the mask tells the real ones."""
+        device = self.first.computes_on
+        prompt = PromptRecipe(max_length=length, language_mask=not self.is_clip)
+        if self.projection is None:
+            hidden = self.first(self.first.tokenize(captions, prompt).to(device), prompt)
+            return Conditioning(hidden.states.float(), hidden.mask)
+        inner = replace(prompt, hidden_states=-2)
+        read = [encoder.tokenize(captions, prompt).to(device) for encoder in self._encoders]
+        states = [encoder(tokens, inner).states for encoder, tokens in zip(self._encoders, read, strict=True)]
+        tokens = read[-1]
+        last = self._encoders[-1](tokens, prompt).states
+        ends = tokens.mask.sum(1) - 1  # the end token, which a cut caption has too
+        pooled = last[torch.arange(len(last), device=device), ends] @ self.projection.t()  # type: ignore[operator]
+        return Conditioning(torch.cat(states, dim=-1).float(), tokens.mask, pooled.float())
+
+    def heard(self, captions: Sequence[str], prompt: PromptRecipe) -> Conditioning:
+        """What the vision model hears of the captions with its own pipeline: of CLIPs all positions; of others the
+        prompt recipe's length, and a mask where that recipe gives one."""
+        if self.is_clip:
+            return replace(self(captions, self.positions or prompt.max_length), mask=None)
+        said = self(captions, self.length(prompt.max_length))
+        return said if prompt.vision_mask else replace(said, mask=None)
+
+    @property
+    def _encoders(self) -> list[TextEncoder]:
+        return list(self.encoders)  # type: ignore[arg-type]
+
+
+def _projection(part: Path) -> Tensor:
+    for file in weight_files(part):
+        stored: Any = safe_open(file, "pt")
+        if PROJECTION in stored.keys():  # noqa: SIM118  (a safetensors file is no mapping)
+            return stored.get_tensor(PROJECTION).float()
+    raise ValueError(f"{part} has no {PROJECTION}, which makes the pooled vector: take a CLIPTextModelWithProjection")
