@@ -37,7 +37,8 @@ def deltas(patcher: ModelPatcher, paths: Mapping[Any, str], of: str) -> dict[str
             weights = value.weights if isinstance(value, WeightAdapterBase) and value.name == "lora" else None
             if path is None or weights is None or function is not None or strength_model != 1.0:
                 raise ValueError(
-                    f"{of} is patched at {key} with more than LoRAs that a bridge can hold: take those out"
+                    f"{of} is patched at {key} with more than LoRAs that a bridge can hold (a merge of models, LoCon, "
+                    "DoRA): take those out, or give the model before them"
                 )
             up, down, alpha, *more = weights
             if any(part is not None for part in more):

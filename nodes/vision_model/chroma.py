@@ -93,6 +93,7 @@ def shorten(model: comfy.model_base.BaseModel) -> None:
 
 CHROMA = HostModel(
     network=Chroma,
+    told_by="img_in.weight",  # which ChromaRadiance, a class below it that draws in pixels, has not
     context_weight="txt_in.weight",
     describe=describe,
     rename=host_names,
