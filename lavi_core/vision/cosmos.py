@@ -29,8 +29,8 @@ def predict(network: nn.Module, x: Tensor, timesteps: Tensor, heard: Conditionin
 
 
 def resize_without_torchvision(diffusers_module: Any) -> None:
-    """diffusers' module (0.42) resizes the padding mask, here zeros, with torchvision, and has no such name without it;
-    not every build of torch has one of torchvision beside it."""
+    """diffusers' module (0.42) resizes the padding mask, here zeros, with torchvision, and has no such name without it
+    (findings/cosmos-resize.sh); not every build of torch has one of torchvision beside it."""
     if not hasattr(diffusers_module, "transforms"):
         nearest = SimpleNamespace(NEAREST="nearest-exact")
         resize = SimpleNamespace(resize=lambda x, size, interpolation: interpolate(x, size, mode=interpolation))
