@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfy.supported_models_base import BASE
-from torch import Tensor, nn
+from torch import nn
 
 from .folder import demand
 from .host_model import HostModel
@@ -53,14 +53,9 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
     }
 
 
-def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[str, Tensor]:
-    return state
-
-
 ERNIE_IMAGE = HostModel(
     network=ErnieImageModel,
     context_weight="text_proj.weight",
     needs=("ErnieImage",),
     describe=describe,
-    rename=host_names,
 )

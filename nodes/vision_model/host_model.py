@@ -18,6 +18,11 @@ def as_it_is(model: comfy.model_base.BaseModel) -> None:
     """The host's class can be built in any shape."""
 
 
+def same_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[str, Tensor]:
+    """The host's names of weights are diffusers'."""
+    return state
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostModel:
     """network: the host's class. told_by: the end of the name of a weight that tells it from others of that class.
@@ -35,7 +40,7 @@ class HostModel:
     network: type[nn.Module]
     context_weight: str
     describe: Callable[[dict[str, Any], dict[str, Any], Any, Any], BASE]
-    rename: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
+    rename: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]] = same_names
     told_by: str = ""
     pooled_weight: str = ""
     rules: tuple[Rule, ...] = ()

@@ -7,7 +7,6 @@ from typing import Any
 
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from comfy.supported_models_base import BASE
-from torch import Tensor
 
 from .folder import demand
 from .host_model import HostModel
@@ -44,13 +43,8 @@ def shape(config: dict[str, Any], row: Any) -> dict[str, Any]:
     }
 
 
-def host_names(state: dict[str, Tensor], unet_config: dict[str, Any]) -> dict[str, Tensor]:
-    return state
-
-
 QWEN_IMAGE = HostModel(
     network=QwenImageTransformer2DModel,
     context_weight="txt_in.weight",
     describe=describe,
-    rename=host_names,
 )
