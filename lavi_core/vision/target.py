@@ -125,7 +125,3 @@ class VisionTarget:
         if not found:
             raise ValueError(f"no LoRA sites of the vision target {self.name} were found in {type(model).__name__}")
         return found
-
-    def key_of(self, path: str) -> str:
-        """Module path -> the stem of its tensors' names in a file."""
-        return self.keys.stem(path)

@@ -39,7 +39,10 @@ def configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """The network's config, its scheduler's, and the core's row for it. Raises ValueError where one is not known."""
     from ...lavi_core.vision import target_of
 
-    config = folders.read_json(network(folder) / "config.json")
+    file = network(folder) / "config.json"
+    config = folders.read_json(file)
+    if not config:
+        raise ValueError(f"{file} is not there, or no whole JSON object: copy it again")
     row = target_of(config)
     pipeline = network(folder).parent
     scheduler = folders.read_json(pipeline / "scheduler" / "scheduler_config.json")

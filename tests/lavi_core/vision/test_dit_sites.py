@@ -40,7 +40,7 @@ TINY = sorted(dits.FAMILIES)
 def test_the_number_of_sites_at_true_size(name: str) -> None:
     row = target_of({"addition_embed_type": None, **dict(on_meta(name).config), **VISION[name]})  # type: ignore[arg-type]
     sites = row.sites(on_meta(name))
-    assert (len(sites), len({row.key_of(path) for path in sites})) == COUNTS[name]
+    assert (len(sites), len({row.keys.stem(path) for path in sites})) == COUNTS[name]
 
 
 def test_every_model_of_true_size_is_counted() -> None:
@@ -89,8 +89,8 @@ def test_a_lora_comes_back_from_its_tensors(name: str) -> None:
         assert torch.allclose(dense(back[path]), dense(delta), atol=1e-5)
     if row.keys.fused is not None:
         path = next(path for path in lora if row.keys.part(path) == 0)
-        parts = [other for other in lora if row.key_of(other) == row.key_of(path)]
-        whole = [tensors[row.key_of(path) + end] for end in (row.keys.up, row.keys.down)]
+        parts = [other for other in lora if row.keys.stem(other) == row.keys.stem(path)]
+        whole = [tensors[row.keys.stem(path) + end] for end in (row.keys.up, row.keys.down)]
         assert len(parts) == 3
         assert torch.allclose(whole[0] @ whole[1], torch.cat([dense(lora[part]) for part in parts]), atol=1e-5)
         with pytest.raises(ValueError, match="has 2 of the 3 matrices that ComfyUI keeps as one in diffusion_model"):
@@ -114,4 +114,4 @@ def test_names_in_comfyui() -> None:
         ("lumina2", "noise_refiner.0.attn.to_out.0", "diffusion_model.noise_refiner.0.attention.out"),
         ("lumina2", "layers.3.feed_forward.linear_2", "diffusion_model.layers.3.feed_forward.w2"),
     ):
-        assert VISION_TARGETS[name].key_of(path) == key
+        assert VISION_TARGETS[name].keys.stem(path) == key

@@ -73,16 +73,16 @@ def test_sdxl_sites():
 def test_no_two_sites_share_a_key(name, model):
     target = VISION_TARGETS[name]
     sites = target.sites(model())
-    assert len({target.key_of(path) for path in sites}) == len(sites)
+    assert len({target.keys.stem(path) for path in sites}) == len(sites)
 
 
 def test_key_names():
     assert (
-        VISION_TARGETS["sd1"].key_of("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0")
+        VISION_TARGETS["sd1"].keys.stem("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0")
         == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
     )
     assert (
-        VISION_TARGETS["pixart"].key_of("transformer_blocks.0.attn2.to_k")
+        VISION_TARGETS["pixart"].keys.stem("transformer_blocks.0.attn2.to_k")
         == "transformer.transformer_blocks.0.attn2.to_k"
     )
 

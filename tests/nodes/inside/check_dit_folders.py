@@ -174,6 +174,9 @@ def weights_without_a_place_and_places_without_weights():
         state.pop("proj_out.bias")
         save_file(state, path)
         refused(["lacks 1", "proj_out.bias"], vision_model_.load, folder)
+        config = folder / "transformer" / "config.json"
+        config.write_text(config.read_text()[:40])
+        refused(["config.json", "no whole JSON object", "copy it again"], vision_model_.load, folder)
 
 
 @check

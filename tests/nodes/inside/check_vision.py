@@ -196,11 +196,11 @@ def every_site_of_the_real_sizes_is_known_to_the_host():
         model = config.get_model({}, "", device=torch.device("meta"))
         host_keys = comfy.lora.model_lora_keys_unet(model, {})
         target = vision_targets()[kind]
-        lost = [site for site in sites if target.key_of(site) not in host_keys]
+        lost = [site for site in sites if target.keys.stem(site) not in host_keys]
         assert not lost, (kind, lost)
         weights_there = model.state_dict()
         for site in sites:
-            key = host_keys[target.key_of(site)]
+            key = host_keys[target.keys.stem(site)]
             name, (dim, _, length) = key if isinstance(key, tuple) else (key, (0, 0, shapes[f"{site}.weight"][0]))
             there = list(weights_there[name].shape)
             assert [*there[:dim], length, *there[dim + 1 :]] == shapes[f"{site}.weight"], site
