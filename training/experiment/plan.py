@@ -82,10 +82,11 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """prompts: judged, of each category and seed. steps, guidance: of sampling. note: what the page says besides of how
-    it was made."""
+    """text: what the page begins with. prompts: judged, of each category and seed. steps, guidance: of sampling. note:
+    what the page says besides of how it was made."""
 
     title: str
+    text: str
     recipe: str
     seeds: tuple[int, ...]
     prompts: int
