@@ -169,7 +169,7 @@ def make_control(control: Control, seed: int, work: Path) -> None:
 
 
 def _journal(folder: Path) -> tuple[float, float, float | None]:
-    """Seconds of training, without sampling, on the clock and of the process, and the mean loss of the last tenth of the
+    """Seconds of training, without sampling, on the clock and of the process; the mean loss of the last tenth of the
     steps."""
     path = folder / "log.jsonl"
     if not path.is_file():
