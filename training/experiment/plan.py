@@ -82,7 +82,59 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """text: what the page begins with. prompts: judged, of each category and seed. steps, guidance: of sampling. note:
+    """text: what the page begins with. set: changes of the recipe for all rows. prompts: judged, of each category and
+    seed. steps, guidance: of sampling. note: what the page says besides of how it was made."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionStage:
+    """A vision model that the plan trains first. start: recipe of its random network (``demo/start.py``); recipe: that
+    of its training. Both lie beside the plan."""
+
+    name: str
+    start: str
+    recipe: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """A language model with the sizes and the tokenizer of ``like`` and random weights, drawn anew for each seed: rows
+    name it ``{work}/NAME-{seed}``."""
+
+    name: str
+    like: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One kind of bridge. set: changes of the plan's recipe, ``key.sub=value``. bridge: a file that is judged as it is,
+    once, instead of one trained for each seed; the models are the recipe's all the same."""
+
+    name: str
+    label: str
+    axes: tuple[str, ...]
+    set: tuple[str, ...] = ()
+    bridge: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """``better`` - ``worse``, two rows, on prompts of these ``ROWS`` or ``GROUPS`` of ``evaluation.shapes``; or, on
+    DISTANCE alone, how much nearer ``better`` is to true pictures. whose: the paper's claim, or one of this plan's."""
+
+    text: str
+    whose: Literal["paper", "ours"] = "ours"
+    better: str
+    worse: str
+    on: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """text: what the page begins with. set: changes of the recipe for all rows. prompts: judged, of each category and seed. steps, guidance: of sampling. note:
     what the page says besides of how it was made."""
 
     title: str
@@ -95,6 +147,7 @@ class Plan:
     axis: tuple[Axis, ...]
     row: tuple[Row, ...]
     claim: tuple[Claim, ...] = ()
+    set: tuple[str, ...] = ()
     vision: tuple[VisionStage, ...] = ()
     control: tuple[Control, ...] = ()
     note: str = ""
@@ -126,7 +179,7 @@ class Plan:
     def recipe_of(self, row: Row, seed: int, folder: Path, work: Path) -> Recipe:
         """The row's recipe, whose run is in ``work``/ROW-SEED. Raises ValueError naming the key that does not fit."""
         own = (f'output="{run_folder(work, row, seed)}"', f'data.cache="{work / "latents"}"', f"seed={seed}")
-        changes = [value.replace(WORK, str(work)).replace(SEED, str(seed)) for value in row.set]
+        changes = [value.replace(WORK, str(work)).replace(SEED, str(seed)) for value in (*self.set, *row.set)]
         return read_recipe(folder / self.recipe, [*changes, *own])
 
 
