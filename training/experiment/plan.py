@@ -87,58 +87,6 @@ class Plan:
 
     title: str
     text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionStage:
-    """A vision model that the plan trains first. start: recipe of its random network (``demo/start.py``); recipe: that
-    of its training. Both lie beside the plan."""
-
-    name: str
-    start: str
-    recipe: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """A language model with the sizes and the tokenizer of ``like`` and random weights, drawn anew for each seed: rows
-    name it ``{work}/NAME-{seed}``."""
-
-    name: str
-    like: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One kind of bridge. set: changes of the plan's recipe, ``key.sub=value``. bridge: a file that is judged as it is,
-    once, instead of one trained for each seed; the models are the recipe's all the same."""
-
-    name: str
-    label: str
-    axes: tuple[str, ...]
-    set: tuple[str, ...] = ()
-    bridge: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """``better`` - ``worse``, two rows, on prompts of these ``ROWS`` or ``GROUPS`` of ``evaluation.shapes``; or, on
-    DISTANCE alone, how much nearer ``better`` is to true pictures. whose: the paper's claim, or one of this plan's."""
-
-    text: str
-    whose: Literal["paper", "ours"] = "ours"
-    better: str
-    worse: str
-    on: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """text: what the page begins with. set: changes of the recipe for all rows. prompts: judged, of each category and seed. steps, guidance: of sampling. note:
-    what the page says besides of how it was made."""
-
-    title: str
-    text: str
     recipe: str
     seeds: tuple[int, ...]
     prompts: int
