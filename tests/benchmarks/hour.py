@@ -1,11 +1,11 @@
 """What an hour of one GPU buys: the parts of a recipe by their FLOPs, at a speed that was measured.
 
-    python tests/benchmarks/hour.py RECIPE.toml [RECIPE.toml ...] [--images-per-second 42.1]
+    python tests/benchmarks/hour.py RECIPE.toml --pictures 40000 [--images-per-second 42.1]
 
-Recipes of ``training/recipes/paper`` with T5-Large, at true size on torch's meta device: no weights, no GPU. The speed
-is that of T5-Large + SD 1.4 as the paper trains it, at 512 pixels (42.1 images/s on one H200, training/README.md); all
-else is computed from it: a part takes as long as its FLOPs do at the same FLOP/s. Small steps wait longer for the CPU than
-large ones, so SDXL's are likely faster than this says.
+A recipe of ``training/recipes/paper`` with T5-Large, frozen, at true size on torch's meta device: no weights, no GPU.
+The speed is that of T5-Large + SD 1.4 as the paper trains it, at 512 pixels (42.1 images/s on one H200,
+training/README.md); all else is computed from it: a part takes as long as its FLOPs do at the same FLOP/s. Small steps
+wait longer for the CPU than large ones, so SDXL's are likely faster than this says.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from lavi_bridge.lavi_core.conditioning import HiddenStates  # noqa: E402
 from lavi_bridge.lavi_core.vision import VISION_TARGETS  # noqa: E402
 from lavi_bridge.training.models.trainable import prepare  # noqa: E402
 from lavi_bridge.training.recipe import Recipe, VisionSection, read_recipe  # noqa: E402
-from plan import flash  # noqa: E402
 from plan import count as of_the_paper  # noqa: E402
+from plan import flash  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -55,7 +55,7 @@ def flops(run: Any, *inputs: Any, backward: bool = False) -> float:
 
 
 @patch.object(nn.functional, "scaled_dot_product_attention", flash)
-def parts(recipe: Recipe) -> dict[str, tuple[int, float]]:
+def parts(recipe: Recipe, pictures: int) -> dict[str, tuple[int, float]]:
     """name -> how many, and the FLOPs of one."""
     name, side = VISION[recipe.vision.model], recipe.data.resolution // 8
     length = recipe.prompt.max_length
@@ -65,7 +65,9 @@ def parts(recipe: Recipe) -> dict[str, tuple[int, float]]:
         ids = torch.zeros(1, length, dtype=torch.long)
         of_language = flops(lambda: language(ids).last_hidden_state)
         of_teacher = sum(
-            flops(transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes)), torch.zeros(1, 77, dtype=torch.long))  # type: ignore[arg-type]
+            flops(
+                transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes)), torch.zeros(1, 77, dtype=torch.long)
+            )  # type: ignore[arg-type]
             for sizes in CLIPS[name]
         )
         sizes: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
@@ -91,16 +93,13 @@ def parts(recipe: Recipe) -> dict[str, tuple[int, float]]:
         of_target = flops(predict)
     align = recipe.align
     found = {
-        "latents": (recipe.data.count or PICTURES, of_vae),
-        "text states": (recipe.data.count or PICTURES, of_language),
+        "latents": (pictures, of_vae),
+        "text states": (pictures, of_language),
         "alignment": (align.steps * align.batch_size, of_teacher + of_adapter),
         "steps on the own encoder's prediction": (align.prediction_steps * recipe.batch_size, of_step + of_target),
         "steps on pictures": ((recipe.steps - align.prediction_steps) * recipe.batch_size, of_step),
     }
     return {part: sizes for part, sizes in found.items() if sizes[0]}
-
-
-PICTURES = 40_000  # that the hour's data set has, where the recipe does not say
 
 
 def _trained(recipe: Recipe, name: str) -> tuple[Any, Any]:
@@ -118,17 +117,17 @@ def _trained(recipe: Recipe, name: str) -> tuple[Any, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("recipe")
+    parser.add_argument("--pictures", type=int, required=True, help="in the data set, all of which get latents")
     parser.add_argument("--images-per-second", type=float, default=MEASURED)
     args = parser.parse_args()
     speed = args.images_per_second * of_the_paper().step
-    for path in args.recipes:
-        print(f"\n{path}, computed at {speed / 1e12:.0f} TFLOP/s\n\n| part | how many | TFLOP of one | minutes |\n|---|---|---|---|")
-        total = 0.0
-        for part, (number, cost) in parts(read_recipe(path)).items():
-            total += number * cost / speed / 60
-            print(f"| {part} | {number:,} | {cost / 1e12:.3f} | {number * cost / speed / 60:.1f} |")
-        print(f"| together | | | **{total:.0f}** |")
+    found = parts(read_recipe(args.recipe), args.pictures)
+    print(f"{args.recipe}, computed at {speed / 1e12:.0f} TFLOP/s\n")
+    print("| part | how many | TFLOP of one | minutes |\n|---|---|---|---|")
+    for part, (number, cost) in found.items():
+        print(f"| {part} | {number:,} | {cost / 1e12:.3f} | {number * cost / speed / 60:.1f} |")
+    print(f"| together | | | **{sum(number * cost for number, cost in found.values()) / speed / 60:.0f}** |")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,12 @@ UNET: dict[str, Any] = {
     "attention_head_dim": 2,
 }
 POOLED = 20
+SDXL: dict[str, Any] = {
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": POOLED + 6 * 8,
+}
 
 
 def write_models(folder: Path) -> None:
@@ -29,14 +35,7 @@ def write_models(folder: Path) -> None:
     write_unet(folder / "models" / "stable-diffusion-v1-4", cross_attention_dim=768)
     write_clip(folder / "models" / "stable-diffusion-v1-4" / "text_encoder")
     write_unet(folder / "models" / "ldm-text2im-large-256", vae="vqvae", cross_attention_dim=1280)
-    write_unet(
-        folder / "models" / "stable-diffusion-xl-base-1.0",
-        cross_attention_dim=48,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=POOLED + 6 * 8,
-    )
+    write_unet(folder / "models" / "stable-diffusion-xl-base-1.0", cross_attention_dim=48, **SDXL)
     write_pixart(folder / "models" / "PixArt-XL-2-512x512")
     write_data(folder / "data")
 
@@ -71,6 +70,20 @@ def write_clip(folder: Path) -> None:
     torch.manual_seed(2)
     hf.CLIPTextModel(hf.CLIPTextConfig(**sizes)).save_pretrained(folder)
     tokenizer("<s> $A </s>").save_pretrained(folder.with_name(folder.name.replace("text_encoder", "tokenizer")))
+
+
+def write_two_clips(folder: Path) -> None:
+    """A pipeline's text encoders, of width 16 and 24, as SDXL has two, and their tokenizers."""
+    import transformers as hf
+
+    sizes: dict[str, Any] = {"vocab_size": 32, "intermediate_size": 48, "eos_token_id": 1, "num_attention_heads": 4}
+    sizes |= {"num_hidden_layers": 2, "max_position_embeddings": 20}
+    torch.manual_seed(2)
+    hf.CLIPTextModel(hf.CLIPTextConfig(hidden_size=16, **sizes)).save_pretrained(folder / "text_encoder")
+    second = hf.CLIPTextConfig(hidden_size=24, projection_dim=POOLED, **sizes)
+    hf.CLIPTextModelWithProjection(second).save_pretrained(folder / "text_encoder_2")
+    for name in ("tokenizer", "tokenizer_2"):
+        tokenizer("<s> $A </s>").save_pretrained(folder / name)
 
 
 def tokenizer(form: str) -> Any:

@@ -78,7 +78,8 @@ def recipe(pair: str) -> Recipe:
 
 
 def test_the_table_is_the_folder() -> None:
-    assert sorted(TABLE) == sorted(path.stem for path in RECIPES.iterdir())
+    """But for those of an hour, which are not the paper's."""
+    assert sorted(TABLE) == sorted(path.stem for path in RECIPES.iterdir() if not path.stem.endswith("-hour"))
 
 
 def language(name: str) -> tuple[nn.Module, list[str], int]:
