@@ -1,4 +1,4 @@
-"""``lavi-bridge probe``: which language model and which of its hidden states are worth a bridge, before any training."""
+"""``lavi-bridge probe``: which language model and which hidden states are worth a bridge, before any training."""
 
 from __future__ import annotations
 

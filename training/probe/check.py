@@ -28,17 +28,18 @@ from ..recipe import Recipe, read_recipe
 from .captions import of_shapebench
 from .measure import LATE, PENALTIES, SOON, TEST, UNSEEN, Key, Probed
 from .plot import Point, scatter
-from .report import KINDS
 from .run import probe, targets_of
-from .targets import CAPTION, NEIGHBOURS, STATES, WORD
+from .targets import CAPTION, STATES, WORD
 
 LEAST, SAMPLES = 4, 4000
+# Figures, each the mean of these shares; penalty by penalty.
 SHOWN = (
-    ("own encoder's states", TEST, STATES),
-    ("own encoder's states, new words", UNSEEN, STATES),
-    ("word and neighbours", TEST, CAPTION),
-    ("neighbours", TEST, NEIGHBOURS),
-    ("word, new words", UNSEEN, WORD),
+    ("teacher, both", ((TEST, STATES), (UNSEEN, STATES))),
+    ("teacher, seen words", ((TEST, STATES),)),
+    ("teacher, new words", ((UNSEEN, STATES),)),
+    ("no teacher, both", ((TEST, CAPTION), (UNSEEN, WORD))),
+    ("no teacher, seen words", ((TEST, CAPTION),)),
+    ("no teacher, new words", ((UNSEEN, WORD),)),
 )
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class Compared:
     probed: Sequence[Mapping[Key, float]]
     results: Sequence[Result]
 
-    def probe(self, key: Key) -> float:
-        return float(np.mean([shares[key] for shares in self.probed]))
+    def probe(self, keys: Sequence[Key]) -> float:
+        return float(np.mean([shares[key] for shares in self.probed for key in keys]))
 
     def judged(self, categories: Sequence[str]) -> tuple[float, ...]:
         """Of each seed."""
@@ -87,7 +88,8 @@ def check(path: Path, work: Path, folder: Path, count: int, device: torch.device
     kept = [rows for rows in groups.values() if len(rows) >= LEAST]
     if not kept:
         raise ValueError(
-            f"{path} has no {LEAST} judged rows in {work} that differ in the frozen language model or its hidden states alone"
+            f"{path} has no {LEAST} judged rows in {work} that differ in the frozen language model or its "
+            "hidden states alone"
         )
     text = _page(kept, split.name, f"lavi-bridge probe --check {path.as_posix()} --work {work.as_posix()} -o FOLDER")
     write_text(folder / "check.md", text)
@@ -138,28 +140,27 @@ def _group(recipe: Recipe) -> str:
     )
 
 
-def correlation(rows: Sequence[Compared], key: Key, categories: Sequence[str]) -> tuple[float, float, float]:
+def correlation(rows: Sequence[Compared], keys: Sequence[Key], categories: Sequence[str]) -> tuple[float, float, float]:
     """Spearman's rho and its interval."""
-    from scipy.stats import spearmanr
-
-    rng = np.random.default_rng(0)
-    probed = np.array([row.probe(key) for row in rows])
+    probed = np.array([row.probe(keys) for row in rows])
     seeds = [np.array(row.judged(categories)) for row in rows]
-    rho = float(spearmanr(probed, [each.mean() for each in seeds]).statistic)
-    drawn = []
-    while len(drawn) < SAMPLES:
-        picked = rng.integers(len(rows), size=len(rows))
-        judged = [rng.choice(seeds[i], len(seeds[i])).mean() for i in picked]
-        if len(set(picked)) > 2 and len(set(judged)) > 1 and len(set(probed[picked])) > 1:  # else there are no ranks
-            drawn.append(_rank_correlation(probed[picked], np.array(judged)))
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return rho, float(low), float(high)
+    rho = _rank_correlation(probed[None], np.array([[each.mean() for each in seeds]]))[0]
+    rng = np.random.default_rng(0)
+    judged = np.stack([rng.choice(each, (SAMPLES, len(each))).mean(1) for each in seeds], axis=1)
+    picked = rng.integers(len(rows), size=(SAMPLES, len(rows)))
+    picked = picked[[len(set(row)) > 2 for row in picked.tolist()]]  # of fewer there is no order to speak of
+    drawn = _rank_correlation(probed[picked], np.take_along_axis(judged[: len(picked)], picked, axis=1))
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return float(rho), float(low), float(high)
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a, b: [samples rows] -> [samples]; not finite where all rows are equal."""
     from scipy.stats import rankdata
 
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(a, axis=1), rankdata(b, axis=1)))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
 
 
 def _page(groups: Sequence[Sequence[Compared]], captions: str, command: str) -> str:
@@ -172,61 +173,60 @@ def _page(groups: Sequence[Sequence[Compared]], captions: str, command: str) -> 
 
 
 def _values(rows: Sequence[Compared]) -> str:
-    keys = [(title, (kind, part, SOON)) for title, kind, part in SHOWN if (kind, part, SOON) in rows[0].probed[0]]
-    head = ["row", *(f"{title}, soon" for title, _ in keys), *(f"judged: {name}" for name, _ in GROUPS)]
+    figures = _figures(rows, SOON)
+    head = ["row", *(title for title, _ in figures), *(f"judged: {name}" for name, _ in GROUPS)]
     lines = []
     for row in sorted(rows, key=lambda row: -np.mean(row.judged(GROUPS[0][1]))):
         judged = [f"{np.mean(row.judged(categories)):.3f}" for _, categories in GROUPS]
-        lines.append([row.row.label, *(f"{row.probe(key):.3f}" for _, key in keys), *judged])
+        lines.append([row.row.label, *(f"{row.probe(keys):.3f}" for _, keys in figures), *judged])
     return markdown(head, lines)
+
+
+def _figures(rows: Sequence[Compared], penalty: float) -> list[tuple[str, list[Key]]]:
+    """Those of SHOWN that were probed."""
+    known = rows[0].probed[0]
+    found = [(title, [(kind, part, penalty) for kind, part in pairs]) for title, pairs in SHOWN]
+    return [(title, keys) for title, keys in found if all(key in known for key in keys)]
 
 
 def _correlations(rows: Sequence[Compared]) -> str:
     lines = []
-    for title, kind, part in SHOWN:
-        for penalty in PENALTIES:
-            key = (kind, part, penalty)
-            if key in rows[0].probed[0]:
-                found = [correlation(rows, key, categories) for _, categories in GROUPS]
-                name = {SOON: " (soon)", LATE: " (in the end)"}.get(penalty, "")
-                lines.append(
-                    [title, f"{penalty:g}{name}", *(f"{r:+.2f} ({lo:+.2f} to {hi:+.2f})" for r, lo, hi in found)]
-                )
+    for penalty in (SOON, *(penalty for penalty in PENALTIES if penalty != SOON)):
+        for title, keys in _figures(rows, penalty):
+            found = [correlation(rows, keys, categories) for _, categories in GROUPS]
+            told = f"{penalty:g}" + {SOON: " (soon)", LATE: " (in the end)"}.get(penalty, "")
+            lines.append([title, told, *(f"{rho:+.2f} ({low:+.2f} to {high:+.2f})" for rho, low, high in found)])
     return markdown(["probe", "penalty", *(name for name, _ in GROUPS)], lines)
 
 
 def _facts(rows: Sequence[Compared]) -> dict[str, Any]:
+    figures = [(title, penalty, keys) for penalty in PENALTIES for title, keys in _figures(rows, penalty)]
     return {
         "rows": [
             {
                 "row": row.row.name,
-                "probe": [
-                    {"captions": k[0], "part": k[1], "penalty": k[2], "share": row.probe(k)} for k in row.probed[0]
-                ],
+                "probe": [{"figure": title, "penalty": p, "share": row.probe(keys)} for title, p, keys in figures],
                 "judged": {name: row.judged(categories) for name, categories in GROUPS},
             }
             for row in rows
         ],
         "spearman": [
-            {"captions": key[0], "part": key[1], "penalty": key[2], "judged": name, "rho": rho, "interval": interval}
-            for key in rows[0].probed[0]
+            {"figure": title, "penalty": penalty, "judged": name, "rho": rho, "interval": interval}
+            for title, penalty, keys in figures
             for name, categories in GROUPS
-            for rho, *interval in [correlation(rows, key, categories)]
+            for rho, *interval in [correlation(rows, keys, categories)]
         ],
     }
 
 
 def _picture(rows: Sequence[Compared]) -> bytes:
-    part = STATES if (TEST, STATES, SOON) in rows[0].probed[0] else CAPTION
+    title, keys = _figures(rows, SOON)[0]
     panels = []
-    for title, key, name in (
-        ("seen words", (TEST, part, SOON), "seen words"),
-        ("held-out synonyms", (UNSEEN, STATES if part == STATES else WORD, SOON), "held-out synonyms"),
-    ):
+    for name, categories in (GROUPS[0], GROUPS[-1]):
         points = []
         for row in rows:
-            found = share(row.results, dict(GROUPS)[name])
-            points.append(Point(row.row.label, row.probe(key), found.mean, found.low, found.high))
-        rho, low, high = correlation(rows, key, dict(GROUPS)[name])
-        panels.append((f"{title}: rank correlation {rho:+.2f} ({low:+.2f} to {high:+.2f})", points))
-    return scatter(panels, f"probe: share of {KINDS[part]}, soon", "judged: share of right pictures")
+            found = share(row.results, categories)
+            points.append(Point(row.row.label, row.probe(keys), found.mean, found.low, found.high))
+        rho, low, high = correlation(rows, keys, categories)
+        panels.append((f"{name}: rank correlation {rho:+.2f} ({low:+.2f} to {high:+.2f})", points))
+    return scatter(panels, f"probe: {title}", "judged: share of right pictures")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -48,15 +48,15 @@ class Share:
         return float(1 - self.error.sum() / self.variance.sum())
 
     def drawn(self, seed: int = 0) -> np.ndarray:
-        """[SAMPLES], captions drawn again: the same ones for all shares of the same captions."""
-        count = len(self.error)
-        times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), SAMPLES)
+        """[SAMPLES], captions drawn again: with one seed the same ones for all shares of the same captions."""
+        times = _times(len(self.error), seed)
         return 1 - (times @ self.error) / np.maximum(times @ self.variance, 1e-12)
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        low, high = np.quantile(self.drawn(), (0.025, 0.975))
-        return float(low), float(high)
+
+@cache
+def _times(count: int, seed: int) -> np.ndarray:
+    """[SAMPLES count]: how often each is drawn."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), SAMPLES).astype(float)
 
 
 Key = tuple[str, str, float]  # TEST or UNSEEN, a part of the targets, a penalty

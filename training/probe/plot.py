@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..loop.plotting import COLORS, FAINT, INK
-from .measure import Probed
+from .measure import LATE, Probed
 from .report import Column
 from .states import BEFORE, LAST, MEAN
 
@@ -30,7 +30,7 @@ def draw(probed: Sequence[Probed], shown: Sequence[Column], about: str) -> bytes
         for number, model in enumerate(probed):
             _line(axes, model, column, COLORS[number % len(COLORS)])
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.25) if column.key[2] < 1e-2 else low, high)
+        axes.set_ylim(max(low, -0.25) if column.keys[0][2] == LATE else low, high)
     panels[0].set_ylabel(about, fontsize=8, color=GREY)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.suptitle("What a linear map hears, by layer", x=0.01, ha="left", fontsize=12, color=INK, fontweight="bold")
@@ -65,9 +65,9 @@ def _line(axes: Any, model: Probed, column: Column, color: str) -> None:
 
 
 def _values(model: Probed, states: Sequence[Any], column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    shares = [model.shares[which][column.key] for which in states]
-    low, high = np.array([share.interval for share in shares]).T
-    return np.array([share.value for share in shares]), low, high
+    shares = [model.shares[which] for which in states]
+    low, high = np.array(list(map(column.interval, shares))).T
+    return np.array(list(map(column.value, shares))), low, high
 
 
 def _clean(axes: Any, title: str) -> None:

@@ -12,69 +12,78 @@ from ..evaluation.table import markdown
 from .captions import Split
 from .measure import LATE, SOON, TEST, UNSEEN, Key, Probed, Share
 from .states import LAST
-from .targets import CAPTION, NEIGHBOURS, STATES, WORD, Targets
+from .targets import CAPTION, STATES, WORD, Targets
 
 KINDS = {STATES: "the own encoder's states", CAPTION: "each word and its neighbours"}
 
 
 class Column(NamedTuple):
-    """A figure that is shown. key: which of a probe's shares."""
+    """A figure that is shown: the mean of a probe's shares of these keys."""
 
     title: str
-    key: Key
+    keys: tuple[Key, ...]
+
+    def value(self, shares: Mapping[Key, Share]) -> float:
+        return float(np.mean([shares[key].value for key in self.keys]))
+
+    def drawn(self, shares: Mapping[Key, Share]) -> np.ndarray:
+        """[samples], see ``Share.drawn``."""
+        return np.mean([shares[key].drawn(seed) for seed, key in enumerate(self.keys)], axis=0)
+
+    def interval(self, shares: Mapping[Key, Share]) -> tuple[float, float]:
+        low, high = np.quantile(self.drawn(shares), (0.025, 0.975))
+        return float(low), float(high)
 
 
 def columns(split: Split, targets: Targets) -> list[Column]:
-    """The first is what hidden states are ranked by."""
+    """The first is what hidden states are ranked by; the last was not seen to rank as pictures do."""
     part = STATES if STATES in targets.parts else CAPTION
-    found = [Column("soon", (TEST, part, SOON)), Column("in the end", (TEST, part, LATE))]
-    if split.unseen and part == STATES:
-        found.append(Column("new words, soon", (UNSEEN, STATES, SOON)))
-    elif split.unseen and split.named:
-        found.append(Column("new words, soon", (UNSEEN, WORD, SOON)))
-    if part == CAPTION:
-        found.append(Column("neighbours, in the end", (TEST, NEIGHBOURS, LATE)))
-    return found
+    seen, late = Column("seen words", ((TEST, part, SOON),)), Column("in the end", ((TEST, part, LATE),))
+    if not split.unseen or (part == CAPTION and not split.named):
+        return [seen, late]
+    new = Column("new words", ((UNSEEN, STATES if part == STATES else WORD, SOON),))
+    return [Column("both", (*seen.keys, *new.keys)), seen, new, late]
 
 
 class Choice(NamedTuple):
+    """The hidden states ``which`` of a model. others: of the same model, not told apart from them: the 95 % interval of
+    the difference, over captions drawn again, holds zero."""
+
     model: Probed
     which: WhichStates
-    share: Share
+    value: float
+    interval: tuple[float, float]
+    others: Sequence[WhichStates]
 
 
 def best(probed: Sequence[Probed], column: Column) -> list[Choice]:
-    """The best hidden states of each model, the best model first."""
+    """Of each model, the best model first."""
     found = []
     for model in probed:
-        which = max(model.shares, key=lambda which: model.shares[which][column.key].value)
-        found.append(Choice(model, which, model.shares[which][column.key]))
-    return sorted(found, key=lambda choice: -choice.share.value)
-
-
-def as_good(model: Probed, choice: Choice, column: Column) -> list[WhichStates]:
-    """The states whose share is not less than the chosen one's by more than chance: the 95 % interval of the
-    difference, over captions drawn again, holds zero."""
-    top = choice.share.drawn()
-    differences = {which: top - shares[column.key].drawn() for which, shares in model.shares.items()}
-    return [which for which, drawn in differences.items() if which != choice.which and np.quantile(drawn, 0.025) <= 0]
+        drawn = {which: column.drawn(shares) for which, shares in model.shares.items()}
+        which = max(model.shares, key=lambda which: column.value(model.shares[which]))
+        top = drawn.pop(which)
+        others = [one for one, values in drawn.items() if np.quantile(top - values, 0.025) <= 0]
+        shares = model.shares[which]
+        found.append(Choice(model, which, column.value(shares), column.interval(shares), others))
+    return sorted(found, key=lambda choice: -choice.value)
 
 
 def table(probed: Sequence[Probed], shown: Sequence[Column]) -> str:
     """Markdown, a line for each model's each hidden state; the best of a model's column is set in bold."""
     lines = []
     for model in probed:
-        tops = [max(shares[column.key].value for shares in model.shares.values()) for column in shown]
+        tops = [max(map(column.value, model.shares.values())) for column in shown]
         for which, shares in model.shares.items():
-            cells = [_cell(shares[column.key], top) for column, top in zip(shown, tops, strict=True)]
+            cells = [_cell(shares, column, top) for column, top in zip(shown, tops, strict=True)]
             lines.append([model.name, written(which), *cells])
     return markdown(["language model", "hidden_states", *(column.title for column in shown)], lines)
 
 
-def _cell(share: Share, top: float) -> str:
-    low, high = share.interval
-    text = f"{share.value:.3f}"
-    return f"{f'**{text}**' if share.value == top else text} ({low:.3f} to {high:.3f})"
+def _cell(shares: Mapping[Key, Share], column: Column, top: float) -> str:
+    value, (low, high) = column.value(shares), column.interval(shares)
+    text = f"{value:.3f}"
+    return f"{f'**{text}**' if value == top else text} ({low:.3f} to {high:.3f})"
 
 
 def written(which: WhichStates) -> str:
@@ -96,37 +105,28 @@ def advice(probed: Sequence[Probed], shown: Sequence[Column]) -> str:
         "",
     ]
     for choice in ranked:
-        low, high = choice.share.interval
-        line = f"- {choice.model.name}: {written(choice.which)}, {choice.share.value:.3f} ({low:.3f} to {high:.3f})"
-        if others := as_good(choice.model, choice, column):
-            line += f"; not told apart from it: {', '.join(map(written, others))}"
+        low, high = choice.interval
+        line = f"- {choice.model.name}: {written(choice.which)}, {choice.value:.3f} ({low:.3f} to {high:.3f})"
+        if choice.others:
+            line += f"; not told apart from it: {', '.join(map(written, choice.others))}"
         shares = choice.model.shares
         if choice.which != LAST and LAST in shares:
-            line += f'; "last" has {shares[LAST][column.key].value:.3f}'
+            line += f'; "last" has {column.value(shares[LAST]):.3f}'
         lines.append(line + ".")
-    words = next((column for column in shown if column.key[0] == UNSEEN), None)
-    if words is not None:
-        top = best(probed, words)[0]
-        lines.append(
-            f"- Words that no caption has are understood most from {written(top.which)} of {top.model.name} "
-            f"({top.share.value:.3f})."
-        )
     if first.which == 0:
-        lines.append(
-            "- 0 are the embeddings of single words: each is heard, what stands beside it is not. If that matters, take "
-            "the best of the column before the last words of this page's table, or of the others the next."
-        )
+        lines.append("- 0 are the embeddings of single words: in them a word does not know what stands beside it.")
     return "\n".join(lines)
 
 
 def page(probed: Sequence[Probed], split: Split, targets: Targets, command: str) -> str:
     shown = columns(split, targets)
-    part = shown[0].key[1]
+    part = shown[0].keys[0][1]
     about = (
-        f"{len(split.fit)} captions to solve on, {len(split.test)} others, {len(split.unseen)} with words that the first "
-        f"have not ({split.name}). Share of the variance of {KINDS[part]} that a linear map hears in the states, with "
-        f"its 95 % interval over captions: soon (ridge penalty {SOON:g}, as after a short training), in the end "
-        f"({LATE:g}). 1 = all, 0 = no more than the mean; below 0, what was learnt misleads."
+        f"{len(split.fit)} captions to solve on, {len(split.test)} others, {len(split.unseen)} with words that none "
+        f"of the first has ({split.name}). Share of the variance of {KINDS[part]} that a linear map hears in the "
+        f"states, with its 95 % interval over captions: of the others (seen words) and of the new words, both as soon "
+        f"as after a short training (ridge penalty {SOON:g}); in the end ({LATE:g}). 1 = all, 0 = no more than the "
+        "mean; below 0, what was learnt misleads."
     )
     took = ", ".join(f"{model.name} {model.seconds:.0f} s" for model in probed)
     parts = ["# Which language model, which hidden states", f"Written by `{command}`; {took}.", about]
@@ -138,7 +138,7 @@ def facts(probed: Sequence[Probed], split: Split) -> dict[str, Any]:
 
     def of(shares: Mapping[Key, Share]) -> list[dict[str, Any]]:
         return [
-            {"captions": key[0], "part": key[1], "penalty": key[2], "share": share.value, "interval": share.interval}
+            {"captions": key[0], "part": key[1], "penalty": key[2], "share": share.value}
             for key, share in shares.items()
         ]
 

@@ -40,7 +40,7 @@ def probe(
     """Of one language model, a folder, a .gguf file or a name of ``named.language``; freed again at the end."""
     path = named.language(model)
     with told(f"loading {model}"):
-        encoder = TextEncoder.load(path, dtype=dtype, device=device)
+        encoder = TextEncoder.load(path, dtype=dtype, device=device, weights="dense")
     found = measure(name or model, encoder, split, targets, layers, max_length, batch)
     del encoder
     gc.collect()  # modules refer to each other in circles
@@ -54,6 +54,6 @@ def write(probed: Sequence[Probed], split: Split, targets: Targets, folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     text, shown = page(probed, split, targets, command), columns(split, targets)
     write_text(folder / "probe.json", json.dumps(facts(probed, split), indent=1))
-    write_bytes(folder / "probe.png", draw(probed, shown, f"share of {KINDS[shown[0].key[1]]}"))
+    write_bytes(folder / "probe.png", draw(probed, shown, f"share of {KINDS[shown[0].keys[0][1]]}"))
     write_text(folder / "table.md", text)
     return text

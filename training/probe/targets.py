@@ -25,7 +25,7 @@ STATES, CAPTION, WORD, NEIGHBOURS = "states", "caption", "word", "neighbours"
 
 
 class Targets:
-    """parts: what a row holds -> its channels. STATES: of the teacher, if there is one. CAPTION: WORD and NEIGHBOURS."""
+    """parts: what a row holds -> its channels. STATES: of the teacher, if any. CAPTION: WORD and NEIGHBOURS."""
 
     def __init__(self, split: Split, teacher: Mapping[str, Tensor] | None):
         counts = Counter(normal(word) for text in split.fit for word in text.plain.split())
@@ -94,5 +94,5 @@ def pooling(tokenizer: Any, text: str, length: int) -> Tensor:
 
 
 def by_word(weights: Tensor, states: Tensor) -> Tensor:
-    """weights [W T'], states [T D] of at least the tokens that count -> [W D] float32, not finite for a word without."""
+    """weights [W T'], states [T D], T no less than count -> [W D] float32, not finite for a word without tokens."""
     return weights[:, : len(states)].to(states.device) @ states.float()
