@@ -86,7 +86,7 @@ def of_file(path: Path, count: int, seed: int = 0) -> Split:
     captions = [captions[i] for i in rng.permutation(len(captions))[: count + count // 2]]
     sets = [{normal(word) for word in text.split()} for text in captions]
     counts = Counter(word for words in sets for word in words)
-    rare = sorted(word for word, n in counts.items() if 2 <= n <= max(2, len(captions) // 30) and word.isalpha())
+    rare = sorted(word for word, n in counts.items() if 2 <= n <= max(2, len(captions) // 10) and word.isalpha())
     held: set[str] = set()
     chosen: set[int] = set()
     for i in rng.permutation(len(rare)):

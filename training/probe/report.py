@@ -60,7 +60,7 @@ def best(probed: Sequence[Probed], column: Column) -> list[Choice]:
     """Of each model, the best model first."""
     found = []
     for model in probed:
-        drawn = {which: column.drawn(shares) for which, shares in model.shares.items()}
+        drawn: dict[WhichStates, np.ndarray] = {which: column.drawn(shares) for which, shares in model.shares.items()}
         which = max(model.shares, key=lambda which: column.value(model.shares[which]))
         top = drawn.pop(which)
         others = [one for one, values in drawn.items() if np.quantile(top - values, 0.025) <= 0]
