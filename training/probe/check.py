@@ -7,7 +7,6 @@ correlation of the rows' means, with the 95 % interval of rows, and of each its 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +40,6 @@ SHOWN = (
     ("no teacher, seen words", ((TEST, CAPTION),)),
     ("no teacher, new words", ((UNSEEN, WORD),)),
 )
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,11 @@ def measure(
         run(
             split.fit, f"{name}, summing", lambda which, x, rows, of=moments: of[which].add(x, rows.target.to(x.device))
         )
+        for which, of in moments.items():
+            if not all(bool(sums.isfinite().all()) for sums in of.sums):
+                raise ValueError(
+                    f"the hidden states {which!r} of {name} are not finite in {encoder.dtype}; take a wider --precision"
+                )
         errors = _Errors(targets, {which: solve(moments.pop(which)) for which in group})
         for kind, texts in ((TEST, split.test), (UNSEEN, split.unseen)):
             run(texts, f"{name}, {kind}", partial(errors.add, kind, len(texts)))

@@ -63,7 +63,10 @@ def best(probed: Sequence[Probed], column: Column) -> list[Choice]:
         drawn: dict[WhichStates, np.ndarray] = {which: column.drawn(shares) for which, shares in model.shares.items()}
         which = max(model.shares, key=lambda which: column.value(model.shares[which]))
         top = drawn.pop(which)
-        others = [one for one, values in drawn.items() if np.quantile(top - values, 0.025) <= 0]
+        others: list[WhichStates] = []
+        for one, values in drawn.items():
+            if np.quantile(top - values, 0.025) <= 0:
+                others.append(one)
         shares = model.shares[which]
         found.append(Choice(model, which, column.value(shares), column.interval(shares), others))
     return sorted(found, key=lambda choice: -choice.value)

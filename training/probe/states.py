@@ -68,8 +68,10 @@ def hand_on(
 
     with ExitStack() as hooks:
         for index, layer in enumerate(layers):
-            hooks.enter_context(_input_of(layer, lambda states, index=index: seen(index, states)))
-        hooks.enter_context(_output_of(layers[-1], lambda states: seen(BEFORE, states)))
+            if index in wanted or MEAN in wanted:
+                hooks.enter_context(_input_of(layer, lambda states, index=index: seen(index, states)))
+        if BEFORE in wanted or MEAN in wanted:
+            hooks.enter_context(_output_of(layers[-1], lambda states: seen(BEFORE, states)))
         last = encoder(tokens, replace(prompt, hidden_states=LAST)).states
     if LAST in wanted:
         take(LAST, last)

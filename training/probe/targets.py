@@ -32,6 +32,11 @@ class Targets:
         kept = sorted(word for word, n in counts.most_common(MOST) if n >= TWICE)
         self.index = {word: i for i, word in enumerate(kept)}
         self.teacher, size = teacher, len(kept)
+        if not kept and not teacher:
+            raise ValueError(
+                f"no word comes twice in the captions of {split.name}, where words are told by the spaces between them; "
+                "name a --teacher"
+            )
         self.parts = {
             CAPTION: slice(0, 3 * size),
             WORD: slice(0, size),

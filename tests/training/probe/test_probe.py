@@ -17,7 +17,7 @@ from lavi_bridge.tests.lavi_core.conftest import tiny_model, write_tokenizer
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.loop.closed_form import Moments
-from lavi_bridge.training.probe.captions import Text, of_file, of_shapebench
+from lavi_bridge.training.probe.captions import Split, Text, of_file, of_shapebench
 from lavi_bridge.training.probe.measure import PENALTIES, TEST, UNSEEN, Share, measure, solve
 from lavi_bridge.training.probe.report import Column
 from lavi_bridge.training.probe.states import BEFORE, LAST, MEAN, choices, hand_on, named
@@ -162,6 +162,9 @@ def test_what_is_solved_on_has_no_caption_and_no_word_of_the_others(split, tmp_p
     (tmp_path / "few.txt").write_text("\n".join(lines[:50]))
     with pytest.raises(ValueError, match="has 50 different captions; a probe needs 96"):
         of_file(tmp_path / "few.txt", 128)
+    spaceless = Split("zh", [Text(f"\u7ea2\u5706{i}", f"\u7ea2\u5706{i}") for i in range(9)], [], [], named=False)
+    with pytest.raises(ValueError, match="no word comes twice in the captions of zh"):
+        Targets(spaceless, None)
     with pytest.raises(ValueError, match="is no file of captions"):
         of_file(tmp_path / "data.csv", 128)
 
@@ -185,6 +188,14 @@ def test_the_command_writes_a_table_a_picture_and_what_to_put_into_the_recipe(
     assert f'model = "{first}"\n    [prompt]\n    hidden_states = {states}\n' in text
     with Image.open(io.BytesIO((output / "probe.png").read_bytes())) as picture:
         assert picture.width == 1320 and np.asarray(picture).std() > 0
+
+
+def test_states_that_overflow_are_told(tiny: Path, split) -> None:
+    encoder = TextEncoder.load(tiny / "text_encoder", dtype=torch.float32)
+    encoder.layers()[0].register_forward_pre_hook(lambda _, args: (args[0] * torch.inf, *args[1:]))
+    encoder.layers()[0].register_forward_hook(lambda _, args, output: torch.zeros_like(args[0]))
+    with pytest.raises(ValueError, match=r"hidden states 0 of own are not finite in torch.float32; take a wider"):
+        measure("own", encoder, split, Targets(split, None), "0", max_length=24)
 
 
 def _soon(model: dict) -> dict:
