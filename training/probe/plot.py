@@ -15,7 +15,7 @@ from .states import BEFORE, LAST, MEAN
 
 PIXELS, DPI = 1320, 120
 GREY = "#666666"
-AT_MEAN = 1.14  # on the axis of depths, from 0 to 1
+AT_MEAN = 1.28  # on the axis of depths, from 0 to 1
 
 
 def draw(probed: Sequence[Probed], shown: Sequence[Column], about: str) -> bytes:

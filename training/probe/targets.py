@@ -34,7 +34,7 @@ class Targets:
         self.teacher, size = teacher, len(kept)
         if not kept and not teacher:
             raise ValueError(
-                f"no word comes twice in the captions of {split.name}, where words are told by the spaces between them; "
+                f"no word comes twice in the captions of {split.name}, where spaces tell what a word is; "
                 "name a --teacher"
             )
         self.parts = {
