@@ -18,7 +18,7 @@ ROOMS = {
         *("language adapters vision", "checkpoint", "bridge", "importers", "exporters"),
     ),
     "training": (
-        *("recipe shapebench", "models", "data", "loop", "dry_run", "evaluation", "demo", "experiment"),
+        *("recipe shapebench", "models", "data", "loop", "dry_run", "evaluation", "demo", "experiment", "probe"),
         *("commands", "__main__"),
     ),
     "nodes": (
@@ -114,5 +114,5 @@ def test_the_top_of_training_is_its_rooms():
     """Rooms are found by folder names: a run's recipe is the one module beside them."""
     entries = {room("training", file) for file in (ROOT / "training").rglob("*.py")}
     assert entries - {"__init__", "__main__"} == {"recipe", "shapebench", "models", "data", "loop", "dry_run"} | {
-        *("evaluation", "demo", "experiment", "commands")
+        *("evaluation", "demo", "experiment", "probe", "commands")
     }

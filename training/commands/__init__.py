@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from . import curves, demo, encode, evaluate, experiment, export, import_, inspect, install_demo, sample, train
+from . import curves, demo, encode, evaluate, experiment, export, import_, inspect, install_demo, probe, sample, train
 
 VERBS: Mapping[str, ModuleType] = {
+    "probe": probe,
     "train": train,
     "sample": sample,
     "import": import_,
