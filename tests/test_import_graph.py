@@ -15,7 +15,7 @@ ROOMS = {
     "lavi_core": (
         *("registry conditioning prompt files foreign_files peft_config", "config", "quantized", "fingerprint lora"),
         "lora_files",
-        *("language adapters vision", "checkpoint", "bridge", "importers", "exporters"),
+        *("language adapters vision", "checkpoint own_encoder", "bridge", "importers", "exporters"),
     ),
     "training": (
         *("recipe shapebench", "models", "data", "loop", "dry_run", "evaluation", "demo", "experiment"),

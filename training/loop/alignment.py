@@ -91,7 +91,7 @@ class Lessons:
         tokens = self.language.tokenize(lesson.captions, self.recipe.prompt).to(self.device)
         with copied(self.pair.encoder.model):
             hidden = self.pair.states(tokens, self.language)
-            said = self.pair.condition(hidden, lesson.timesteps)
+            said = self.pair.alone(hidden, lesson.timesteps)
         return said, self._counted(lesson, hidden)
 
     def _counted(self, lesson: Lesson, hidden: HiddenStates) -> Tensor:
