@@ -21,6 +21,7 @@ from lavi_bridge.tests.nodes.connectors import connectors
 from lavi_bridge.tests.nodes.dit_models import dit_bridges
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
+from lavi_bridge.tests.nodes.two_ears import two_ears
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.models.diffusers_folder import read_vision
 from lavi_bridge.training.models.sampling import noise_for, sample
@@ -290,6 +291,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
         base.sampled(name, encoder)
     base.expected |= dit_bridges(base, encoder)
     base.expected |= connectors(base, encoder)
+    base.expected |= two_ears(base, encoder)
     for name, ours in STAND_INS.items():
         (base.models / name).symlink_to(base.models / ours)
 
