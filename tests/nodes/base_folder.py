@@ -60,6 +60,11 @@ STAND_INS = {
     "diffusion_models/tiny-pixart.safetensors": "diffusers/tiny-pixart/transformer/diffusion_pytorch_model.safetensors",
     "diffusion_models/PixArt-XL-2-512x512.safetensors": "diffusion_models/tiny-pixart.safetensors",
     "checkpoints/sd-v1-4.safetensors": "checkpoints/tiny-sd1.safetensors",
+    "LLM/lavi_demo_own": "LLM/tiny-own",
+    "lavi_bridges/lavi_demo_own.safetensors": "lavi_bridges/ears-own.safetensors",
+    "lavi_bridges/lavi_demo_two_ears.safetensors": "lavi_bridges/ears.safetensors",
+    "lavi_bridges/t5-large-sd15-two-ears.safetensors": "lavi_bridges/ears-sd1.safetensors",
+    "checkpoints/v1-5-pruned-emaonly.safetensors": "checkpoints/tiny-sd1-clip.safetensors",
     "checkpoints/sd_xl_base_1.0.safetensors": "checkpoints/tiny-sdxl.safetensors",
     "vae/lavi_demo_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/PixArt-XL-2-512x512_vae.safetensors": "vae/tiny-taesd.safetensors",
@@ -223,6 +228,7 @@ def vision_bridges(base: Base, encoder: TextEncoder, unet: dict[str, Any]) -> No
         **unet,
     }
     vm.checkpoint(models / "checkpoints" / "tiny-sd1.safetensors", made["sd1"])
+    vm.checkpoint(models / "checkpoints" / "tiny-sd1-clip.safetensors", made["sd1"], clip=True)
     vm.checkpoint(models / "checkpoints" / "tiny-sdxl.safetensors", made["sdxl"])
     vm.sd3(models / "diffusion_models" / "tiny-sd3.safetensors")
     for name, kind, more in (

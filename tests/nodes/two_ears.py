@@ -10,7 +10,7 @@ import torch
 from lavi_bridge.lavi_core import lora
 from lavi_bridge.lavi_core.bridge import Bridge
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
-from lavi_bridge.lavi_core.config import AdapterConfig, OwnEncoderConfig
+from lavi_bridge.lavi_core.config import AdapterConfig, LanguageConfig, OwnEncoderConfig
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.own_encoder import at_strength
 from lavi_bridge.lavi_core.prompt import PromptRecipe
@@ -63,4 +63,11 @@ def two_ears(base: Any, encoder: TextEncoder) -> dict[str, Tensor]:
     config = replace(made.config, language=own.first.config, prompt=READS, adapter=alone, own_encoder=None)
     config = replace(config, language_lora=None, vision_lora=None)
     BridgeCheckpoint(config, {}).save(base.bridges / "ears-own.safetensors")
+    sd1 = load_vision_model(base.models / "diffusers" / "tiny-sd1", "sd1").network
+    made, name = bridge(base.bridges / "ears-sd1.safetensors", encoder, sd1, "tiny-sd1", "sd1"), "tiny-sd1/text_encoder"
+    sizes: dict[str, Any] = {"hidden_size": 768, "num_layers": 12, "vocab_size": 49408}
+    clip = LanguageConfig(model_id=name, family="clip", fingerprint=None, **sizes)
+    reads = PromptRecipe(max_length=77, language_mask=False)
+    made.config = replace(made.config, own_encoder=OwnEncoderConfig(encoders=(clip,), prompt=reads))
+    made.save(base.bridges / "ears-sd1.safetensors")
     return expected
