@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from .conditioning import Conditioning, Heard, HiddenStates, TimedConditioning, 
 from .config import BridgeConfig, LanguageConfig
 from .language import TextEncoder, TokenBatch
 from .language.facts import differing
+from .own_encoder import at_strength, together
 from .registry import Registry
 
 _LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach})
@@ -66,21 +67,49 @@ class Bridge(nn.Module):
             encoder.lora = _LORA_MODES[lora](encoder.model, checkpoint.language_lora, strength)
         return bridge.eval()
 
-    def forward(self, prompts: Sequence[str], timestep: Tensor | None = None) -> Conditioning:
+    def forward(
+        self, prompts: Sequence[str], timestep: Tensor | None = None, own: Conditioning | None = None
+    ) -> Conditioning:
         """Prompts -> Conditioning, on the language model's device. Each is encoded as if it were alone: where
         padding to the longest would change it, prompts go one by one, and a mask leaves out what fills them up.
 
-        timestep: [] or [B], see ``Adapter.forward``. Raises ValueError where the adapter needs one and there is none.
+        timestep: [] or [B], see ``Adapter.forward``. own: see ``adapt``. Raises ValueError where the adapter needs one
+        and there is none.
         """
         if self.config.prompt.varies_with_batch and len(prompts) > 1:
             times = [None] * len(prompts) if timestep is None else timestep.expand(len(prompts))
-            return stack([self([prompt], time) for prompt, time in zip(prompts, times, strict=True)])
-        return self.adapt(self.hear(prompts), timestep)
+            said = [self.alone(self.hear([prompt]), time) for prompt, time in zip(prompts, times, strict=True)]
+            return together(stack(said), own, self.config.own_encoder)
+        return self.adapt(self.hear(prompts), timestep, own)
 
-    def heard(self, prompts: Sequence[str]) -> Heard:
+    def heard(self, prompts: Sequence[str], own: Conditioning | None = None, strength: float = 1.0) -> Heard:
         """What a sampler takes: the conditioning of the prompts, or, of an adapter that hears the timestep, what gives
-        it at each."""
-        return TimedConditioning(self.hear(prompts), self.adapt) if self.adapter.hears_timestep else self(prompts)
+        it at each.
+
+        own: see ``adapt``. strength: of what the bridge says against what it says of the empty prompt, see
+        ``own_encoder.at_strength``.
+        """
+        if strength == 1 and not self.adapter.hears_timestep:
+            return self(prompts, None, own)
+        adapt = self.adapt if strength == 1 else self._at_strength(prompts, strength)
+        hidden = self.hear(prompts)
+        return TimedConditioning(hidden, adapt, own=own) if self.adapter.hears_timestep else adapt(hidden, None, own)
+
+    def _at_strength(self, prompts: Sequence[str], strength: float) -> Callable[..., Conditioning]:
+        """``adapt``, at a strength, of these prompts."""
+        recipe = self.config.prompt
+        width = self.encoder.tokenize(prompts, recipe).ids.shape[1]
+        blank_recipe = replace(recipe, padding="max_length", max_length=width)
+        tokens = self.encoder.tokenize([""], blank_recipe)
+        blank = self.encoder(tokens.to(self.encoder.computes_on), blank_recipe)
+
+        def adapt(hidden: HiddenStates, timestep: Tensor | None, own: Conditioning | None) -> Conditioning:
+            told = self.alone(hidden, timestep)
+            rows = len(timestep) if timestep is not None and timestep.ndim else 1
+            empty = self.alone(HiddenStates(*(part.expand(rows, *part.shape[1:]) for part in blank)), timestep)
+            return together(at_strength(told, empty, strength), own, self.config.own_encoder)
+
+        return adapt
 
     def hear(self, prompts: Sequence[str]) -> HiddenStates:
         """What the language model says of prompts, each as if it were alone, for ``adapt`` at any timestep."""
@@ -89,12 +118,24 @@ class Bridge(nn.Module):
         tokens = self.encoder.tokenize(prompts, self.config.prompt)
         return self.encoder(tokens.to(self.encoder.computes_on), self.config.prompt)
 
-    def encode_tokens(self, tokens: TokenBatch, timestep: Tensor | None = None) -> Conditioning:
+    def encode_tokens(
+        self, tokens: TokenBatch, timestep: Tensor | None = None, own: Conditioning | None = None
+    ) -> Conditioning:
         """Tokens -> Conditioning, on the tokens' device."""
-        return self.adapt(self.encoder(tokens, self.config.prompt), timestep)
+        return self.adapt(self.encoder(tokens, self.config.prompt), timestep, own)
 
-    def adapt(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
-        """Hidden states -> Conditioning. The adapter runs in float32, whatever the language model's dtype and whatever
+    def adapt(
+        self, hidden: HiddenStates, timestep: Tensor | None = None, own: Conditioning | None = None
+    ) -> Conditioning:
+        """Hidden states -> Conditioning, see ``alone``.
+
+        own: what the vision model's own encoder says of the same prompts, on the same device. Raises ValueError where
+        the bridge was trained beside one and it says nothing, or the other way round.
+        """
+        return together(self.alone(hidden, timestep), own, self.config.own_encoder)
+
+    def alone(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
+        """What the bridge says. The adapter runs in float32, whatever the language model's dtype and whatever
         autocast is on. The mask is passed on only where the recipe gives it to the vision model, or where it leaves out
         what ``hear`` has filled up.
 

@@ -31,17 +31,19 @@ class TimedConditioning:
     """What an adapter that hears the timestep makes of hidden states, another ``Conditioning`` at each timestep; the
     language model has spoken once.
 
-    adapt: (states, timestep) -> Conditioning, see ``Bridge.adapt``. rows: which row of the states each row of the
-    conditioning is made of; None = each of its own.
+    adapt: (states, timestep, own) -> Conditioning, see ``Bridge.adapt``. rows: which row of the states each row of the
+    conditioning is made of; None = each of its own. own: what the own encoder of a bridge that is heard beside one
+    says, a row for each of the states.
     """
 
     hidden: HiddenStates
-    adapt: Callable[[HiddenStates, Tensor], Conditioning]
+    adapt: Callable[[HiddenStates, Tensor, Conditioning | None], Conditioning]
     rows: Tensor | None = None  # [B] long
+    own: Conditioning | None = None
 
     def at(self, timestep: Tensor) -> Conditioning:
         """timestep: [] or one for each row of the states, as ``Adapter.forward`` has it."""
-        found, rows = self.adapt(self.hidden, timestep), self.rows
+        found, rows = self.adapt(self.hidden, timestep, self.own), self.rows
         if rows is None:
             return found
         mask, pooled = (None if part is None else part[rows] for part in (found.mask, found.pooled))
@@ -62,14 +64,15 @@ def stack_states(parts: Sequence[HiddenStates]) -> HiddenStates:
 
 
 def stack(parts: Sequence[Conditioning]) -> Conditioning:
-    """Conditionings of one prompt each as one batch: zeros behind the shorter ones, and a mask that leaves them out
-    wherever there are any."""
-    lengths = [part.context.shape[1] for part in parts]
-    first, width = parts[0], max(lengths)
-    context = first.context.new_zeros(len(parts), width, first.context.shape[2])
-    mask = torch.zeros(len(parts), width, dtype=torch.bool, device=context.device)
-    for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
-        context[row, :length] = part.context[0]
-        mask[row, :length] = True if part.mask is None else part.mask[0]
+    """Batches of conditionings as one batch: zeros behind the shorter ones, and a mask that leaves them out wherever
+    there are any."""
+    counts, first = [len(part.context) for part in parts], parts[0]
+    width = max(part.context.shape[1] for part in parts)
+    context = first.context.new_zeros(sum(counts), width, first.context.shape[2])
+    mask = torch.zeros(sum(counts), width, dtype=torch.bool, device=context.device)
+    for part, rows, heard in zip(parts, context.split(counts), mask.split(counts), strict=True):
+        length = part.context.shape[1]
+        rows[:, :length] = part.context
+        heard[:, :length] = True if part.mask is None else part.mask
     pooled = None if first.pooled is None else torch.cat([part.pooled for part in parts if part.pooled is not None])
     return Conditioning(context, None if bool(mask.all()) else mask, pooled)

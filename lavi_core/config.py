@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from .prompt import PromptRecipe
 
-SCHEMA = 3  # 2: facts of the language model. 3: options of adapters, several layers
+SCHEMA = 4  # 2: facts of the language model. 3: options of adapters, several layers. 4: own encoders
 
 T = TypeVar("T")
 
@@ -137,6 +137,30 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnEncoderConfig:
+    """The vision model's own text encoder, where a bridge was trained beside it: the vision model heard the context of
+    both, one after the other on the tokens.
+
+    encoders: one, or two whose states lie side by side on the width (SDXL). prompt: how they read a prompt, always to
+    ``max_length`` tokens. place: of their tokens, before or after the bridge's. pooled_width: of the pooled vector that
+    they give, which is then the one that is heard; None = they give none.
+    """
+
+    encoders: tuple[LanguageConfig, ...]
+    prompt: PromptRecipe
+    place: Literal["before", "after"] = "before"
+    pooled_width: int | None = None
+
+    @property
+    def width(self) -> int:
+        return sum(encoder.hidden_size for encoder in self.encoders)
+
+    @property
+    def name(self) -> str:
+        return " and ".join(encoder.model_id for encoder in self.encoders)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
     """rank and alpha as in LoRA (arXiv 2106.09685): delta W = alpha / rank * up @ down."""
 
@@ -146,7 +170,7 @@ class LoRAConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeConfig:
-    """What one bridge file says of itself."""
+    """What one bridge file says of itself. own_encoder: heard beside the bridge; None = the bridge is heard alone."""
 
     language: LanguageConfig
     prompt: PromptRecipe
@@ -154,6 +178,7 @@ class BridgeConfig:
     vision: VisionConfig
     language_lora: LoRAConfig | None = None
     vision_lora: LoRAConfig | None = None
+    own_encoder: OwnEncoderConfig | None = None
     schema: int = SCHEMA
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -179,3 +204,14 @@ class BridgeConfig:
                 f"the adapter gives width {self.adapter.out_width}, the vision model {self.vision.model_id} "
                 f"takes {self.vision.context_width}"
             )
+        if (own := self.own_encoder) is not None and own.width != self.vision.context_width:
+            raise ValueError(
+                f"the own encoder {own.name} gives width {own.width}, the vision model {self.vision.model_id} takes "
+                f"{self.vision.context_width}"
+            )
+
+    @property
+    def pooled_width(self) -> int | None:
+        """Of the pooled vector that the vision model is given with this bridge; None = none."""
+        own = None if self.own_encoder is None else self.own_encoder.pooled_width
+        return self.adapter.pooled_width if own is None else own

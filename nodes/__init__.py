@@ -15,6 +15,7 @@ from .language import LoadLanguageModel
 from .load_with_model import LoadBridgeWithModel
 from .lora import ApplyLanguageLoRA
 from .save import SaveBridge
+from .two_ears import BridgeAndClipTextEncode
 from .vision import ApplyBridge, LoadVisionModel
 
 NODES: list[type[io.ComfyNode]] = [
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadBridge,
     LoadBridgeWithModel,
     BridgeTextEncode,
+    BridgeAndClipTextEncode,
     ApplyBridge,
     BridgeAsHook,
     SaveBridge,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from comfy_api.latest import io
 
 from . import folders, lora, model_search
 from .clip import connect_clip
-from .clip_tokens import TOKENS
+from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .language import LanguageModel
 from .notice import notice, repeat, take_back
 from .prompt_cache import PromptCache
@@ -72,24 +73,39 @@ class ConnectedBridge:
             tell_where_nothing_follows(name)
         return cls(name, checkpoint.config, checkpoint.vision_lora, clip, stamp)
 
-    def encode(self, text: str, options: PromptOptions | None = None) -> tuple[Any, str]:
+    def encode(
+        self,
+        text: str,
+        options: PromptOptions | None = None,
+        strength: float = 1.0,
+        own: tuple[Hashable, Callable[[], Beside]] | None = None,
+    ) -> tuple[Any, str]:
         """Prompt -> CONDITIONING, and what became of its tokens. One that was encoded before is remembered: the
-        language model is neither run nor loaded. Raises ValueError."""
+        language model is neither run nor loaded. Raises ValueError.
+
+        strength: see ``BridgeTokens``. own: of a bridge that is heard beside the vision model's own encoder: what that
+        says, and all that it depends on.
+        """
         options = options or PromptOptions()
         take_back()
-        key = (*self._state(), options, text)
-        conditioning, (report, lost) = self.prompts.get(key, lambda: self._encode(text, options))
+        key, says = own or (None, None)
+        key = (*self._state(), options, text, strength, key)
+        conditioning, (report, lost) = self.prompts.get(key, lambda: self._encode(text, options, strength, says))
         if lost:
             repeat(lost)
         return conditioning, report
 
-    def _encode(self, text: str, options: PromptOptions) -> tuple[Any, tuple[str, str]]:
+    def _encode(
+        self, text: str, options: PromptOptions, strength: float, own: Callable[[], Beside] | None
+    ) -> tuple[Any, tuple[str, str]]:
         pieces = read(self.encoder, self.config.prompt, text, options)
         report, lost = describe(pieces, self.config.prompt), cut_off(pieces)
         if lost:
             lost += "; long_prompts can chunk it or hear it at full length"
             notice(lost)
-        return self.clip.encode_from_tokens_scheduled({TOKENS: pieces}), (report, lost)
+        tokens = BridgeTokens({TOKENS: pieces})
+        tokens.strength, tokens.beside = strength, None if own is None else own()
+        return self.clip.encode_from_tokens_scheduled(tokens), (report, lost)
 
     def _state(self) -> tuple[Any, ...]:
         """What the conditioning of a prompt depends on, besides the prompt."""

@@ -15,7 +15,7 @@ from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
 from .casting import managed, settle
-from .clip_tokens import BridgeTokenizer, heard
+from .clip_tokens import Beside, BridgeTokenizer, BridgeTokens, heard
 from .context_tokens import CONTEXT_TOKENS, context_tokens, own_tokens
 from .kohya_names import hear_kohya, kohya_names
 from .language import OURS, LanguageModel
@@ -88,18 +88,26 @@ class BridgeShell(nn.Module):
 
     def encode_token_weights(self, tokens: dict[str, Any]) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
         """The pieces of one prompt -> context [1 T C], pooled [1 P] | None, float32 on the host's intermediate device,
-        and what each vector of the context is. Pieces are joined on their tokens; the pooled vector is the first's.
+        and what each vector of the context is. Pieces are joined on their tokens; the pooled vector is the first's. Of
+        a bridge that was trained beside the vision model's own encoder, what that says is in it too
+        (``BridgeTokens.beside``).
 
         Masked tokens are dropped, since the host's models take no mask or throw it away; zeros are put in where the
-        vision model was trained with them. Raises ValueError for more tokens than it hears.
+        vision model was trained with them. Raises ValueError for more tokens than it hears, and for an own encoder that
+        is missing or one too many.
         """
-        said = self._said(heard(tokens))
+        asked = tokens if isinstance(tokens, BridgeTokens) else BridgeTokens()
+        check_beside(asked.beside is not None, self.config.own_encoder)
+        said = self._said(heard(tokens), asked.strength, asked.beside)
         comfy.model_management.load_models_gpu([self._adapter])  # after the language model, which it may push out
         timed, there = self.adapter.hears_timestep, {"device": comfy.model_management.intermediate_device()}
         context, pooled = self._context(said, torch.tensor(SHOWN_AT) if timed else None)
         context = context.to(**there, dtype=torch.float32)
         row = self._row()
-        more: dict[str, Any] = {CONTEXT_TOKENS: self._listed(said).padded(context.shape[1], row.text.side)}
+        listed = self._listed(said)
+        if said.beside is not None:
+            listed = listed.beside(said.beside.tokens, self.config.own_encoder.place)
+        more: dict[str, Any] = {CONTEXT_TOKENS: listed.padded(context.shape[1], row.text.side)}
         if timed:
             more[TIMED] = TimedContext(context, lambda timestep: self._context(said, timestep)[0], said.nbytes)
         if row.embedded_guidance != 1:
@@ -114,39 +122,52 @@ class BridgeShell(nn.Module):
 
         return VISION_TARGETS[self.config.vision.target]
 
-    def _said(self, pieces: list[Piece]) -> Said:
-        """What the language model says of the pieces, and of the empty prompt where words are weighted."""
+    def _said(self, pieces: list[Piece], strength: float = 1.0, beside: Beside | None = None) -> Said:
+        """What the language model says of the pieces, and of the empty prompt where any word is weighted."""
         weights = [token_weights(piece) for piece in pieces]
         blanks = {
             _blank_key(piece): self._states(_blank(self.encoder, piece), piece.recipe)
             for piece, weighted in zip(pieces, weights, strict=True)
-            if bool((weighted != 1).any())
+            if strength != 1 or bool((weighted != 1).any())
         }
-        return Said(pieces, weights, self._states_of(pieces), blanks)
+        return Said(pieces, weights, self._states_of(pieces), blanks, strength, beside)
 
     def _context(self, said: Said, timestep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the vision model hears, [1 T C], and the pooled vector, on the adapter's device."""
         from ..lavi_core.conditioning import Conditioning
+        from ..lavi_core.own_encoder import together
 
         settle(self._adapter.model, self._adapter.load_device)
-        contexts, pooled = [], None
+        contexts, pooled, own_tokens = [], None, self.adapter.own_tokens
         for piece, hidden, weights in zip(said.pieces, said.hidden, said.weights, strict=True):
             blank = said.blanks.get(_blank_key(piece)) if bool((weights != 1).any()) else None
-            if blank is not None and self.adapter.own_tokens:  # no token of its is one of the prompt's
+            if blank is not None and own_tokens:  # no token of its is one of the prompt's
                 hidden = hidden._replace(states=_weighed(hidden.states, blank.states, blank.mask[0], weights))
+                blank, weights = None, torch.ones(self.config.adapter.tokens)
+            elif own_tokens:
+                weights = torch.ones(self.config.adapter.tokens)
             found = self._adapt(hidden, timestep)
             context = found.context
-            if blank is not None and not self.adapter.own_tokens:
+            if said.strength != 1:
+                blank, weights = said.blanks[_blank_key(piece)], weights * said.strength
+            if blank is not None:
                 empty = self._adapt(blank, timestep)
-                attended = blank.mask[0] if piece.recipe.vision_mask else torch.ones_like(blank.mask[0])
+                heard = blank.mask[0] if piece.recipe.vision_mask and not own_tokens else None
+                attended = torch.ones(empty.context.shape[1], dtype=torch.bool) if heard is None else heard
                 context = _weighed(context, empty.context, attended, weights)
+                found = replace(found, pooled=_between(found.pooled, empty.pooled, said.strength))
             masked = piece.recipe.vision_mask and found.mask is not None
             contexts.append(context[:, hidden.mask[0]] if masked else context)
             pooled = found.pooled if pooled is None else pooled
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
         masked = said.pieces[0].recipe.vision_mask and not self.adapter.own_tokens
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if masked else None
-        return self._row().text.hear(Conditioning(context, mask)).context, pooled
+        ours, own = Conditioning(context, mask, pooled), None
+        if said.beside is not None:
+            parts = said.beside.context, None, said.beside.pooled
+            own = Conditioning(*(None if part is None else part.to(context.device) for part in parts))
+        found = self._row().text.hear(together(ours, own, self.config.own_encoder))
+        return found.context, found.pooled
 
     def _listed(self, said: Said) -> Any:
         """What each vector of the context is."""
@@ -209,16 +230,19 @@ class BridgeShell(nn.Module):
 
 class Said(NamedTuple):
     """What a language model said of the pieces of a prompt. weights: [K] of each piece. hidden: the core's HiddenStates
-    of each; blanks: of the empty prompt, by ``_blank_key``."""
+    of each; blanks: of the empty prompt, by ``_blank_key``. strength, beside: see ``BridgeTokens``."""
 
     pieces: list[Piece]
     weights: list[Tensor]
     hidden: list[Any]
     blanks: dict[Any, Any]
+    strength: float = 1.0
+    beside: Beside | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(hidden.states.nbytes for hidden in [*self.hidden, *self.blanks.values()])
+        own = 0 if self.beside is None else self.beside.context.nbytes
+        return own + sum(hidden.states.nbytes for hidden in [*self.hidden, *self.blanks.values()])
 
 
 def _weighed(told: Tensor, empty: Tensor, attended: Tensor, weights: Tensor) -> Tensor:
@@ -226,6 +250,26 @@ def _weighed(told: Tensor, empty: Tensor, attended: Tensor, weights: Tensor) -> 
     from ..lavi_core.language.prompt_weights import aligned, weigh
 
     return weigh(told, aligned(empty, attended.to(empty.device), told.shape[1]), weights)
+
+
+def _between(told: Tensor | None, empty: Tensor | None, strength: float) -> Tensor | None:
+    """Of pooled vectors."""
+    return told if told is None or empty is None or strength == 1 else empty + strength * (told - empty)
+
+
+def check_beside(given: bool, own_encoder: Any) -> None:
+    """Raise ValueError, with the way out in a graph, for a bridge that is not heard as it was trained. own_encoder: of
+    its config."""
+    if own_encoder is not None and not given:
+        raise ValueError(
+            f"this bridge was trained beside the vision model's own text encoder ({own_encoder.name}), which says "
+            "nothing here: take Bridge and CLIP Text Encode, and give it the checkpoint's CLIP"
+        )
+    if own_encoder is None and given:
+        raise ValueError(
+            "this bridge was trained to be heard alone: take Bridge Text Encode and CLIP Text Encode, and join the two "
+            "with Conditioning (Concat) if you will"
+        )
 
 
 def counted_from(trained: Any, layer: int) -> Any:

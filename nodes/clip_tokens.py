@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .context_tokens import ContextToken
 from .notice import notice, take_back
 from .prompt_syntax import Piece, PromptOptions, cut_off, read
 
@@ -15,9 +16,23 @@ TOKENS = "lavi_bridge"  # the key under which the pieces of a prompt travel in t
 UNHEARD = ("image", "images", "image_embeds", "video", "audio", "lyrics", "keyscale", "minimax_ref_items")
 
 
+class Beside(NamedTuple):
+    """What the vision model's own encoder says of a prompt. tokens: what each vector is, weights included."""
+
+    context: Tensor  # [1 O C] float32
+    pooled: Tensor | None  # [1 P] float32
+    tokens: tuple[ContextToken, ...]
+
+
 class BridgeTokens(dict[str, list[Piece]]):
     """The pieces of a prompt, under every name: nodes for several encoders ask for "l", "g", "t5xxl" and put what they
-    find together anew."""
+    find together anew.
+
+    strength: of the bridge, see the core's ``at_strength``. beside: None = the bridge is heard alone.
+    """
+
+    strength: float = 1.0
+    beside: Beside | None = None
 
     def __missing__(self, name: str) -> list[Piece]:
         return list(self[TOKENS])

@@ -21,7 +21,8 @@ WORD = re.compile(f"[{SCRIPTS}]|[^\\s{SCRIPTS}]+")
 
 class ContextToken(NamedTuple):
     """One vector of a context. kind: prompt, template, special, padding or own (of an adapter that gives its own)
-    tokens. span: in the piece's text, where known."""
+    tokens, or clip (of the vision model's own encoder, heard beside the bridge). span: in the piece's text, where
+    known."""
 
     text: str
     kind: str
@@ -41,6 +42,10 @@ class ContextTokens(NamedTuple):
         """With zeros for the vectors that are put in on this side."""
         zeros = (ContextToken("", "padding", 1.0, 0, None),) * (length - len(self.tokens))
         return self._replace(tokens=zeros + self.tokens if side == "left" else self.tokens + zeros)
+
+    def beside(self, own: tuple[ContextToken, ...], place: str) -> ContextTokens:
+        """With the vectors of an own encoder before or after them."""
+        return self._replace(tokens=own + self.tokens if place == "before" else self.tokens + own)
 
     def words(self) -> list[tuple[str, list[int]]]:
         """The words of the prompt, in its order, and the vectors of each."""

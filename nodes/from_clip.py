@@ -181,6 +181,12 @@ def _trunk(encoder: nn.Module, path: str) -> tuple[nn.Module, HostFamily, str]:
     )
 
 
+def family_of(encoder: nn.Module, path: str) -> tuple[str, int]:
+    """The core's family, and the width of the states, of one text encoder of the host. Raises ValueError."""
+    model, row, _ = _trunk(encoder, path)
+    return row.family, HostTrunk(model, row).config.hidden_size
+
+
 def _tokenizer(clip: comfy.sd.CLIP, name: str) -> Any:
     """The Hugging Face tokenizer of a text encoder, padding as the host pads. transformers before 5 has two of a kind,
     which differ in what they make of punctuation, and of which the host takes the slow one."""

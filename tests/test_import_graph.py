@@ -15,7 +15,7 @@ ROOMS = {
     "lavi_core": (
         *("registry conditioning prompt files foreign_files peft_config", "config", "quantized", "fingerprint lora"),
         "lora_files",
-        *("language adapters vision", "checkpoint", "bridge", "importers", "exporters"),
+        *("language adapters vision", "checkpoint own_encoder", "bridge", "importers", "exporters"),
     ),
     "training": (
         *("recipe shapebench", "models", "data", "loop", "dry_run", "evaluation", "demo", "experiment", "probe"),
@@ -29,7 +29,7 @@ ROOMS = {
         "timed",
         *("casting context_tokens clip_tokens prompt_cache vision_model", "language attention_recorder"),
         *("clip lora model_search attention_maps", "bridge"),
-        *("from_clip load_with_model vision", "hook save"),
+        *("from_clip load_with_model vision", "hook save two_ears"),
     ),
 }
 

@@ -207,6 +207,27 @@ class AlignSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnEncoderSection:
+    """Two ears: the vision model hears its own text encoder beside the bridge, one context after the other on the
+    tokens. The encoder stays as it is; ``sample`` and ComfyUI then need it too.
+
+    model: the folder of a CLIP, a T5 or a BERT, or a pipeline's, whose two CLIPs are then heard side by side (SDXL);
+    "" = the bridge is heard alone. place: of its tokens, before or after the bridge's.
+
+    ``caption_dropout`` is of both at once. dropout: the share of the other captions that the own encoder is not told,
+    and language_dropout: that the language model is not told; each hears the empty one then, while the other ear hears
+    the caption, so that each can also be used by itself. states_gb: as ``language.states_gb``; what the own encoder
+    says is computed once and kept in any case, whether the language model is frozen or not.
+    """
+
+    model: str = ""
+    place: Literal["before", "after"] = "before"
+    dropout: float = 0.2
+    language_dropout: float = 0.1
+    states_gb: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleSection:
     """Sample pictures during training: every ``every`` steps (0 = never), with fixed prompts and seed.
 
@@ -247,6 +268,7 @@ class Recipe:
     loss: LossSection = LossSection()
     validation: ValidationSection = ValidationSection()
     align: AlignSection = AlignSection()
+    own_encoder: OwnEncoderSection = OwnEncoderSection()
     sample: SampleSection = SampleSection()
     seed: int = 0
     accumulation: int = 1
@@ -274,6 +296,12 @@ class Recipe:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
+        own = self.own_encoder
+        if own.dropout < 0 or own.language_dropout < 0 or own.dropout + own.language_dropout >= 1:
+            raise ValueError(
+                f"own_encoder.dropout {own.dropout} and own_encoder.language_dropout {own.language_dropout} are shares "
+                "of the captions that come to less than 1 together: lower one of them"
+            )
         check_options(self.adapter.kind, ADAPTERS[self.adapter.kind].options, self.adapter.options())
         self._check_freezing()
         self._check_alignment()

@@ -34,15 +34,16 @@ class TextRule:
     side: Literal["left", "right"] = "right"
     longest: int | None = None
 
-    def check(self, prompt: PromptRecipe, name: str, tokens: int | None = None) -> None:
+    def check(self, prompt: PromptRecipe, name: str, tokens: int | None = None, beside: int = 0) -> None:
         """Raise ValueError for a prompt recipe that the network of this name cannot hear. tokens: that an adapter gives
-        of its own, all of them to be attended; None = the prompt's."""
+        of its own, all of them to be attended; None = the prompt's. beside: of an own encoder that is heard too."""
         longest = self.longest or self.length
         key, given = ("prompt.max_length", prompt.max_length) if tokens is None else ("adapter.tokens", tokens)
-        if longest is not None and given > longest:
+        if longest is not None and given + beside > longest:
+            more = f" beside {beside} tokens of the own encoder" if beside else ""
             raise ValueError(
-                f"{key} is {given}, the vision model ({name}) hears at most {longest} tokens: set {key} = {longest} or "
-                "less"
+                f"{key} is {given}{more}, the vision model ({name}) hears at most {longest} tokens: set {key} = "
+                f"{longest - beside} or less"
             )
         if self.masked == "refused" and prompt.vision_mask and tokens is None:
             raise ValueError(

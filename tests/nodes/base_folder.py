@@ -21,6 +21,7 @@ from lavi_bridge.tests.nodes.connectors import connectors
 from lavi_bridge.tests.nodes.dit_models import dit_bridges
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
+from lavi_bridge.tests.nodes.two_ears import two_ears
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.models.diffusers_folder import read_vision
 from lavi_bridge.training.models.sampling import noise_for, sample
@@ -59,6 +60,11 @@ STAND_INS = {
     "diffusion_models/tiny-pixart.safetensors": "diffusers/tiny-pixart/transformer/diffusion_pytorch_model.safetensors",
     "diffusion_models/PixArt-XL-2-512x512.safetensors": "diffusion_models/tiny-pixart.safetensors",
     "checkpoints/sd-v1-4.safetensors": "checkpoints/tiny-sd1.safetensors",
+    "LLM/lavi_demo_own": "LLM/tiny-own",
+    "lavi_bridges/lavi_demo_own.safetensors": "lavi_bridges/ears-own.safetensors",
+    "lavi_bridges/lavi_demo_two_ears.safetensors": "lavi_bridges/ears.safetensors",
+    "lavi_bridges/t5-large-sd15-two-ears.safetensors": "lavi_bridges/ears-sd1.safetensors",
+    "checkpoints/v1-5-pruned-emaonly.safetensors": "checkpoints/tiny-sd1-clip.safetensors",
     "checkpoints/sd_xl_base_1.0.safetensors": "checkpoints/tiny-sdxl.safetensors",
     "vae/lavi_demo_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/PixArt-XL-2-512x512_vae.safetensors": "vae/tiny-taesd.safetensors",
@@ -222,6 +228,7 @@ def vision_bridges(base: Base, encoder: TextEncoder, unet: dict[str, Any]) -> No
         **unet,
     }
     vm.checkpoint(models / "checkpoints" / "tiny-sd1.safetensors", made["sd1"])
+    vm.checkpoint(models / "checkpoints" / "tiny-sd1-clip.safetensors", made["sd1"], clip=True)
     vm.checkpoint(models / "checkpoints" / "tiny-sdxl.safetensors", made["sdxl"])
     vm.sd3(models / "diffusion_models" / "tiny-sd3.safetensors")
     for name, kind, more in (
@@ -290,6 +297,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
         base.sampled(name, encoder)
     base.expected |= dit_bridges(base, encoder)
     base.expected |= connectors(base, encoder)
+    base.expected |= two_ears(base, encoder)
     for name, ours in STAND_INS.items():
         (base.models / name).symlink_to(base.models / ours)
 

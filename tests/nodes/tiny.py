@@ -25,8 +25,9 @@ PROMPTS = ("a red circle left of a blue square", "", "two elephants in the fores
 RECIPE = PromptRecipe(max_length=16, template="{prompt}, best quality")
 
 
-def language_model(folder: Path, kind: str) -> Path:
-    """A Hugging Face folder: the real class with random weights and a real tokenizer of a few words."""
+def language_model(folder: Path, kind: str, **changes: Any) -> Path:
+    """A Hugging Face folder: the real class with random weights and a real tokenizer of a few words. changes: of its
+    sizes."""
     import transformers as hf
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
@@ -54,6 +55,7 @@ def language_model(folder: Path, kind: str) -> Path:
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
+        **changes,
     }
     torch.manual_seed(1)
     model = {

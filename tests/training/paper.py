@@ -110,6 +110,23 @@ def write_unet(folder: Path, vae: str = "vae", **changes: Any) -> None:
     write_vae(folder / vae)
 
 
+def write_own_encoders(folder: Path) -> Path:
+    """Own encoders: clip/ and t5/ of the tiny vision model's width, and xl/, a pipeline with two CLIPs."""
+    import transformers as hf
+
+    clip: dict[str, Any] = {"vocab_size": 32, "intermediate_size": 48, "eos_token_id": 1, "num_attention_heads": 4}
+    clip |= {"num_hidden_layers": 2, "max_position_embeddings": 20}
+    torch.manual_seed(2)
+    hf.CLIPTextModel(hf.CLIPTextConfig(hidden_size=24, **clip)).save_pretrained(folder / "clip")
+    t5 = hf.T5Config(vocab_size=32, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    hf.T5EncoderModel(t5).save_pretrained(folder / "t5")
+    write_unet(folder / "xl", cross_attention_dim=40, **SDXL)
+    write_two_clips(folder / "xl")
+    for name, form in (("clip", "<s> $A </s>"), ("t5", "$A </s>")):
+        tokenizer(form).save_pretrained(folder / name)
+    return folder
+
+
 def write_pixart(folder: Path) -> None:
     """With the class name that the published config.json has, older than the class."""
     from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel

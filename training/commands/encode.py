@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, help="the .safetensors to write")
     parser.add_argument("--timestep", type=float, help="0 to 1000, for an adapter that hears it")
+    parser.add_argument("--own-encoder", help="of a bridge with two ears: its folder, or its pipeline's")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the language model")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")

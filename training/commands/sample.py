@@ -20,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language-models", metavar="FOLDER", help="where the bridge's own is looked for")
     parser.add_argument("--vision-model", default="demo:vision", help="folder with unet/ (transformer/) and scheduler/")
     parser.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the bridge: 1 as trained, 0 it hears nothing")
+    parser.add_argument("--own-encoder", help="of a bridge with two ears, folder (default: the vision model's folder)")
+    parser.add_argument("--own-strength", type=float, default=1.0, help="of that encoder")
+    parser.add_argument("--own-prompt", help="what that encoder is told of every picture (default: the prompt)")
     parser.add_argument("-o", "--output", default="sample.png")
     parser.add_argument("--negative", default="")
     parser.add_argument("--steps", type=int, default=20)
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> str:
     from ..models.diffusers_folder import read_config
     from ..models.find_language import find_language
     from ..models.picture_grid import png
-    from ..models.pipeline import Pipeline
+    from ..models.pipeline import Pipeline, Strengths
 
     if args.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {args.steps}")
@@ -58,7 +62,16 @@ def run(args: argparse.Namespace) -> str:
     row.check_side(size, "--size")
     if args.embedded_guidance is not None and not config.get("guidance_embeds"):
         raise ValueError(f"--embedded-guidance is given, but {vision} ({row.name}) embeds none: set --guidance alone")
-    pipeline = Pipeline.load(named.bridge(args.bridge), language, vision, vae, device=args.device)
+    for option, strength in (("--strength", args.strength), ("--own-strength", args.own_strength)):
+        if not math.isfinite(strength):
+            raise ValueError(f"{option} must be a number such as 1, got {strength}")
+    strengths = Strengths(bridge=args.strength, own=args.own_strength)
+    own = named.teacher(args.own_encoder) if args.own_encoder else None
+    pipeline = Pipeline.load(
+        named.bridge(args.bridge), language, vision, vae, device=args.device, own=own, strengths=strengths
+    )
+    if args.own_prompt is not None and pipeline.own is None:
+        raise ValueError(f"--own-prompt is given, but {args.bridge} was trained to be heard alone: leave it out")
     texts = [*args.prompts, *([args.negative] if args.negative else [])]
     for prompt, cut in zip(texts, pipeline.tokens_cut(texts), strict=True):
         if cut:
@@ -67,6 +80,7 @@ def run(args: argparse.Namespace) -> str:
         images = pipeline.draw(
             args.prompts,
             negative=args.negative,
+            own_prompts=None if args.own_prompt is None else [args.own_prompt] * len(args.prompts),
             seed=args.seed,
             steps=args.steps,
             guidance=(3.0 if demo else 7.5) if args.guidance is None else args.guidance,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,7 @@ class Batches:
         recipe: Recipe,
         latents: LatentCache,
         order: Order,
-        text_inputs: Callable[[Sequence[str]], TextInput],
+        text_inputs: Callable[..., TextInput],
         world: int,
         rank: int,
         pin: bool,
@@ -75,10 +75,16 @@ class Batches:
         dropped = torch.rand(count, generator=generator) < recipe.caption_dropout
         if recipe.loss.offset_noise:
             noise += recipe.loss.offset_noise * torch.randn(*shape[:2], 1, 1, generator=generator)
+        half_told = self._half_told(count, generator)
         micro_batches = []
         for rows, (latents, captions) in zip(ours, read, strict=True):
             kept = ["" if drop else text for drop, text in zip(dropped[rows].tolist(), captions, strict=True)]
-            tensors, text = [latents, noise[rows], uniform[rows]], self.text_inputs(kept)
+            tensors = [latents, noise[rows], uniform[rows]]
+            ears = [
+                ["" if drop else text for drop, text in zip(untold[rows].tolist(), kept, strict=True)]
+                for untold in half_told
+            ]
+            text = self.text_inputs(*ears or [kept])
             if self.pin:
                 tensors, text = [t.pin_memory() for t in tensors], pinned(text)
             x0, e, u = tensors
@@ -88,6 +94,15 @@ class Batches:
                 plain = ["" if drop else self.latents.plain_caption(i, epoch) for i, epoch, drop in examples]
             micro_batches.append(MicroBatch(x0, e, u, text, tuple(plain)))
         return Batch(step, tuple(self.latents.name(i) for i in indices), tuple(micro_batches))
+
+    def _half_told(self, count: int, generator: torch.Generator) -> list[Tensor]:
+        """Which examples the language model is not told, and which the own encoder, where one is heard; [count] bool
+        each."""
+        section = self.recipe.own_encoder
+        if not section.model:
+            return []
+        drawn = torch.rand(count, generator=generator)
+        return [drawn >= 1 - section.language_dropout, drawn < section.dropout]
 
     def captions(self, start: int) -> Iterator[list[str]]:
         """What this process's micro-batches say from step ``start`` to the last of the recipe, nothing dropped; of a

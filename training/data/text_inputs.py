@@ -11,22 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lavi_core.conditioning import HiddenStates
+from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ...lavi_core.language.tokens import pad_id
 from ...lavi_core.prompt import shortened
 from ..models.frozen_language import FrozenLanguage
+from ..models.own_encoder import Ears
 from ..models.pair import Pair
 from ..models.progress import bar
 from ..recipe import Recipe
 from .content_hash import content_hash
+from .own_states import OwnStates
 from .text_states import TextStateCache
 
 log = logging.getLogger(__name__)
 
 # What a config says that changes no state: where it lies, who saved it, what its dtype is (a fact of its own).
 UNSHAPING = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
-TextInput = TokenBatch | HiddenStates  # captions on their way into the language model, or text states out of it
+# Captions on their way into the language model, or text states out of it; with what the own encoder says of them.
+TextInput = TokenBatch | HiddenStates | Ears
 
 
 def keeps_states(recipe: Recipe, sharded: bool) -> bool:
@@ -42,7 +45,8 @@ def keeps_states(recipe: Recipe, sharded: bool) -> bool:
 
 
 class TextInputs:
-    """Captions -> tokens without needless padding; or, of a frozen language model, text states, computed once.
+    """Captions -> tokens without needless padding; or, of a frozen language model, text states, computed once. Where
+    the bridge is heard beside the vision model's own encoder, also what that says of them, computed once.
 
     language: the frozen model whose states are kept, see ``keeps_states``; None = captions become tokens.
     """
@@ -51,6 +55,7 @@ class TextInputs:
         self.recipe, self.pair, self.device, self.language = recipe, pair, device, language
         self.cache: TextStateCache | None = None
         self.told_cut = False
+        self.own = None if pair.ear is None else OwnStates(recipe, pair.ear, output, device)
         if language is None:
             return
         folder = Path(recipe.data.cache or output / "latents")
@@ -70,23 +75,34 @@ class TextInputs:
         if not len(self.cache):
             language.load()  # it will be needed: what it refuses is said now, and not after the latents
 
-    def __call__(self, captions: Sequence[str]) -> TextInput:
+    def __call__(self, captions: Sequence[str], own: Sequence[str] | None = None) -> TextInput:
+        """own: what the own encoder is told of each, where one is heard; None = the same."""
+        text = self._text(captions)
+        return text if self.own is None else Ears(text, self.own(captions if own is None else own))
+
+    def _text(self, captions: Sequence[str]) -> TokenBatch | HiddenStates:
         if self.cache is not None:
             return self.cache.get(captions)
         tokens = self._tokens(captions)
         return tokens.trimmed(self.pair.hearing) if self.pair.trims_padding else tokens
 
+    @property
+    def caches(self) -> list[TextStateCache]:
+        """Of all that is computed once."""
+        own = None if self.own is None else self.own.cache
+        return [cache for cache in (self.cache, own) if cache is not None]
+
     def compute_ahead(self, captions: Iterable[Sequence[str]]) -> None:
         """Compute and write the states of all these captions that are not kept yet, those of one sequence together, as
         far as ``states_gb`` reaches."""
-        if self.cache is None:
-            return
-
-        for some in bar(captions, desc="text states", leave=False):
-            self.cache.fill(some)
-            if self.cache.full:
+        caches = self.caches
+        for some in bar(captions, desc="text states", leave=False) if caches else ():
+            left = [cache for cache in caches if not cache.full]
+            for cache in left:
+                cache.fill(some)
+            if not left:
                 break
-        self.cache.flush()
+        self.flush()
 
     def encoder(self) -> TextEncoder:
         """The language model with its weights, on the device."""
@@ -95,6 +111,8 @@ class TextInputs:
     def release(self) -> None:
         """Free the language model where its states have all been computed. Whatever asks it after all has it loaded
         again, and held from then on."""
+        if self.own is not None and not self.own.cache.full:
+            self.own.release()
         if self.language is None or self.cache is None:
             return
         if self.cache.full:
@@ -106,8 +124,8 @@ class TextInputs:
 
     def flush(self) -> None:
         """Write new text states to disk, with each checkpoint of the run: resumed, it goes on to the bit."""
-        if self.cache is not None:
-            self.cache.flush()
+        for cache in self.caches:
+            cache.flush()
 
     def _tokens(self, captions: Sequence[str]) -> TokenBatch:
         """Says once in a run that captions are cut: which they are, the dry run counts."""
@@ -147,7 +165,11 @@ def pinned(text: TextInput) -> TextInput:
     return _each(text, Tensor.pin_memory)
 
 
-def _each(text: TextInput, change: Callable[[Tensor], Tensor]) -> TextInput:
+def _each(text: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(text, Ears):
+        own = text.own
+        parts = (None if part is None else change(part) for part in (own.context, own.mask, own.pooled))
+        return Ears(_each(text.text, change), Conditioning(*parts))  # type: ignore[arg-type]
     if isinstance(text, HiddenStates):
         return HiddenStates(*map(change, text))
     keep = None if text.keep is None else change(text.keep)

@@ -44,6 +44,11 @@ def check(
         each = tokens * pair.adapter_config.state_width * next(pair.encoder.parameters()).dtype.itemsize
         most = int(min(captions * each, recipe.language.states_gb * 1e9))
         wanted.append(("hidden states", cache, most, f"at most, up to {in_bytes(each)} a caption"))
+    if pair.ear is not None and count is not None:
+        captions = recipe.steps * recipe.batch_size if SOURCES[recipe.data.kind].changing_captions else count
+        each = pair.ear.prompt.max_length * pair.ear.width * (2 if recipe.precision == "bf16" else 4)
+        most = int(min(captions * each, recipe.own_encoder.states_gb * 1e9))
+        wanted.append(("own encoder", cache, most, f"at most, up to {in_bytes(each)} a caption"))
     _compare(report, wanted)
 
 

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ...lavi_core.conditioning import Conditioning
 from ...lavi_core.language import TokenBatch
+from ..models.own_encoder import Ears
 from ..models.pair import Pair, attention_kernel
 from ..models.sampling import predict_guided, sides_of
 from ..models.vae import decode, encode, vae_batch_size
@@ -99,7 +101,7 @@ def training_step(pair: Pair, device: torch.device, batch: int, latents: tuple[i
         timesteps = torch.zeros(batch, device=device, dtype=torch.float32 if objective.kind == "flow" else torch.long)
         before = count.live
         with attention_kernel(device, latents[1] * latents[2]):
-            prediction = pair(TokenBatch(ids, mask, None, ()), x, timesteps)
+            prediction = pair(_told(pair, TokenBatch(ids, mask, None, ())), x, timesteps)
             loss = objective.loss(prediction, target).mean()
             del prediction
             kept = count.live - before
@@ -124,12 +126,23 @@ def drawing(pair: Pair, vae: Any, device: torch.device, latents: tuple[int, int,
         mask = torch.ones(count, tokens, dtype=torch.bool, device=device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=pair.recipe.precision == "bf16"):
             x = torch.zeros(count, *latents, device=device)
-            positive, negative = (pair.heard(TokenBatch(ids, mask, None, ())) for _ in range(2))
+            positive, negative = (pair.heard(_told(pair, TokenBatch(ids, mask, None, ()))) for _ in range(2))
             both = sides_of(positive, negative, count)
             predict_guided(pair.vision_model, x, torch.zeros((), device=device), both, 2.0)
             del positive, negative, both
             decode(vae, x.float())
         return counter.peak
+
+
+def _told(pair: Pair, tokens: TokenBatch) -> TokenBatch | Ears:
+    """With what the own encoder says, where one is heard."""
+    ear, (batch, _) = pair.ear, tokens.ids.shape
+    if ear is None:
+        return tokens
+    context = torch.zeros(batch, ear.prompt.max_length, ear.width, device=tokens.ids.device)
+    mask = tokens.mask.new_ones(context.shape[:2]) if ear.prompt.vision_mask else None
+    pooled = None if ear.pooled_width is None else context.new_zeros(batch, ear.pooled_width)
+    return Ears(tokens, Conditioning(context, mask, pooled))
 
 
 @contextmanager
@@ -143,7 +156,7 @@ def _lengths_told(pair: Pair, count: Counter, tokens: int) -> Iterator[None]:
 
         return hook
 
-    given = pair.adapter_config.tokens or tokens
+    given = (pair.adapter_config.tokens or tokens) + (0 if pair.ear is None else pair.ear.prompt.max_length)
     hooks = [pair.adapter.register_forward_hook(tell(given)), pair.network.register_forward_hook(tell(None))]
     try:
         yield

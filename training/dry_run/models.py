@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from ...lavi_core.config import LanguageConfig
+from ...lavi_core.config import LanguageConfig, OwnEncoderConfig
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.vision import VISION_TARGETS, latent_space
 from ..loop.alignment import check_prediction, check_teacher
 from ..models import named
 from ..models.diffusers_folder import check_weights, network_class, network_folder, read_config
 from ..models.objective import Objective
-from ..models.own_encoder import OwnEncoder
+from ..models.own_encoder import OwnEncoder, read_ear
 from ..models.pair import GROUPS, Pair
 from ..models.vae import load_vae
 from ..models.vision_model import VisionModel
@@ -102,9 +102,20 @@ def teacher(recipe: Recipe, pair: Pair) -> None:
         check_prediction(recipe, own, pair.adapter_config)
 
 
-def pair(recipe: Recipe, encoder: TextEncoder, vision: VisionModel) -> Pair:
+def own_encoder(report: Report, recipe: Recipe) -> OwnEncoderConfig | None:
+    ear = read_ear(recipe)
+    if ear is not None:
+        pooled = "" if ear.pooled_width is None else f" and a pooled vector of {ear.pooled_width}"
+        report.add(
+            "own encoder",
+            f"{ear.name}: {ear.prompt.max_length} tokens {ear.place} the bridge's, width {ear.width}{pooled}",
+        )
+    return ear
+
+
+def pair(recipe: Recipe, encoder: TextEncoder, vision: VisionModel, ear: OwnEncoderConfig | None = None) -> Pair:
     with torch.device("meta"):
-        return Pair(recipe, encoder, vision)
+        return Pair(recipe, encoder, vision, ear)
 
 
 def trained(report: Report, pair: Pair) -> None:

@@ -29,7 +29,10 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
         if encoder is not None:
             tokens = report.got(data.captions, report, recipe, source, encoder) or tokens
     latents = report.got(models.latents, report, recipe, vae, vision, device) if vae is not None else None
-    pair = report.got(models.pair, recipe, encoder, vision) if encoder is not None and vision is not None else None
+    ear = report.got(models.own_encoder, report, recipe)
+    pair = None
+    if encoder is not None and vision is not None and (ear is not None or not recipe.own_encoder.model):
+        pair = report.got(models.pair, recipe, encoder, vision, ear)
     if pair is not None:
         report.got(models.teacher, recipe, pair)
         models.trained(report, pair)

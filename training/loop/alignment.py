@@ -113,7 +113,7 @@ class Lessons:
         """What the bridge says, and which of its tokens count [B T]: those that are asked for, and heard. hidden: what
         ``hear`` gave."""
         hidden = self.hear(lesson) if hidden is None else hidden
-        return self.pair.condition(hidden, lesson.timesteps), self._counted(lesson, hidden)
+        return self.pair.alone(hidden, lesson.timesteps), self._counted(lesson, hidden)
 
     def _counted(self, lesson: Lesson, hidden: HiddenStates) -> Tensor:
         unheard = self.recipe.prompt.vision_mask and self.tokens is None

@@ -24,6 +24,7 @@ from ..models import named
 from ..models.frozen_language import FrozenLanguage
 from ..models.fully_trained import save_fully_trained
 from ..models.layers import channels_last
+from ..models.own_encoder import read_ear
 from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
 from ..models.vae import load_vae
 from ..models.vision_model import load_vision_model
@@ -70,7 +71,7 @@ class Trainer:
         )
         self.vae = load_vae(named.vae(recipe.vision.vae))
         torch.manual_seed(recipe.seed)
-        self.pair = Pair(recipe, encoder, vision)
+        self.pair = Pair(recipe, encoder, vision, read_ear(recipe))
         self.trained = self.pair.trained()
         self.optimizer = optimizers.build(self.pair.parameter_groups(*GROUPS), recipe.optimizer)
         self.ema = EMA(recipe, self.trained)
@@ -211,7 +212,7 @@ class Trainer:
             yield from batches.captions(self.step)
 
         size = micro_batch_size(self.recipe, self.accelerator.num_processes)
-        if self.text_inputs.cache is not None:
+        if self.text_inputs.caches:
             with Ranks(self.accelerator).together():
                 self.text_inputs.compute_ahead(captions())
             self.text_inputs.flush()  # what the other processes have written is taken in
@@ -281,6 +282,8 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run is resumed."""
         prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_fingerprint}
+        if self.pair.ear is not None:
+            prints["own_encoder"] = " ".join(str(encoder.fingerprint) for encoder in self.pair.ear.encoders)
         facts = dict(self.pair.language_config.facts or {})
         if "weights" in facts:  # hundreds of numbers
             facts["weights"] = hashlib.sha256(json.dumps(facts["weights"]).encode()).hexdigest()[:12]

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...lavi_core.conditioning import Heard, HiddenStates, TimedConditioning
 from ..data import LatentCache
 from ..data.text_inputs import TextInputs, to_device
+from ..models.own_encoder import Ears
 from ..models.pair import Pair
 from ..models.progress import bar
 from ..recipe import Recipe
@@ -77,10 +78,10 @@ class Validation:
             x0 = vision.latents.seen(latents.to(device))
             heard: dict[str, Heard] = {}
             for kind, texts in self._texts.items():
-                hidden = self._hear([texts[index] for index in indices], device)
-                heard[kind] = self.pair.heard(hidden)
+                ears = self._hear([texts[index] for index in indices], device)
+                heard[kind] = self.pair.heard(ears)
                 if settings.text and kind == "right":
-                    self._measure(contexts, hidden, heard[kind])
+                    self._measure(contexts, ears)
             for part in range(settings.bins):
                 noise = torch.stack([self._noise(index, part, latents.shape[1:]) for index in indices]).to(device)
                 level = torch.full((len(indices),), (part + 0.5) / settings.bins, device=device)
@@ -97,20 +98,22 @@ class Validation:
         }
         if settings.text:
             empty = Contexts()
-            hidden = self._hear([""], device)
-            self._measure(empty, hidden, self.pair.heard(hidden))
+            self._measure(empty, self._hear([""], device))
             measures = {"bridge": contexts.measure(empty), "own": self.own}
             found["caption_loss"] = losses
             found["context"] = {name: one.plain() for name, one in measures.items() if one is not None}
         return found
 
-    def _hear(self, captions: Sequence[str], device: torch.device) -> HiddenStates:
-        return self.pair.hear(to_device(self.text_inputs(captions), device))
+    def _hear(self, captions: Sequence[str], device: torch.device) -> HiddenStates | Ears:
+        hidden, own = self.pair.hear(to_device(self.text_inputs(captions), device))
+        return hidden if own is None else Ears(hidden, own)
 
-    def _measure(self, contexts: Contexts, hidden: HiddenStates, made: Heard) -> None:
-        """Add what real tokens say, of an adapter that hears the timestep in the middle of the noise levels."""
-        if isinstance(made, TimedConditioning):
-            made = made.at(self.pair.timesteps(torch.full((1,), 0.5)))
+    def _measure(self, contexts: Contexts, ears: HiddenStates | Ears) -> None:
+        """Add what real tokens of the bridge say, of an adapter that hears the timestep in the middle of the noise
+        levels."""
+        hidden, _ = self.pair.hear(ears)
+        middle = self.pair.timesteps(torch.full((1,), 0.5)) if self.pair.adapter.hears_timestep else None
+        made = self.pair.alone(hidden, middle)
         own = self.pair.adapter.own_tokens
         contexts.add(made.context, torch.ones(made.context.shape[:2]).bool() if own else hidden.mask)
 

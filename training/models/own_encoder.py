@@ -1,23 +1,35 @@
-"""The vision model's own text encoder, or both of its CLIPs, as the teacher of a bridge."""
+"""The vision model's own text encoder, or both of its CLIPs: the teacher of a bridge, or a second ear beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...lavi_core.conditioning import Conditioning
-from ...lavi_core.language import TextEncoder
+from ...lavi_core.bridge import check_language
+from ...lavi_core.conditioning import Conditioning, HiddenStates
+from ...lavi_core.config import OwnEncoderConfig, VisionConfig
+from ...lavi_core.language import TextEncoder, TokenBatch
 from ...lavi_core.language.folder import weight_files
 from ...lavi_core.prompt import PromptRecipe
+from ..recipe import Recipe
+from . import named
 
 PROJECTION = "text_projection.weight"
 CLIP = "clip"
+EARS = (CLIP, "t5", "bert")  # families whose last states are what a vision model was trained to hear
+
+
+class Ears(NamedTuple):
+    """Captions on their way through two encoders."""
+
+    text: TokenBatch | HiddenStates  # of the language model
+    own: Conditioning  # what the vision model's own encoder says of them
 
 
 def parts(path: Path) -> list[Path]:
@@ -31,7 +43,7 @@ def parts(path: Path) -> list[Path]:
     kinds = [TextEncoder.skeleton(part).family.name for part in (first, second)]
     if kinds != [CLIP, CLIP]:
         raise ValueError(
-            f"align.teacher {path} has text encoders of the families {' and '.join(kinds)}, two CLIPs alone are heard "
+            f"the pipeline {path} has text encoders of the families {' and '.join(kinds)}, two CLIPs alone are heard "
             "side by side: name the folder of the one whose states the vision model hears"
         )
     return [first, second]
@@ -114,6 +126,32 @@ class OwnEncoder(nn.Module):
         said = self(captions, self.length(prompt.max_length))
         return said if prompt.vision_mask else replace(said, mask=None)
 
+    def as_ear(self, recipe: Recipe) -> OwnEncoderConfig:
+        """What a bridge records of it. Raises ValueError where what it says is not what its pipeline would."""
+        name, prompt = recipe.own_encoder.model, recipe.prompt
+        families = {encoder.family.name for encoder in self._encoders}
+        if odd := sorted(families - set(EARS)):
+            raise ValueError(
+                f"own_encoder.model {name} is of the family {odd[0]}, which pipelines give templates and layers of "
+                f"their own; heard beside a bridge are {', '.join(EARS)}: leave [own_encoder] out"
+            )
+        if families == {"t5"} and not prompt.vision_mask:
+            raise ValueError(
+                f"own_encoder.model {name} is a T5, whose padding the vision model would hear: set prompt.vision_mask "
+                "= true, or leave [own_encoder] out where it takes no mask"
+            )
+        reads = PromptRecipe(max_length=self.length(prompt.max_length), vision_mask=prompt.vision_mask)
+        if self.is_clip:
+            states = "last" if self.projection is None else -2
+            length = self.positions or prompt.max_length
+            reads = PromptRecipe(max_length=length, language_mask=False, hidden_states=states)
+        return OwnEncoderConfig(
+            encoders=tuple(encoder.config for encoder in self._encoders),
+            prompt=reads,
+            place=recipe.own_encoder.place,
+            pooled_width=self.pooled_width,
+        )
+
     @property
     def _encoders(self) -> list[TextEncoder]:
         return list(self.encoders)  # type: ignore[arg-type]
@@ -125,3 +163,42 @@ def _projection(part: Path) -> Tensor:
         if PROJECTION in stored.keys():  # noqa: SIM118  (a safetensors file is no mapping)
             return stored.get_tensor(PROJECTION).float()
     raise ValueError(f"{part} has no {PROJECTION}, which makes the pooled vector: take a CLIPTextModelWithProjection")
+
+
+def read_ear(recipe: Recipe) -> OwnEncoderConfig | None:
+    """What the recipe's bridge is heard beside; no weights are loaded. None = nothing."""
+    name = recipe.own_encoder.model
+    return OwnEncoder.skeleton(named.teacher(name)).as_ear(recipe) if name else None
+
+
+def check_ear(ear: OwnEncoderConfig, vision: str, width: int, pooled_width: int | None) -> None:
+    """Raise ValueError unless the ``vision`` model takes a context of the ear's width, and its pooled vector if it
+    gives one."""
+    if ear.width != width:
+        raise ValueError(
+            f"own_encoder.model {ear.name} gives width {ear.width}, the vision model {vision} takes {width}: name its "
+            "own text encoder, or its pipeline's folder"
+        )
+    if ear.pooled_width not in (None, pooled_width):
+        raise ValueError(
+            f"own_encoder.model {ear.name} gives a pooled vector of width {ear.pooled_width}, the vision model "
+            f"{vision} takes {pooled_width or 'none'}: name its own pipeline"
+        )
+
+
+def load_ear(bridge: str | Path, wanted: OwnEncoderConfig, path: Path, vision: VisionConfig) -> OwnEncoder:
+    """The own encoder that a bridge was trained beside. Raises ValueError for a folder without one, or with another."""
+    if not any((path / name).exists() for name in ("text_encoder", "config.json")):
+        raise ValueError(
+            f"{bridge} was trained beside {vision.model_id}'s own text encoder ({wanted.name}), {path} has no "
+            "text_encoder/: give --own-encoder its folder, or the whole pipeline's"
+        )
+    own = OwnEncoder.load(path)
+    if len(own.encoders) != len(wanted.encoders):
+        raise ValueError(
+            f"{bridge} was trained beside {wanted.name}, {path} holds {len(own.encoders)} text encoders: give "
+            "--own-encoder the folder of the former"
+        )
+    for theirs, ours in zip(own.encoders, wanted.encoders, strict=True):
+        check_language(ours, theirs.config)  # type: ignore[arg-type]
+    return own.eval()

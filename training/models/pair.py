@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from ...lavi_core import adapters, fingerprint
 from ...lavi_core.checkpoint import BridgeCheckpoint
 from ...lavi_core.conditioning import Conditioning, Heard, HiddenStates, TimedConditioning
-from ...lavi_core.config import BridgeConfig, VisionConfig
+from ...lavi_core.config import BridgeConfig, OwnEncoderConfig, VisionConfig
 from ...lavi_core.language import TextEncoder, TokenBatch
+from ...lavi_core.own_encoder import together
 from ..recipe import Recipe
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
 from .lora_layers import LoRALayer, bypassed, copied
+from .own_encoder import Ears, check_ear
 from .trainable import deltas, lora_config, prepare
 from .vision_model import VisionModel
 
@@ -29,8 +31,10 @@ KINDS = 64
 class Pair(nn.Module):
     """Everything that one training step runs. Frozen weights stay as they were loaded, trained ones are float32."""
 
-    def __init__(self, recipe: Recipe, encoder: TextEncoder, vision: VisionModel):
+    def __init__(self, recipe: Recipe, encoder: TextEncoder, vision: VisionModel, ear: OwnEncoderConfig | None = None):
+        """ear: the own encoder that is heard too, of ``read_ear``; what it says comes with the captions (``Ears``)."""
         super().__init__()
+        self.ear = ear
         self.recipe, self.vision_model = recipe, vision
         # Taken before LoRA goes in: the fingerprints and the site names are those of the untouched models.
         self.sites = {"language": [], "vision": []}
@@ -43,12 +47,16 @@ class Pair(nn.Module):
         self.language_config = encoder.config
         bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values
         self.vision_fingerprint = None if bare else fingerprint.weights_fingerprint(vision.network)
+        own_length, pooled_width = 0, vision.pooled_width
+        if ear is not None:
+            check_ear(ear, vision.model_id, vision.context_width, vision.pooled_width)
+            own_length, pooled_width = ear.prompt.max_length, None if ear.pooled_width else vision.pooled_width
         self.adapter_config = adapters.configure(
             recipe.adapter.kind,
             in_width=encoder.config.hidden_size * recipe.prompt.stacked,
             out_width=vision.context_width,
             inner=recipe.adapter.inner_width,
-            pooled_width=vision.pooled_width,
+            pooled_width=pooled_width,
             layers=encoder.config.num_layers if recipe.prompt.hidden_states == "learned_mean" else None,
             **recipe.adapter.options(),
         )
@@ -61,7 +69,7 @@ class Pair(nn.Module):
         self.adapter = adapters.build(self.adapter_config)
         # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended.
         self.hearing = replace(recipe.prompt, vision_mask=True) if self.adapter.own_tokens else recipe.prompt
-        vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens)
+        vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens, own_length)
         self.network = vision.network
         # Of the weights as they came: a frozen model's is what is computed in.
         self.dtypes = {"language": _dtype(encoder.model), "vision": _dtype(vision.network)}
@@ -119,20 +127,31 @@ class Pair(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         return {key: p for name in GROUPS for key, p in self.group(name)}
 
-    def condition(self, text: TokenBatch | HiddenStates, timesteps: Tensor | None = None) -> Conditioning:
+    def condition(self, text: TokenBatch | HiddenStates | Ears, timesteps: Tensor | None = None) -> Conditioning:
         """Captions, as tokens or as text states, to conditioning, where the adapter hears them at timesteps [B]."""
-        return self.adapt(self.hear(text), timesteps)
+        hidden, own = self.hear(text)
+        return self.adapt(hidden, timesteps, own)
 
-    def heard(self, text: TokenBatch | HiddenStates) -> Heard:
+    def heard(self, text: TokenBatch | HiddenStates | Ears) -> Heard:
         """What a sampler takes, see ``Bridge.heard``."""
-        hidden = self.hear(text)
-        return TimedConditioning(hidden, self.adapt) if self.adapter.hears_timestep else self.adapt(hidden)
+        hidden, own = self.hear(text)
+        if self.adapter.hears_timestep:
+            return TimedConditioning(hidden, self.adapt, own=own)
+        return self.adapt(hidden, None, own)
 
-    def hear(self, text: TokenBatch | HiddenStates) -> HiddenStates:
-        return text if isinstance(text, HiddenStates) else self.states(text)
+    def hear(self, text: TokenBatch | HiddenStates | Ears) -> tuple[HiddenStates, Conditioning | None]:
+        """What the language model says of captions, and the own encoder, where one is heard."""
+        text, own = text if isinstance(text, Ears) else (text, None)
+        return text if isinstance(text, HiddenStates) else self.states(text), own
 
-    def adapt(self, hidden: HiddenStates, timesteps: Tensor | None = None) -> Conditioning:
-        """The adapter runs in float32. timesteps: [] or [B]."""
+    def adapt(
+        self, hidden: HiddenStates, timesteps: Tensor | None = None, own: Conditioning | None = None
+    ) -> Conditioning:
+        """What the vision model hears. timesteps: [] or [B]. Raises ValueError for an ``own`` too few or too many."""
+        return together(self.alone(hidden, timesteps), own, self.ear)
+
+    def alone(self, hidden: HiddenStates, timesteps: Tensor | None = None) -> Conditioning:
+        """What the bridge says. The adapter runs in float32. timesteps: [] or [B]."""
         with torch.autocast(hidden.states.device.type, enabled=False):
             conditioning = self.adapter(hidden._replace(states=hidden.states.float()), timesteps)
         return conditioning if self.recipe.prompt.vision_mask else replace(conditioning, mask=None)
@@ -156,20 +175,20 @@ class Pair(nn.Module):
             return self.vision_model.predict(x.to(dtype), timesteps, heard, self.recipe.vision.embedded_guidance)
 
     def forward(
-        self, text: TokenBatch | HiddenStates, x: Tensor, timesteps: Tensor, own: Conditioning | None = None
+        self, text: TokenBatch | HiddenStates | Ears, x: Tensor, timesteps: Tensor, taught: Conditioning | None = None
     ) -> Any:
         """The vision model's prediction [B C H W] for corrupted latents x [B C H W] at timesteps [B].
 
-        own: what it was trained to hear; then a pair, the second what it predicts under that, without LoRA and without
-        a gradient. In one forward pass, whatever is wrapped around this module.
+        taught: what it was trained to hear; then a pair, the second what it predicts under that, without LoRA and
+        without a gradient. In one forward pass, whatever is wrapped around this module.
         """
-        taught = None
-        if own is not None:
+        lesson = None
+        if taught is not None:
             with torch.no_grad(), bypassed(self.network):
-                taught = self.predict(x, timesteps, own)
+                lesson = self.predict(x, timesteps, taught)
         with copied(self.encoder.model, self.network):
             prediction = self.predict(x, timesteps, self.condition(text, timesteps))
-        return prediction if taught is None else (prediction, taught)
+        return prediction if lesson is None else (prediction, lesson)
 
     def _autocast(self, name: str, device: torch.device) -> AbstractContextManager:
         """Weights that lie in the dtype that is computed in need no cast; a model that is trained whole has float32
@@ -203,6 +222,7 @@ class Pair(nn.Module):
             ),
             language_lora=lora_config(recipe.language),
             vision_lora=lora_config(recipe.vision),
+            own_encoder=self.ear,
             provenance=provenance,
         )
         state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}

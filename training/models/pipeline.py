@@ -17,24 +17,37 @@ from ...lavi_core.checkpoint import BridgeCheckpoint
 from ...lavi_core.conditioning import Heard
 from ...lavi_core.config import BridgeConfig
 from ...lavi_core.language import TextEncoder
+from ...lavi_core.own_encoder import at_strength
 from ...lavi_core.vision import VISION_TARGETS
 from .device import pick_device
 from .diffusers_folder import read_config
+from .own_encoder import OwnEncoder, load_ear
 from .sampling import noise_for, sample
 from .vae import decode, load_vae, vae_batch_size
 from .vision_model import VisionModel, load_vision_model
 
 
+@dataclass(frozen=True, kw_only=True)
+class Strengths:
+    """Of each ear of a bridge that is heard beside the vision model's own encoder: 1 = as trained, 0 = it hears the
+    empty prompt, see ``lavi_core.own_encoder.at_strength``. That of the bridge is one without such an encoder too."""
+
+    bridge: float = 1.0
+    own: float = 1.0
+
+
 @dataclass
 class Pipeline:
-    """condition: prompts -> what a sampler takes, on the vision model's device. precision: "bf16" computes under
-    autocast. bridge: what conditions, where it is a whole one and not a pair in training."""
+    """condition: prompts (and what the own encoder is told in their stead) -> what a sampler takes, on the vision
+    model's device. precision: "bf16" computes under autocast. bridge: what conditions, where it is a whole one and not
+    a pair in training. own: the vision model's own encoder, of a bridge that was trained beside it."""
 
-    condition: Callable[[list[str]], Heard]
+    condition: Callable[..., Heard]
     vision: VisionModel
     vae: Any
     precision: Literal["bf16", "fp32"] = "fp32"
     bridge: Bridge | None = None
+    own: OwnEncoder | None = None
 
     @classmethod
     def load(
@@ -45,8 +58,11 @@ class Pipeline:
         vae: str | Path,
         precision: Literal["bf16", "fp32"] = "fp32",
         device: str | torch.device | None = None,
+        own: str | Path | None = None,
+        strengths: Strengths = Strengths(),
     ) -> Pipeline:
-        """From local files, weights in float32. device: of all parts; None = the best one here.
+        """From local files, weights in float32. device: of all parts; None = the best one here. own: the own encoder of
+        a bridge that was trained beside one, its folder or its pipeline's; None = ``vision``.
 
         Raises ValueError where a model is not the one that the bridge was made for.
         """
@@ -59,15 +75,24 @@ class Pipeline:
             raise ValueError(f"{bridge} was made for {wanted.model_id}, {vision} has other weights: load the former")
         encoder = language if isinstance(language, TextEncoder) else TextEncoder.load(language, dtype=torch.float32)
         connected = Bridge.connect(checkpoint, encoder).to(device)
+        ear = checkpoint.config.own_encoder
+        beside = None if ear is None else load_ear(bridge, ear, Path(own or vision), wanted).to(device)
+        if ear is None and (own is not None or strengths.own != 1):
+            raise ValueError(f"{bridge} was trained to be heard alone: leave out the own encoder and its strength")
         lora.merge(model.network, checkpoint.vision_lora)
         model.network.to(device)
 
-        def condition(prompts: list[str]) -> Heard:
+        def condition(prompts: Sequence[str], own_prompts: Sequence[str] | None = None) -> Heard:
             with torch.no_grad():
-                return connected.heard(prompts)
+                said = None
+                if beside is not None and ear is not None:
+                    said = beside.heard(prompts if own_prompts is None else own_prompts, ear.prompt)
+                    if strengths.own != 1:
+                        said = at_strength(said, beside.heard([""], ear.prompt), strengths.own)
+                return connected.heard(prompts, said, strengths.bridge)
 
         decoder: Any = load_vae(vae)
-        return cls(condition, model, decoder.to(device), precision, connected)
+        return cls(condition, model, decoder.to(device), precision, connected, beside)
 
     def tokens_cut(self, prompts: Sequence[str]) -> list[int]:
         """How many tokens of each prompt are not heard, being over the bridge's length."""
@@ -83,6 +108,7 @@ class Pipeline:
         prompts: Sequence[str],
         *,
         negative: str = "",
+        own_prompts: Sequence[str] | None = None,
         seed: int = 0,
         steps: int = 20,
         guidance: float = 3.0,
@@ -94,6 +120,7 @@ class Pipeline:
         """One picture a prompt, uint8 [b size size 3], a batch after the other. Picture i has the i-th noise of the
         seed's stream.
 
+        own_prompts: what the own encoder is told of each, where one is heard; None = the same.
         embedded_guidance: see ``sampling.sample``. batch_size: None = what the VAE takes at a time.
         """
         self.vision.row.check_side(size, "the size of pictures")
@@ -106,7 +133,8 @@ class Pipeline:
             unconditional = self.condition([negative])
         for i in range(0, len(prompts), count):
             with half():
-                positive = self.condition(list(prompts[i : i + count]))
+                own = () if own_prompts is None else (list(own_prompts[i : i + count]),)
+                positive = self.condition(list(prompts[i : i + count]), *own)
                 some = noise[i : i + count]
                 latents = sample(
                     self.vision, positive, unconditional, some, steps, guidance, progress, embedded_guidance
@@ -124,8 +152,8 @@ def check_vision(bridge: str | Path, made: BridgeConfig, folder: str | Path) -> 
             f"{bridge} was made for {wanted.model_id} ({wanted.target}, context width {wanted.context_width}), the "
             f"vision model {folder} is of {row.name} with context width {width}: load {wanted.model_id}"
         )
-    if pooled is not None and made.adapter.pooled_width != pooled:
-        gives = made.adapter.pooled_width
+    if pooled is not None and made.pooled_width != pooled:
+        gives = made.pooled_width
         raise ValueError(
             f"the vision model {folder} takes a pooled vector of width {pooled}, {bridge} gives "
             f"{'none' if gives is None else f'one of width {gives}'}: train a bridge for this vision model"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lavi_core.conditioning import Conditioning, Heard, TimedConditioning, stack_states
+from ...lavi_core.conditioning import Conditioning, Heard, TimedConditioning, stack, stack_states
 from .objective import Objective
 from .vision_model import VisionModel
 
@@ -144,7 +144,8 @@ def _join_timed(a: TimedConditioning, b: TimedConditioning) -> TimedConditioning
     """The adapter hears the rows of both once, however often the smaller of them is repeated."""
     assert a.rows is not None and b.rows is not None
     hidden = stack_states([a.hidden, b.hidden])
-    return TimedConditioning(hidden, a.adapt, torch.cat([a.rows, b.rows + len(a.hidden.mask)]))
+    own = None if a.own is None or b.own is None else stack([a.own, b.own])
+    return TimedConditioning(hidden, a.adapt, torch.cat([a.rows, b.rows + len(a.hidden.mask)]), own)
 
 
 def _join(a: Conditioning, b: Conditioning) -> Conditioning:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.files import read_safetensors
-from lavi_bridge.tests.training.paper import SDXL, tokenizer, write_two_clips, write_unet
+from lavi_bridge.tests.training.paper import write_own_encoders
 from lavi_bridge.training.loop import closed_form
 from lavi_bridge.training.loop.alignment import align
 from lavi_bridge.training.loop.trainer import Trainer
@@ -32,21 +32,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Own encoders: clip/ and t5/ of the tiny vision model's width, and xl/, a pipeline with two CLIPs."""
-    import transformers as hf
-
-    folder = tmp_path_factory.mktemp("own")
-    clip: dict[str, Any] = {"vocab_size": 32, "intermediate_size": 48, "eos_token_id": 1, "num_attention_heads": 4}
-    clip |= {"num_hidden_layers": 2, "max_position_embeddings": 20}
-    torch.manual_seed(2)
-    hf.CLIPTextModel(hf.CLIPTextConfig(hidden_size=24, **clip)).save_pretrained(folder / "clip")
-    t5 = hf.T5Config(vocab_size=32, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
-    hf.T5EncoderModel(t5).save_pretrained(folder / "t5")
-    write_unet(folder / "xl", cross_attention_dim=40, **SDXL)
-    write_two_clips(folder / "xl")
-    for name, form in (("clip", "<s> $A </s>"), ("t5", "$A </s>")):
-        tokenizer(form).save_pretrained(folder / name)
-    return folder
+    return write_own_encoders(tmp_path_factory.mktemp("own"))
 
 
 def trainer(recipe: Path, output: Path, teacher: Path, *changes: str) -> Trainer:

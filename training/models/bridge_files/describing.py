@@ -49,6 +49,7 @@ def readable(facts: dict[str, Any]) -> str:
         *_nested(facts["prompt"]),
         ("adapter", f"{adapter['kind']}, {widths}{pooled}: {_parameters(adapter)}"),
         *_adapter_lines(adapter),
+        *_own_encoder(facts["own_encoder"]),
         ("vision model", f"{vision['model_id']} ({vision['target']}): context width {vision['context_width']}"),
         ("  fingerprint", _fingerprint(vision["fingerprint"])),
         ("  LoRA", _lora_line(facts["vision_lora"])),
@@ -69,6 +70,16 @@ def _adapter_lines(adapter: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "  layers", f"a mean of {adapter['layers']}, weights {', '.join(f'{weight:.3f}' for weight in weights)}"
     if ADAPTERS[adapter["kind"]].hears_timestep:
         yield "  timestep", "heard: the context is made anew at each step"
+
+
+def _own_encoder(own: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    if own is None:
+        return
+    names = " and ".join(f"{one['model_id']} ({one['family']}, hidden {one['hidden_size']})" for one in own["encoders"])
+    pooled = "" if own["pooled_width"] is None else f", and pooled {own['pooled_width']}"
+    yield "own encoder", f"{names}: {own['prompt']['max_length']} tokens {own['place']} the bridge's{pooled}"
+    for one in own["encoders"]:
+        yield "  fingerprint", _fingerprint(one["fingerprint"])
 
 
 def _nested(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,10 +17,12 @@ from ....lavi_core.bridge import Bridge
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.files import write_safetensors
 from ....lavi_core.language import TextEncoder, TokenBatch
+from ....lavi_core.own_encoder import check_given
 from ....lavi_core.prompt import shortened
 from ....lavi_core.vision import NUM_TIMESTEPS
 from .. import named, progress
 from ..device import pick_device
+from ..own_encoder import OwnEncoder, load_ear
 
 log = logging.getLogger(__name__)
 
@@ -34,32 +37,41 @@ def encode(args: argparse.Namespace) -> str:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
     checkpoint = BridgeCheckpoint.load(args.bridge)
     check_timestep(checkpoint.config.adapter.kind, args.timestep)
+    ear, own = checkpoint.config.own_encoder, None
+    check_given(bool(args.own_encoder), ear)
+    if ear is not None:
+        own = load_ear(args.bridge, ear, named.teacher(args.own_encoder), checkpoint.config.vision).to(device)
     source, dtype = named.language(args.language_model), DTYPES[args.precision]
     encoder = TextEncoder.load(source, dtype=dtype, device=device, stream=args.stream)
     bridge = Bridge.connect(checkpoint, encoder, lora="live" if args.stream else "merged")
-    tensors = encode_prompts(bridge, prompts, args.batch_size, args.timestep)
+    tensors = encode_prompts(bridge, prompts, args.batch_size, args.timestep, own)
     write_safetensors(args.output, tensors, {"format": "pt", "bridge": Path(args.bridge).name})
     return args.output
 
 
 @torch.no_grad()
 def encode_prompts(
-    bridge: Bridge, prompts: Sequence[str], batch_size: int = 8, timestep: float | None = None
+    bridge: Bridge,
+    prompts: Sequence[str],
+    batch_size: int = 8,
+    timestep: float | None = None,
+    own: OwnEncoder | None = None,
 ) -> dict[str, Tensor]:
     """Everything between prompts and vision model, on the CPU, a row a prompt.
 
     input_ids, attention_mask: [N T] int64, the template's tokens included; attention_mask is 1 for a real token.
     hidden_states: [N S D] float32, with the language LoRA; S = T unless the recipe cuts the template. Where the recipe
         hears several layers, they lie side by side on the width.
-    context: [N S C] float32, what the vision model hears; [N adapter.tokens C] of an adapter with tokens of its own.
+    context: [N S C] float32, what the vision model hears; [N adapter.tokens C] of an adapter with tokens of its own,
+        and those of the own encoder before or behind them, of a bridge that was trained beside one.
     mask: [N S] bool, the positions of context that the vision model attends to; all of them where it is given no mask,
         but what fills up a shorter prompt that was encoded alone (``PromptRecipe.varies_with_batch``).
-    pooled: [N P] float32, only where the adapter has a pooled head.
+    pooled: [N P] float32, only where the adapter has a pooled head, or the own encoder gives one.
 
-    timestep: for an adapter that hears it, see ``Adapter.forward``.
+    timestep: for an adapter that hears it, see ``Adapter.forward``. own: see ``Bridge.adapt``, to be asked here.
     """
 
-    recipe = bridge.config.prompt
+    recipe, ear = bridge.config.prompt, bridge.config.own_encoder
     tokens = bridge.encoder.tokenize(prompts, recipe)
     for prompt, report in zip(prompts, tokens.reports, strict=True):
         if report.cut:
@@ -70,9 +82,12 @@ def encode_prompts(
     if recipe.varies_with_batch:
         batches = (bridge.encoder.tokenize([prompt], recipe) for prompt in prompts)
     with progress.bar(total=len(prompts), desc="encoding", unit="prompt") as bar:
+        told = iter(prompts)
         for batch in batches:
             hidden = bridge.encoder(batch.to(device), recipe)
-            conditioning = bridge.adapt(hidden, None if timestep is None else torch.tensor(timestep))
+            some = list(islice(told, len(batch.ids)))
+            beside = None if own is None or ear is None else own.heard(some, ear.prompt)
+            conditioning = bridge.adapt(hidden, None if timestep is None else torch.tensor(timestep), beside)
             whole = torch.ones(conditioning.context.shape[:2], dtype=torch.bool)
             mask = whole if conditioning.mask is None else conditioning.mask
             found = {"hidden_states": hidden.states.float(), "context": conditioning.context, "mask": mask}

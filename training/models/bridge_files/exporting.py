@@ -83,6 +83,11 @@ def released_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Fi
         if getattr(args, name) is None:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"the authors' lists are in the order of the model's modules, so {option} is needed")
+    if checkpoint.config.own_encoder is not None:
+        raise ValueError(
+            f"{args.bridge} is heard beside the vision model's own encoder, which the authors' scripts do not know: "
+            "export a bridge that was trained without [own_encoder]"
+        )
     encoder = TextEncoder.skeleton(named.language(args.language_model))
     check_language(checkpoint.config.language, encoder.config)
     network, vision = read_vision(named.vision(args.vision_model))
