@@ -125,7 +125,7 @@ class VisionConfig:
 
     target: a row of ``vision.VISION_TARGETS``. objective: what the network predicts. fingerprint: sha256 over a
     sample of its frozen weights; None = not recorded, never checked against. other_pooled: width of the pooled vector
-    that the network takes from an encoder beside the bridge, as Flux from CLIP-L; None = it takes the bridge's, or none.
+    that the network takes from an encoder beside the bridge, as Flux from CLIP-L; None = it takes the bridge's or none.
     """
 
     model_id: str

@@ -18,14 +18,15 @@ THETA = 10000.0
 
 
 class PerceiverAdapter(Adapter):
-    """``tokens`` learned queries, and one more for the pooled vector where there is one; ``depth`` blocks, in which they
-    attend to each other, then to the states, then pass a gated MLP; Linear. ``inner_width`` that is not ``in_width``
-    puts a Linear before, which theirs has not.
+    """``tokens`` learned queries, and one more for the pooled vector where there is one; ``depth`` blocks, in which
+    they attend to each other, then to the states, then pass a gated MLP; Linear. An ``inner_width`` that is not
+    ``in_width`` puts a Linear before, which theirs has not.
 
     A prompt without a real token is heard as the plain mean of its padding, as theirs hears the empty prompt.
     """
 
     own_tokens = True
+    own_pooled = True
     options = MappingProxyType({"tokens": 77, "depth": 6, "heads": None})
 
     def __init__(self, config: AdapterConfig):
@@ -39,8 +40,7 @@ class PerceiverAdapter(Adapter):
         if pooled is not None:
             self.pool_proj = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, pooled))
 
-    def gather(self, hidden: HiddenStates) -> tuple[Tensor, Tensor | None]:
-        """[B T D] -> context [B N C], pooled [B P]"""
+    def gather(self, hidden: HiddenStates, timestep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         states = self.proj_in(hidden.states)
         x = self.queries.expand(len(states), -1, -1)
         for block in self.blocks:
@@ -48,6 +48,9 @@ class PerceiverAdapter(Adapter):
         assert self.config.tokens is not None
         context, rest = x.split((self.config.tokens, len(self.queries) - self.config.tokens), dim=1)
         return self.proj_out(context), self.pool_proj(rest[:, 0]) if rest.shape[1] else None
+
+    def attend(self, hidden: HiddenStates, timestep: Tensor | None) -> Tensor:
+        return self.gather(hidden, timestep)[0]
 
     def last_map(self) -> tuple[nn.Linear, None]:
         return self.proj_out, None
@@ -77,6 +80,11 @@ class RotaryAttention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
+        if width // heads % 2:
+            raise ValueError(
+                f"adapter.heads = {heads} leaves {width // heads} channels a head, of which rotary positions turn "
+                "pairs: set a number that leaves an even one, or another adapter.inner_width"
+            )
         self.heads = heads
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_kv = nn.Linear(width, 2 * width, bias=False)
