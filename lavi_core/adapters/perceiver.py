@@ -34,7 +34,7 @@ class PerceiverAdapter(Adapter):
         assert config.tokens is not None and config.depth is not None and config.heads is not None
         width, pooled = config.inner_width, config.pooled_width
         self.proj_in = nn.Identity() if width == config.in_width else nn.Linear(config.in_width, width)
-        self.queries = nn.Parameter(0.02 * torch.randn(config.tokens + (pooled is not None), width))
+        self.queries = nn.Parameter(0.02 * torch.randn(1, config.tokens + (pooled is not None), width))
         self.blocks = nn.ModuleList(PerceiverBlock(width, config.heads) for _ in range(config.depth))
         self.proj_out = nn.Linear(width, config.out_width)
         if pooled is not None:
@@ -46,7 +46,7 @@ class PerceiverAdapter(Adapter):
         for block in self.blocks:
             x = block(x, states, hidden.mask)
         assert self.config.tokens is not None
-        context, rest = x.split((self.config.tokens, len(self.queries) - self.config.tokens), dim=1)
+        context, rest = x.split((self.config.tokens, x.shape[1] - self.config.tokens), dim=1)
         return self.proj_out(context), self.pool_proj(rest[:, 0]) if rest.shape[1] else None
 
     def attend(self, hidden: HiddenStates, timestep: Tensor | None) -> Tensor:
