@@ -22,7 +22,12 @@ PEERS = (  # names as their own code gives them, at the commits of tests/golden/
         (
             "blocks.0.cross_attn.q_proj.weight",
             "llm_adapter.embed.weight",
-            *tuple(f"llm_adapter.blocks.0.{n}.weight" for n in ("norm_cross_attn", "cross_attn.k_norm", "mlp.0")),
+            (
+                "blocks.0.cross_attn.q_proj.weight",
+                "llm_adapter.embed.weight",
+                "llm_adapter.blocks.0.norm_cross_attn.weight",
+                "llm_adapter.blocks.0.cross_attn.k_norm.weight",
+            ),
         ),
         "Anima's llm_adapter, which asks with the token ids of T5",
     ),
