@@ -51,7 +51,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
     linear: dict[str, Any] = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
     linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "full_attention_interval": 2}
-    sizes = heads | linear | {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
+    sizes: dict[str, Any] = heads | linear | {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
     torch.manual_seed(0)
     config = transformers.Qwen3_5TextConfig(**sizes, vocab_size=len(tokenizer), pad_token_id=0)
     model = transformers.Qwen3_5ForCausalLM(config)
