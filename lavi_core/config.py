@@ -124,7 +124,8 @@ class VisionConfig:
     """The vision model that a bridge was trained with.
 
     target: a row of ``vision.VISION_TARGETS``. objective: what the network predicts. fingerprint: sha256 over a
-    sample of its frozen weights; None = not recorded, never checked against.
+    sample of its frozen weights; None = not recorded, never checked against. other_pooled: width of the pooled vector
+    that the network takes from an encoder beside the bridge, as Flux from CLIP-L; None = it takes the bridge's or none.
     """
 
     model_id: str
@@ -134,6 +135,7 @@ class VisionConfig:
     latent_channels: int
     latent_scale: float
     fingerprint: str | None
+    other_pooled: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

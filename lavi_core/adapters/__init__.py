@@ -11,6 +11,8 @@ from .attention import HEAD_WIDTH
 from .identity import IdentityAdapter
 from .linear import LinearAdapter
 from .mlp import MLPAdapter
+from .perceiver import PerceiverAdapter
+from .projection import ProjectionAdapter
 from .refiner import RefinerAdapter
 from .resampler import ResamplerAdapter
 from .timestep_resampler import TimestepResamplerAdapter
@@ -24,6 +26,8 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
         "resampler": ResamplerAdapter,
         "timestep_resampler": TimestepResamplerAdapter,
         "refiner": RefinerAdapter,
+        "perceiver": PerceiverAdapter,
+        "projection": ProjectionAdapter,
     },
 )
 
@@ -71,6 +75,8 @@ __all__ = [
     "IdentityAdapter",
     "LinearAdapter",
     "MLPAdapter",
+    "PerceiverAdapter",
+    "ProjectionAdapter",
     "RefinerAdapter",
     "ResamplerAdapter",
     "TimestepResamplerAdapter",

@@ -97,8 +97,8 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> To
         ids[i, place] = torch.tensor([t.id for t in row.tokens], dtype=torch.long)
         mask[i, place] = True
         keep[i, place] = torch.tensor([not t.template for t in row.tokens], dtype=torch.bool)
-        if n == 0:  # no token at all ("" without special tokens): one padding token stands for it
-            mask[i, -1 if left else 0] = True
+        if n == 0:  # no token at all ("" without special tokens)
+            mask[i, -1 if left else 0] = recipe.no_token == "padding"
         elif not (keep[i] & mask[i]).any():  # an empty prompt in a template: its last token stands for it
             keep[i, place.stop - 1] = True
         spans, lost = (tuple(t.span for t in some) for some in (row.tokens, row.cut))
