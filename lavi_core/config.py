@@ -75,6 +75,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 class LanguageConfig:
     """The language model that a bridge was trained with.
 
+    family: "", num_layers, vocab_size: 0 = not recorded (a bridge of a file that does not say them), never checked
+        against; the width always is.
     fingerprint: sha256 over a sample of its weights and its whole vocabulary, see ``fingerprint.py``; None = not
         recorded (a bridge imported where no weights were), never checked against.
     facts: what of its config, its tokenizer and the size of its weights shapes its states, see ``language/facts.py``;

@@ -72,13 +72,7 @@ def collect(plan: Plan, work: Path) -> dict[str, list[Result]]:
 def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
     runs = sum(len(found) for found in results.values())
     wanted = sum(len(plan.seeds_of(row)) for row in plan.row)
-    yield (
-        "LaVi-Bridge's paper (arXiv 2403.07860) claims that a better language model gives better alignment of text "
-        "and picture, that a better vision model gives better pictures, and that adapter and LoRA are both needed. "
-        "Here the same comparisons are made with vision models of a few million parameters on ShapeBench, whose judge "
-        "is a program. Training is short, the same for all: a row that is still at chance has not been learnt yet, "
-        "which is not to say that it cannot be."
-    )
+    yield plan.text
     yield f"Written by `{command}`; {runs} of {wanted} runs are in."
     if runs < wanted:
         short = [
@@ -179,11 +173,11 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
         yield "No bridge of this plan has been trained yet."
         return
     yield (
-        f"Every bridge: {some.steps} steps of {some.batch_size} pictures, without the demo's head start; the rows are "
-        f"changes of one recipe ({plan.recipe}). Judged: {plan.prompts} prompts of each category and seed, the same "
-        f"for all, {plan.steps} Euler steps, guidance {plan.guidance:g}, the same noise. Seeds change the order of the "
-        "pictures, their noise and what is drawn at random in adapter and LoRA, and in the random control all weights; "
-        "each vision model was trained once."
+        f"Every bridge: {some.steps} steps of {some.batch_size} pictures; the rows are changes of one recipe "
+        f"({plan.recipe}). Judged: {plan.prompts} prompts of each category and seed, the same for all, {plan.steps} "
+        f"Euler steps, guidance {plan.guidance:g}, the same noise. Seeds change the order of the pictures, their noise "
+        f"and what is drawn at random in adapter and LoRA{', and in a random control all weights' * bool(plan.control)}"
+        "; each vision model was trained once."
     )
     if plan.note:
         yield plan.note
@@ -193,14 +187,16 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
             sizes = [f"{result.trained.get(name, 0) / 1e6:.2f} M" for name in ("adapter", "language", "vision")]
             losses = [one.loss for one in results[row.name] if one.loss is not None]
             loss = f"{np.mean(losses):.4f}" if losses else "-"
-            seconds = f"{np.mean([one.seconds for one in results[row.name]]):.0f}" if result.steps else "-"
-            lines.append([row.label, *(sizes if result.steps else ["-"] * 3), loss, seconds])
-    yield markdown(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds"], lines)
+            times = [np.mean([getattr(one, key) for one in results[row.name]]) for key in ("seconds", "cpu_seconds")]
+            seconds = [f"{value:.0f}" if value else "-" for value in times]
+            lines.append([row.label, *(sizes if result.steps else ["-"] * 3), loss, *seconds])
+    yield markdown(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds", "CPU seconds"], lines)
     machines = sorted({found.environment["device"] for row in results.values() for found in row})
     versions = ", ".join(f"{k} {v}" for k, v in some.environment["versions"].items())
     yield (
-        "Parameters that are trained; mean loss of the last tenth of the steps; seconds of training on "
-        f"{' and '.join(machines)}, shared with other work. {versions}."
+        "Parameters that are trained; mean loss of the last tenth of the steps; seconds of training, with a head start "
+        f"where there is one, on {' and '.join(machines)}, shared with other work, and what the process computed in "
+        f"them (where it was counted). {versions}."
     )
     yield (
         "Distance: both sides' pictures through the demo's VAE, latents averaged over a 4 x 4 grid (64 numbers), "

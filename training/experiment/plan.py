@@ -82,10 +82,11 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """prompts: judged, of each category and seed. steps, guidance: of sampling. note: what the page says besides of how
-    it was made."""
+    """text: what the page begins with. set: changes of the recipe for all rows. prompts: judged, of each category and
+    seed. steps, guidance: of sampling. note: what the page says besides of how it was made."""
 
     title: str
+    text: str
     recipe: str
     seeds: tuple[int, ...]
     prompts: int
@@ -94,6 +95,7 @@ class Plan:
     axis: tuple[Axis, ...]
     row: tuple[Row, ...]
     claim: tuple[Claim, ...] = ()
+    set: tuple[str, ...] = ()
     vision: tuple[VisionStage, ...] = ()
     control: tuple[Control, ...] = ()
     note: str = ""
@@ -125,7 +127,7 @@ class Plan:
     def recipe_of(self, row: Row, seed: int, folder: Path, work: Path) -> Recipe:
         """The row's recipe, whose run is in ``work``/ROW-SEED. Raises ValueError naming the key that does not fit."""
         own = (f'output="{run_folder(work, row, seed)}"', f'data.cache="{work / "latents"}"', f"seed={seed}")
-        changes = [value.replace(WORK, str(work)).replace(SEED, str(seed)) for value in row.set]
+        changes = [value.replace(WORK, str(work)).replace(SEED, str(seed)) for value in (*self.set, *row.set)]
         return read_recipe(folder / self.recipe, [*changes, *own])
 
 

@@ -17,7 +17,8 @@ STRIP = "pictures.png"
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """correct: category -> 1 or 0 a prompt, in the order of ``shapebench.prompts``. aspects: category -> means, see
-    ``shapebench.score``. distance: see ``reference.py``. trained: parameters of each group. seconds: of training."""
+    ``shapebench.score``. distance: see ``reference.py``. trained: parameters of each group. seconds: of training, with
+    the head start; cpu_seconds: what the process computed in them, which other work on the machine does not change."""
 
     row: str
     seed: int
@@ -31,6 +32,7 @@ class Result:
     seconds: float
     loss: float | None
     environment: dict[str, Any]
+    cpu_seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
         write_text(folder / NAME, json.dumps(asdict(self)))

@@ -111,7 +111,7 @@ def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
     strip = pipeline.draw(PROMPTS, steps=plan.steps, guidance=plan.guidance)
     write_bytes(target / STRIP, png(np.concatenate(list(strip), axis=1)))
     truth = of_true_pictures(pipeline.vae, settings, work)
-    seconds, loss = _journal(target)
+    seconds, computed, loss = _journal(target)
     Result(
         row=row.name,
         seed=seed,
@@ -125,6 +125,7 @@ def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
         seconds=seconds,
         loss=loss,
         environment=environment(),
+        cpu_seconds=computed,
     ).save(target)
 
 
@@ -167,14 +168,17 @@ def make_control(control: Control, seed: int, work: Path) -> None:
     part.replace(target)
 
 
-def _journal(folder: Path) -> tuple[float, float | None]:
-    """Seconds of training, without sampling, and the mean loss of the last tenth of the steps."""
+def _journal(folder: Path) -> tuple[float, float, float | None]:
+    """Seconds of training, without sampling, on the clock and of the process; the mean loss of the last tenth of the
+    steps."""
     path = folder / "log.jsonl"
     if not path.is_file():
-        return 0.0, None
+        return 0.0, 0.0, None
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "images_per_second" in line]
     batch = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["batch_size"]
     seconds = sum(batch / line["images_per_second"] for line in steps)
+    seconds += sum(line.get("start_seconds", 0.0) for line in lines)
+    computed = sum(line.get("cpu_seconds", 0.0) + line.get("start_cpu", 0.0) for line in lines)
     last = [line["loss"] for line in steps[-max(1, len(steps) // 10) :]]
-    return round(seconds, 1), round(float(np.mean(last)), 5)
+    return round(seconds, 1), round(computed, 1), round(float(np.mean(last)), 5)

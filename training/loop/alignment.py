@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ...lavi_core.config import AdapterConfig
-from ...lavi_core.language import TextEncoder
 from ...lavi_core.prompt import PromptRecipe
 from ..data import Captions
 from ..data.order import Order
+from ..data.text_states import TextStateCache
 from ..models import named, progress
 from ..models.lora_layers import copied
 from ..models.own_encoder import OwnEncoder
@@ -37,6 +37,8 @@ from .loss_weighting import drawn
 from .word_places import matches, places
 
 log = logging.getLogger(__name__)
+
+KEPT_BYTES = 2**31  # of states, between the passes of the closed form
 
 
 class Lesson(NamedTuple):
@@ -50,18 +52,27 @@ class Lesson(NamedTuple):
 
 
 class Lessons:
-    """A lesson a step, as a function of (seed, step)."""
+    """A lesson a step, as a function of (seed, step). cache: of the language model's states, see ``align``."""
 
     def __init__(
-        self, recipe: Recipe, pair: Pair, source: Captions, device: torch.device, encoder: TextEncoder, own: OwnEncoder
+        self,
+        recipe: Recipe,
+        pair: Pair,
+        source: Captions,
+        device: torch.device,
+        own: OwnEncoder,
+        cache: TextStateCache | None = None,
     ):
         self.recipe, self.pair, self.source, self.device = recipe, pair, source, device
-        self.language, self.own = encoder, own
+        self.language, self.own, self.cache = pair.encoder, own, cache
         self.order = Order(len(source), recipe.align.batch_size, recipe.seed)
         self.tokens = pair.adapter_config.tokens
         if self.tokens is None:
             check_prompt(recipe.prompt)
-            for name, tokenizer in ((encoder.config.model_id, encoder.tokenizer), ("align.teacher", own.tokenizer)):
+            for name, tokenizer in (
+                (self.language.config.model_id, self.language.tokenizer),
+                ("align.teacher", own.tokenizer),
+            ):
                 if not tokenizer.is_fast:
                     raise ValueError(
                         f"the tokenizer of {name} cannot say which letters a token covers (it has no tokenizer.json), "
@@ -86,13 +97,23 @@ class Lessons:
             timesteps = self.pair.timesteps(drawn(torch.rand(len(captions)), recipe.loss)).to(device)
         return Lesson(captions, target, asked, pooled, timesteps)
 
-    def answer(self, lesson: Lesson) -> tuple[Conditioning, Tensor]:
-        """What the bridge says, and which of its tokens count [B T]: those that are asked for, and heard."""
+    def hear(self, lesson: Lesson) -> HiddenStates:
+        """What the language model says of the captions."""
+        if self.cache is not None:
+            hidden = self.cache.get(lesson.captions)
+            # As long as what is asked for: a batch from the cache is as long as its longest caption.
+            missing = 0 if self.tokens is not None else lesson.asked.shape[1] - hidden.mask.shape[1]
+            states, mask = functional.pad(hidden.states, (0, 0, 0, missing)), functional.pad(hidden.mask, (0, missing))
+            return HiddenStates(states.to(self.device), mask.to(self.device))
         tokens = self.language.tokenize(lesson.captions, self.recipe.prompt).to(self.device)
         with copied(self.pair.encoder.model):
-            hidden = self.pair.states(tokens, self.language)
-            said = self.pair.condition(hidden, lesson.timesteps)
-        return said, self._counted(lesson, hidden)
+            return self.pair.states(tokens)
+
+    def answer(self, lesson: Lesson, hidden: HiddenStates | None = None) -> tuple[Conditioning, Tensor]:
+        """What the bridge says, and which of its tokens count [B T]: those that are asked for, and heard. hidden: what
+        ``hear`` gave."""
+        hidden = self.hear(lesson) if hidden is None else hidden
+        return self.pair.condition(hidden, lesson.timesteps), self._counted(lesson, hidden)
 
     def _counted(self, lesson: Lesson, hidden: HiddenStates) -> Tensor:
         unheard = self.recipe.prompt.vision_mask and self.tokens is None
@@ -106,18 +127,19 @@ class Lessons:
 
 
 def align(
-    recipe: Recipe, pair: Pair, source: Captions, device: torch.device, encoder: TextEncoder | None = None
+    recipe: Recipe, pair: Pair, source: Captions, device: torch.device, cache: TextStateCache | None = None
 ) -> float:
     """Solve for the adapter's last map, as ``recipe.align.start`` says, then train the adapter and the language LoRA
     for ``recipe.align.steps``; returns the last loss of the states, 1 = the targets' mean.
 
-    encoder: the language model with its weights; None = the pair's own.
+    cache: the states of a frozen language model, which then is not run for captions that training knows; None = the
+    pair's model is run.
 
     Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.
     """
     own = OwnEncoder.load(named.teacher(recipe.align.teacher)).to(device)
     check_teacher(recipe, own, pair.adapter_config)
-    lessons = Lessons(recipe, pair, source, device, encoder or pair.encoder, own)
+    lessons = Lessons(recipe, pair, source, device, own, cache)
     if pair.adapter.config.pooled_width is not None and own.pooled_width is None:
         log.warning(
             "align.teacher %s has no pooled vector, so the bridge's stays as it is: name the pipeline's folder, if it "
@@ -179,12 +201,23 @@ def _solve(recipe: Recipe, pair: Pair, lessons: Lessons) -> float:
     with eval_mode(pair):
         before = _measure(lessons, batches)
         linear, norm = pair.adapter.last_map()
+        kept: dict[int, tuple[Lesson, HiddenStates]] = {}
+
+        def heard(step: int) -> tuple[Lesson, HiddenStates]:
+            """The language model is as it was drawn in all passes, so it is run once, as far as memory reaches."""
+            if step in kept:
+                return kept[step]
+            lesson = lessons(step)
+            found = lesson, lessons.hear(lesson)
+            if sum(hidden.states.nbytes for _, hidden in kept.values()) < KEPT_BYTES:
+                kept[step] = found
+            return found
 
         def states(of: nn.Linear) -> Iterator[closed_form.Seen]:
             for step in progress.bar(range(batches), desc="solving", leave=False):
-                lesson = lessons(step)
+                lesson, hidden = heard(step)
                 with closed_form.watched(of, norm) as seen:
-                    said, counted = lessons.answer(lesson)
+                    said, counted = lessons.answer(lesson, hidden)
                 output = seen.get("output", said.context)
                 rest = output - seen["given"] if of is linear else output[..., :0]
                 rows = (seen["features"], rest, output, lesson.target)
@@ -199,9 +232,9 @@ def _solve(recipe: Recipe, pair: Pair, lessons: Lessons) -> float:
 
             def pooled() -> Iterator[closed_form.Seen]:
                 for step in progress.bar(range(batches), desc="solving, pooled", leave=False):
-                    lesson = lessons(step)
+                    lesson, hidden = heard(step)
                     with closed_form.watched(proj, None) as seen:
-                        lessons.answer(lesson)
+                        lessons.answer(lesson, hidden)
                     assert lesson.pooled is not None
                     rows = (seen["features"], torch.zeros_like(lesson.pooled), seen["given"], lesson.pooled)
                     yield closed_form.Seen(*(_summed_on(row) for row in rows))

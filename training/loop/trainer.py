@@ -123,6 +123,8 @@ class Trainer:
         journal = Journal(recipe, self.output, self.step) if self.main else None
         if journal is not None:
             stack.callback(journal.close)
+            if self.start:
+                journal.write(self.step, self.start)
             if not recipe.steps:  # the head start was all
                 self.save(self.optimizer)
         ahead = stack.enter_context(Prefetch(batches, self.step, stop=recipe.steps))
@@ -132,7 +134,7 @@ class Trainer:
         signals = stack.enter_context(StopSignals())
         notes: dict[int, dict[str, float]] = {}
         while self.step < recipe.steps:
-            began = time.perf_counter()
+            began, computed = time.perf_counter(), time.process_time()
             waited = ahead.waited
             batch = next(ahead)
             notes[self.step] = {"waited": round(ahead.waited - waited, 4)}
@@ -146,6 +148,7 @@ class Trainer:
                 told += self.train_step.settle()
             speed = recipe.batch_size / (time.perf_counter() - began)
             notes[self.step - 1]["images_per_second"] = round(speed, 2)
+            notes[self.step - 1]["cpu_seconds"] = round(time.process_time() - computed, 3)
             for number, entry in told:
                 note = notes.pop(number)
                 if journal is not None:
@@ -229,8 +232,11 @@ class Trainer:
         if not parallel.is_sharded():
             channels_last(self.pair.network)
         optimizers.follow(self.optimizer)
+        self.start: dict[str, float] = {}  # how long the head start took
         if recipe.align.asked and not self.resumed:
-            align(recipe, self.pair, captions, device, self.text_inputs.encoder())
+            began, computed = time.perf_counter(), time.process_time()
+            align(recipe, self.pair, captions, device, self.text_inputs.cache)
+            self.start = {"start_seconds": time.perf_counter() - began, "start_cpu": time.process_time() - computed}
         self.text_inputs.release()
         if recipe.compile:
             self.pair.compile_layers()

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 PLAN = """
 title = "Tiny"
+text = "A plan for a test."
 recipe = "bridge.toml"
 seeds = [1, 2]
 prompts = 2

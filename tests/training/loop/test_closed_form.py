@@ -144,7 +144,7 @@ def test_a_linear_adapter_is_the_solution_and_no_optimizer_gets_nearer(recipe: P
     made = trainer(recipe, tmp_path / "a", own / "t5", *changes)
     aligned(made)
     pair = made.pair.eval()
-    lessons = Lessons(made.recipe, pair, made.source, torch.device("cpu"), pair.encoder, OwnEncoder.load(own / "t5"))
+    lessons = Lessons(made.recipe, pair, made.source, torch.device("cpu"), OwnEncoder.load(own / "t5"))
     with torch.no_grad():
         lesson = lessons(0)
         states = pair.states(pair.encoder.tokenize(lesson.captions, made.recipe.prompt)).states
