@@ -16,15 +16,21 @@ from ..config import AdapterConfig, BridgeConfig, VisionConfig
 from ..files import read_safetensors, reading
 from ..foreign_files import what_it_is
 from ..language import TextEncoder
+from ..language.gguf_file import gguf_shapes, is_gguf
 from ..language.tokens import tokenize
 from ..prompt import PromptRecipe
 from ..registry import Registry
+from ..vision import VISION_TARGETS
 from .dialect import Dialect, Preset, Shapes
+from .distill_t5 import DISTILL_T5
 from .ella import ELLA
 from .key_map import joined, theirs_of
 from .pickles import read_pickle
+from .qwen_sdxl import QWEN_SDXL
 
-FOREIGN: Registry[Dialect] = Registry("foreign format", {"ella": ELLA})
+FOREIGN: Registry[Dialect] = Registry(
+    "foreign format", {"ella": ELLA, "qwen_sdxl": QWEN_SDXL, "distill_t5": DISTILL_T5}
+)
 
 
 def dialect_of(path: str | Path) -> str | None:
@@ -113,10 +119,17 @@ def _config(
         language=language,
         prompt=replace(_prompt(said, encoder), **changed),
         adapter=adapter,
-        vision=published if vision is None else vision,
+        vision=published if vision is None else _heard_by(vision, published),
         provenance=provenance,
     )
     return config, names
+
+
+def _heard_by(vision: VisionConfig, published: VisionConfig) -> VisionConfig:
+    """``vision``, with the pooled vector that it takes from another encoder where the published model does so too."""
+    takes = VISION_TARGETS[vision.target].pooled_key is not None
+    width = vision.other_pooled or published.other_pooled
+    return replace(vision, other_pooled=width if takes and published.other_pooled else None)
 
 
 def _preset(shapes: Shapes, row: Dialect, name: str | None) -> tuple[str, Preset]:
@@ -159,7 +172,8 @@ def _checked(shapes: Shapes, row: Dialect, config: AdapterConfig) -> dict[str, t
                     f"{name} of {shapes.where} has shape {list(shapes[name])}, {row.what} of its widths has "
                     f"{[rows // len(theirs), *rest]}; fetch it again"
                 )
-    leftover = sorted(shapes.keys() - {name for theirs in names.values() for name in theirs})
+    taken = {name for theirs in names.values() for name in theirs}
+    leftover = sorted(name for name in shapes.keys() - taken if not name.startswith(row.elsewhere))
     if leftover:
         raise ValueError(
             f"{shapes.where} is {row.what}, but {len(leftover)} of its tensors have no place in one, first "
@@ -181,7 +195,7 @@ def _named(shapes: Shapes) -> str:
 
 
 def _shapes(path: Path) -> Shapes:
-    """From the header of a safetensors file; a pickle is opened for its tensors alone."""
+    """From the header of a safetensors or GGUF file; a pickle is opened for its tensors alone."""
     from safetensors import safe_open
 
     if not path.is_file():
@@ -189,6 +203,8 @@ def _shapes(path: Path) -> Shapes:
     if path.suffix == ".safetensors":
         with reading(path), safe_open(str(path), "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    elif is_gguf(path):
+        shapes = gguf_shapes(path)
     else:
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(path).items()}
     return Shapes(shapes, str(path))

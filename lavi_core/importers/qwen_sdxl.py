@@ -1,18 +1,38 @@
-"""qwen-sdxl-adapter's files -> the ``perceiver``; as written by github.com/cosmicoxytocin/qwen-sdxl-adapter @23b24e7.
+"""qwen-sdxl-adapter's connector: ``adapter_step_N.safetensors``.
 
-A safetensors file without metadata: ``adapter_step_N.safetensors``, the state of CausalToSpatialPerceiverBridge.
+Names and text path as in github.com/cosmicoxytocin/qwen-sdxl-adapter at 23b24e7 (src/models, scripts/inference.py).
 """
 
 from __future__ import annotations
 
 from ..config import AdapterConfig
 from ..prompt import PromptRecipe
-from .lone_file import LoneFile, Shapes
+from .dialect import Dialect, Preset, Shapes, published_vision
+from .key_map import key_map
 
-HEADS = 16  # in their code, and not to be read from a file
+KEYS = key_map(
+    ("queries", "latent_queries"),
+    ("blocks.*", "blocks.*"),
+    ("proj_out.*", "ctx_proj.*"),
+    ("pool_proj.*", "pool_proj.*"),
+)
+
+PRESETS = {
+    "qwen-sdxl": Preset(
+        source="scripts/inference.py of github.com/cosmicoxytocin/qwen-sdxl-adapter at 23b24e7: the prompt alone, cut "
+        "and padded to 256 tokens, the states after the final norm, padding masked, of the empty prompt all of it; 16 "
+        "heads are its src/models/bridge.py's, whatever its config says",
+        model_id="Qwen/Qwen3.5-0.8B-Base",
+        family="generic",
+        in_width=1024,
+        prompt=PromptRecipe(max_length=256, language_mask=True, vision_mask=False, no_token="masked"),
+        own_side=True,
+        heads=16,
+    )
+}
 
 
-def configure(shapes: Shapes, heads: int = HEADS) -> AdapterConfig:
+def _adapter(shapes: Shapes, heads: int | None) -> AdapterConfig:
     """The last of the queries is the pooled vector's."""
     _, queries, width = shapes["latent_queries"]
     return AdapterConfig(
@@ -22,22 +42,16 @@ def configure(shapes: Shapes, heads: int = HEADS) -> AdapterConfig:
         out_width=shapes["ctx_proj.weight"][0],
         pooled_width=shapes["pool_proj.2.weight"][0],
         tokens=queries - 1,
-        depth=1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+        depth=shapes.count("blocks."),
         heads=heads,
     )
 
 
-QWEN_SDXL = LoneFile(
+QWEN_SDXL = Dialect(
     what="an adapter of qwen-sdxl-adapter",
     signs=("latent_queries", ".cross_attn.to_kv.", "ctx_proj.", "pool_proj."),
-    keys=(
-        ("latent_queries", "queries"),
-        ("blocks.", "blocks."),
-        ("ctx_proj.", "proj_out."),
-        ("pool_proj.", "pool_proj."),
-    ),
-    configure=configure,
-    prompt=PromptRecipe(max_length=256, language_mask=True, vision_mask=False, no_token="masked"),
-    source="scripts/inference.py: the prompt alone, cut and padded to 256 tokens, the states after the final norm, "
-    "padding masked, of the empty prompt all of it; 16 heads",
+    adapter=_adapter,
+    keys=KEYS,
+    presets=PRESETS,
+    vision=published_vision("Stable Diffusion XL", "sdxl"),
 )

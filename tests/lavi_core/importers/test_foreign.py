@@ -12,7 +12,12 @@ from lavi_bridge.lavi_core.importers import FOREIGN, dialect_of, presets, read_f
 from safetensors.torch import load_file, save_file
 
 ELLA = Path(__file__).parents[2] / "golden" / "connectors" / "ella" / "adapter.safetensors"
-FILES = {"ella": (ELLA, "ella")}
+GOLDEN = ELLA.parents[1]
+FILES = {
+    "ella": (ELLA, "ella"),
+    "qwen_sdxl": (GOLDEN / "qwen_sdxl" / "adapter.safetensors", "qwen-sdxl"),
+    "distill_t5": (GOLDEN / "distill_t5" / "text_encoder" / "model.safetensors", "distill-t5"),
+}
 
 
 def changed(file: Path, to: Path, **tensors: torch.Tensor | None) -> Path:

@@ -1,4 +1,4 @@
-"""Adapters that others publish as one file: their numbers, their text path, their names both ways, what is refused."""
+"""qwen-sdxl-adapter and DistillT5: their numbers, their text path, their tensors written back to the bit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from lavi_bridge.lavi_core.bridge import Bridge
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.conditioning import HiddenStates
 from lavi_bridge.lavi_core.config import VisionConfig
-from lavi_bridge.lavi_core.importers.distill_t5 import DISTILL_T5
-from lavi_bridge.lavi_core.importers.lone_file import read_lone, to_lone
-from lavi_bridge.lavi_core.importers.qwen_sdxl import QWEN_SDXL
+from lavi_bridge.lavi_core.importers import FOREIGN, read_foreign, read_foreign_config
+from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
 from lavi_bridge.lavi_core.language import TextEncoder
-from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.tests.lavi_core.conftest import write_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -60,18 +58,17 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read_qwen(folder: Path, file: Path = QWEN / "adapter.safetensors", **more: Any) -> BridgeCheckpoint:
-    encoder = TextEncoder.skeleton(folder)
-    given: dict[str, Any] = {"vision": vision(24), "pooled_width": 20, "heads": 4} | more
-    return read_lone(QWEN_SDXL, file, encoder, prompt=QWEN_SDXL.prompt_of(encoder), provenance={}, **given)
+QWEN_FILE, T5_FILE = QWEN / "adapter.safetensors", T5 / "text_encoder" / "model.safetensors"
 
 
 def test_qwen_sdxls_numbers(qwen: Path) -> None:
     case, expected = json.loads((QWEN / "case.json").read_text()), load_file(QWEN / "expected.safetensors")
-    made = read_qwen(qwen)
+    encoder = TextEncoder.load(qwen, dtype=torch.float32)
+    made = read_foreign(QWEN_FILE, encoder=encoder, vision=vision(24), heads=case["heads"])
     config = made.config.adapter
     assert (config.tokens, config.depth, config.inner_width) == (case["queries"] - 1, case["depth"], case["width"])
-    bridge = Bridge.connect(made, TextEncoder.load(qwen, dtype=torch.float32))
+    assert made.config.vision.other_pooled is None and made.config.provenance["changed"] == {"heads": 4}
+    bridge = Bridge.connect(made, encoder)
     with torch.no_grad():
         heard = bridge.adapt(HiddenStates(expected["hidden_states"], expected["mask"].bool()))
     assert heard.mask is None and heard.pooled is not None
@@ -83,9 +80,8 @@ def test_qwen_sdxls_text_path(qwen: Path) -> None:
     """As its scripts/inference.py calls Qwen; an empty prompt has no token that is not masked."""
     import transformers
 
-    made, prompts = read_qwen(qwen), ["", "a red circle left of a blue square"]
-    assert made.config.prompt.max_length == 256
-    bridge = Bridge.connect(made, TextEncoder.load(qwen, dtype=torch.float32))
+    encoder, prompts = TextEncoder.load(qwen, dtype=torch.float32), ["", "a red circle left of a blue square"]
+    bridge = Bridge.connect(read_foreign(QWEN_FILE, encoder=encoder), encoder)
     model = transformers.AutoModelForCausalLM.from_pretrained(qwen, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(qwen)
     given = tokenizer(prompts, padding="max_length", truncation=True, max_length=256, return_tensors="pt")
@@ -101,21 +97,22 @@ def test_qwen_sdxls_text_path(qwen: Path) -> None:
     assert (said.context[0] - ours.context[0]).abs().max() > 1e-3
 
 
-def test_distill_t5_from_ids_to_context(tmp_path: Path) -> None:
-    """Its own folder is the language model of the bridge, its file the bridge."""
-    case, expected = json.loads((T5 / "case.json").read_text()), load_file(T5 / "expected.safetensors")
+@pytest.fixture
+def t5(tmp_path: Path) -> Path:
+    """DistillT5's folder, with the tokenizer that Flux has beside it."""
     (tmp_path / "text_encoder").symlink_to(T5 / "text_encoder")
     (tmp_path / "tokenizer").symlink_to(GOLDEN / "t5_unet" / "tokenizer")
-    encoder = TextEncoder.load(tmp_path / "text_encoder", dtype=torch.float32)
-    prompt = DISTILL_T5.prompt_of(encoder)
-    assert (prompt.max_length, prompt.language_mask, prompt.padding_side) == (512, False, "right")
-    flux = vision(36, "flux")
-    made = read_lone(
-        DISTILL_T5, T5 / "text_encoder" / "model.safetensors", encoder, flux, 768, prompt, {"by": "a test"}
-    )
-    assert made.config.vision == replace(flux, other_pooled=768)
-    assert made.config.provenance["imported"] == "DistillT5" and made.config.provenance["by"] == "a test"
-    made.config = replace(made.config, prompt=replace(prompt, max_length=case["max_length"]))
+    return tmp_path / "text_encoder"
+
+
+def test_distill_t5_from_prompts_to_context(t5: Path, tmp_path: Path) -> None:
+    """Its own folder is the language model of the bridge, its file the bridge."""
+    case, expected = json.loads((T5 / "case.json").read_text()), load_file(T5 / "expected.safetensors")
+    encoder, flux = TextEncoder.load(t5, dtype=torch.float32), vision(36, "flux")
+    recipe = read_foreign_config(T5_FILE, encoder=encoder).prompt
+    assert (recipe.max_length, recipe.language_mask, recipe.padding_side) == (512, False, "right")
+    made = read_foreign(T5_FILE, encoder=encoder, vision=flux, prompt={"max_length": case["max_length"]})
+    assert made.config.vision == replace(flux, other_pooled=768)  # of CLIP-L
     made.save(tmp_path / "bridge.safetensors")
     bridge = Bridge.connect(BridgeCheckpoint.load(tmp_path / "bridge.safetensors"), encoder)
     tokens = encoder.tokenize(case["prompts"], bridge.config.prompt)
@@ -126,34 +123,26 @@ def test_distill_t5_from_ids_to_context(tmp_path: Path) -> None:
     assert heard.mask is None and heard.pooled is None
 
 
-def test_names_go_both_ways_and_tensors_stay_to_the_bit(qwen: Path) -> None:
-    theirs = load_file(QWEN / "adapter.safetensors")
-    made = read_qwen(qwen)
-    again = to_lone(QWEN_SDXL, made)
+def test_the_pooled_vector_of_another_encoder_is_asked_for_where_the_vision_model_takes_one() -> None:
+    taken = [
+        read_foreign_config(T5_FILE, vision=vision(36, target)).vision.other_pooled for target in ("flux", "pixart")
+    ]
+    assert taken == [768, None]
+    wide = replace(vision(36, "sd3"), other_pooled=2048)  # as its own config says
+    assert read_foreign_config(T5_FILE, vision=wide).vision.other_pooled == 2048
+
+
+@pytest.mark.parametrize(("name", "file"), [("qwen_sdxl", QWEN_FILE), ("distill_t5", T5_FILE)])
+def test_tensors_are_written_back_to_the_bit(name: str, file: Path) -> None:
+    made, row = read_foreign(file), FOREIGN[name]
+    theirs = {key: tensor for key, tensor in load_file(file).items() if not key.startswith(row.elsewhere)}
+    again = parted(made.adapter, theirs_of(made.adapter, row.keys))
     assert again.keys() == theirs.keys()
-    assert all(
-        torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype for name, tensor in theirs.items()
-    )
-    projection = load_file(T5 / "text_encoder" / "model.safetensors")
-    for name in (name for name in projection if name.startswith("final_projection.")):
-        ours = DISTILL_T5.to_ours(name)
-        assert ours is not None and DISTILL_T5.to_theirs(ours) == name
-    assert DISTILL_T5.to_ours("encoder.shared.weight") is None
-    made.language_lora["layers.0"] = Delta(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)
-    with pytest.raises(ValueError, match="the bridge has a language LoRA, for which an adapter"):
-        to_lone(QWEN_SDXL, made)
-
-
-def test_each_kind_knows_its_own_files() -> None:
-    names = {row: list(load_file(file)) for row, file in ((QWEN_SDXL, QWEN / "adapter.safetensors"),)}
-    names[DISTILL_T5] = list(load_file(T5 / "text_encoder" / "model.safetensors"))
-    ella = list(load_file(GOLDEN / "connectors" / "ella" / "adapter.safetensors"))
-    for row in names:
-        assert [other for other in (*names.values(), ella) if row.is_of(other)] == [names[row]]
+    assert all(torch.equal(again[key], tensor) and again[key].dtype == tensor.dtype for key, tensor in theirs.items())
 
 
 def changed(tmp_path: Path, **changes: Tensor | None) -> Path:
-    state = load_file(QWEN / "adapter.safetensors") | changes
+    state = load_file(QWEN_FILE) | changes
     save_file({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "x.safetensors")
     return tmp_path / "x.safetensors"
 
@@ -162,28 +151,45 @@ def changed(tmp_path: Path, **changes: Tensor | None) -> Path:
     ("changes", "says"),
     [
         ({"ctx_proj.bias": None}, r"lacks the tensor ctx_proj\.bias; fetch it again"),
-        ({"latent_queries": None}, r"lacks the tensor latent_queries; fetch it again"),
+        ({"latent_queries": torch.zeros(1, 78, 30)}, r"blocks\.0\..+ of .+ has shape \[\d+"),
         (
             {"extra.weight": torch.zeros(1)},
-            r"the tensor extra\.weight is of an adapter of qwen-sdxl-adapter of a version",
+            r"an adapter of qwen-sdxl-adapter, but 1 .+ no place in one, first extra\.weight",
         ),
-        ({"blocks.0.gate": torch.zeros(1)}, r"blocks\.0\.gate of .* is \(1,\), .* of its sizes has no such tensor"),
-        ({"pool_proj.0.bias": torch.zeros(3)}, r"pool_proj\.0\.bias of .* is \(3,\), .* of its sizes has \(32,\)"),
+        ({"blocks.0.gate": torch.zeros(1)}, r"no place in one, first blocks\.0\.gate"),
+        (
+            {"pool_proj.0.bias": torch.zeros(3)},
+            r"pool_proj\.0\.bias of .+ has shape \[3\], .+ of its widths has \[32\]",
+        ),
     ],
 )
-def test_a_file_of_a_kind_with_other_tensors(qwen: Path, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_a_file_of_a_kind_with_other_tensors(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        read_qwen(qwen, changed(tmp_path, **changes))
+        read_foreign(changed(tmp_path, **changes), heads=1)
 
 
-def test_other_models_on_either_side(qwen: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the adapter gives width 24, the vision model tiny sdxl takes 25"):
-        read_qwen(qwen, vision=vision(25))
-    with pytest.raises(ValueError, match="a pooled vector of width 20, tiny sd1 takes none: name the vision model"):
-        read_qwen(qwen, vision=vision(24, "sd1"), pooled_width=None)
-    (tmp_path / "text_encoder").symlink_to(T5 / "text_encoder")
-    (tmp_path / "tokenizer").symlink_to(GOLDEN / "t5_unet" / "tokenizer")
-    with pytest.raises(ValueError, match=r"the adapter takes width 32, the language model .* gives 16"):
-        read_qwen(tmp_path / "text_encoder")
+def test_other_models_on_either_side(qwen: Path, t5: Path) -> None:
+    with pytest.raises(ValueError, match=r"a vision model of context width 24 .Stable Diffusion XL., tiny sdxl has 25"):
+        read_foreign_config(QWEN_FILE, vision=vision(25))
+    with pytest.raises(ValueError, match=r"a language model of width 32 \(Qwen/Qwen3\.5-0\.8B-Base\), .+ has 16: name"):
+        read_foreign_config(QWEN_FILE, encoder=TextEncoder.skeleton(t5))
     with pytest.raises(ValueError, match=r"adapter\.heads = 5 does not divide the adapter's inner width 32"):
-        read_qwen(qwen, heads=5)
+        read_foreign_config(QWEN_FILE, encoder=TextEncoder.skeleton(qwen), heads=5)
+
+
+def test_an_adapter_in_a_gguf_is_named(tmp_path: Path) -> None:
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "pig")  # as gguf-trainer 0.0.14 exports it
+    writer.add_uint32("adapter.in_dim", 4)
+    for name in ("query", "t5_embed.weight", "in_proj.weight"):
+        writer.add_tensor(f"adapter.{name}", np.zeros((2, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(
+        ValueError, match=r"x\.gguf is a seeded resampler of gguf-trainer, which asks with the token ids"
+    ):
+        read_foreign(tmp_path / "x.gguf")
