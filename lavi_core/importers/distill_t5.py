@@ -18,7 +18,7 @@ KEYS = key_map(("net.*", "final_projection.*"))
 PRESETS = {
     "distill-t5": Preset(
         source="inference_flux.py of github.com/LifuWang-66/DistillT5 at ce634e8, by diffusers' FluxPipeline: 512 "
-        "tokens and no mask, so that padding is attended (the default of train_flux.py is 77 tokens, their ComfyUI node "
+        "tokens and no mask, so that padding is attended (the default of train_flux.py is 77, their ComfyUI node "
         "pads to 256)",
         model_id="LifuWang/DistillT5",
         family="t5",
