@@ -23,8 +23,12 @@ from .dialect import Dialect, Preset, Shapes
 from .ella import ELLA
 from .key_map import joined, theirs_of
 from .pickles import read_pickle
+from .rouwei import ROUWEI, ROUWEI_TURBO, ROUWEI_UNFUSED
 
-FOREIGN: Registry[Dialect] = Registry("foreign format", {"ella": ELLA})
+FOREIGN: Registry[Dialect] = Registry(
+    "foreign format",
+    {"ella": ELLA, "rouwei": ROUWEI, "rouwei_unfused": ROUWEI_UNFUSED, "rouwei_turbo": ROUWEI_TURBO},
+)
 
 
 def dialect_of(path: str | Path) -> str | None:
