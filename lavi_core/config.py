@@ -98,9 +98,10 @@ class AdapterConfig:
 
     layers: how many of the language model's layers each state holds side by side, each of ``in_width``, of which the
         adapter learns a mean; None = one state.
-    The others are None for kinds that do not have them. tokens: given out, whatever number comes in. depth: blocks.
-    heads: of attention. outer_norms: LayerNorm of what comes in and of what is given. timestep_channels: of the
-    sinusoids that the timestep becomes.
+    The others are None for kinds that do not have them. tokens: given out, whatever number comes in. depth: blocks;
+    narrow_depth: those over the tokens that are given. heads: of attention. outer_norms: LayerNorm of what comes in and
+    of what is given. timestep_channels: of the sinusoids that the timestep becomes. positions: places of what comes in
+    that have vectors of their own, and so the most states that are heard.
     """
 
     kind: str
@@ -111,9 +112,11 @@ class AdapterConfig:
     layers: int | None = None
     tokens: int | None = None
     depth: int | None = None
+    narrow_depth: int | None = None
     heads: int | None = None
     outer_norms: bool | None = None
     timestep_channels: int | None = None
+    positions: int | None = None
 
     @property
     def state_width(self) -> int:

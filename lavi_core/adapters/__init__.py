@@ -8,6 +8,7 @@ from ..config import AdapterConfig
 from ..registry import Registry
 from .adapter import OPTIONS, Adapter, check_options
 from .attention import HEAD_WIDTH
+from .compressor import CompressorAdapter
 from .identity import IdentityAdapter
 from .linear import LinearAdapter
 from .mlp import MLPAdapter
@@ -27,6 +28,7 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
         "timestep_resampler": TimestepResamplerAdapter,
         "refiner": RefinerAdapter,
         "perceiver": PerceiverAdapter,
+        "compressor": CompressorAdapter,
         "projection": ProjectionAdapter,
     },
 )
@@ -72,6 +74,7 @@ __all__ = [
     "ADAPTERS",
     "OPTIONS",
     "Adapter",
+    "CompressorAdapter",
     "IdentityAdapter",
     "LinearAdapter",
     "MLPAdapter",

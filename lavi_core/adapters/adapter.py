@@ -15,9 +15,11 @@ from .layer_mean import LayerMean
 OPTIONS = (
     "tokens",
     "depth",
+    "narrow_depth",
     "heads",
     "outer_norms",
     "timestep_channels",
+    "positions",
 )  # of AdapterConfig, that only some kinds have
 
 

@@ -20,16 +20,24 @@ from ..language.gguf_file import gguf_shapes, is_gguf
 from ..language.tokens import tokenize
 from ..prompt import PromptRecipe
 from ..registry import Registry
-from ..vision import VISION_TARGETS
 from .dialect import Dialect, Preset, Shapes
 from .distill_t5 import DISTILL_T5
 from .ella import ELLA
 from .key_map import joined, theirs_of
 from .pickles import read_pickle
 from .qwen_sdxl import QWEN_SDXL
+from .rouwei import ROUWEI, ROUWEI_TURBO, ROUWEI_UNFUSED
 
 FOREIGN: Registry[Dialect] = Registry(
-    "foreign format", {"ella": ELLA, "qwen_sdxl": QWEN_SDXL, "distill_t5": DISTILL_T5}
+    "foreign format",
+    {
+        "ella": ELLA,
+        "rouwei": ROUWEI,
+        "rouwei_unfused": ROUWEI_UNFUSED,
+        "rouwei_turbo": ROUWEI_TURBO,
+        "qwen_sdxl": QWEN_SDXL,
+        "distill_t5": DISTILL_T5,
+    },
 )
 
 
@@ -119,17 +127,10 @@ def _config(
         language=language,
         prompt=replace(_prompt(said, encoder), **changed),
         adapter=adapter,
-        vision=published if vision is None else _heard_by(vision, published),
+        vision=published if vision is None else replace(vision, other_pooled=published.other_pooled),
         provenance=provenance,
     )
     return config, names
-
-
-def _heard_by(vision: VisionConfig, published: VisionConfig) -> VisionConfig:
-    """``vision``, with the pooled vector that it takes from another encoder where the published model does so too."""
-    takes = VISION_TARGETS[vision.target].pooled_key is not None
-    width = vision.other_pooled or published.other_pooled
-    return replace(vision, other_pooled=width if takes and published.other_pooled else None)
 
 
 def _preset(shapes: Shapes, row: Dialect, name: str | None) -> tuple[str, Preset]:

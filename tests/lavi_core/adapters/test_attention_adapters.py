@@ -12,8 +12,8 @@ from lavi_bridge.lavi_core.adapters.attention import Attention
 from lavi_bridge.lavi_core.conditioning import HiddenStates
 from lavi_bridge.lavi_core.config import AdapterConfig
 
-KINDS = ("resampler", "timestep_resampler", "refiner", "perceiver")
-OWN = ("resampler", "timestep_resampler", "perceiver")
+KINDS = ("resampler", "timestep_resampler", "refiner", "perceiver", "compressor")
+OWN = ("resampler", "timestep_resampler", "perceiver", "compressor")
 TIME = torch.tensor([900.0, 30.5])
 
 

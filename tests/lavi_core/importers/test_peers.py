@@ -1,4 +1,4 @@
-"""qwen-sdxl-adapter and DistillT5: their numbers, their text path, their tensors written back to the bit."""
+"""qwen-sdxl-adapter and DistillT5 from prompts on, what of them is refused, and an adapter in a GGUF file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from lavi_bridge.lavi_core.bridge import Bridge
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.conditioning import HiddenStates
 from lavi_bridge.lavi_core.config import VisionConfig
-from lavi_bridge.lavi_core.importers import FOREIGN, read_foreign, read_foreign_config
-from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
+from lavi_bridge.lavi_core.importers import read_foreign, read_foreign_config
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.lavi_core.conftest import write_tokenizer
 from safetensors.torch import load_file, save_file
@@ -38,7 +37,7 @@ def vision(width: int, target: str = "sdxl") -> VisionConfig:
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen3.5 of width 32, whose tokenizer puts nothing around a text; padding has states of its own."""
+    """A Qwen3.5 of width 64, whose tokenizer puts nothing around a text; padding has states of its own."""
     import transformers
     from tokenizers.processors import TemplateProcessing
 
@@ -49,7 +48,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
     linear: dict[str, Any] = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
     linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "full_attention_interval": 2}
-    sizes: dict[str, Any] = heads | linear | {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
+    sizes: dict[str, Any] = heads | linear | {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 4}
     torch.manual_seed(0)
     config = transformers.Qwen3_5TextConfig(**sizes, vocab_size=len(tokenizer), pad_token_id=0)
     model = transformers.Qwen3_5ForCausalLM(config)
@@ -58,22 +57,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-QWEN_FILE, T5_FILE = QWEN / "adapter.safetensors", T5 / "text_encoder" / "model.safetensors"
-
-
-def test_qwen_sdxls_numbers(qwen: Path) -> None:
-    case, expected = json.loads((QWEN / "case.json").read_text()), load_file(QWEN / "expected.safetensors")
-    encoder = TextEncoder.load(qwen, dtype=torch.float32)
-    made = read_foreign(QWEN_FILE, encoder=encoder, vision=vision(24), heads=case["heads"])
-    config = made.config.adapter
-    assert (config.tokens, config.depth, config.inner_width) == (case["queries"] - 1, case["depth"], case["width"])
-    assert made.config.vision.other_pooled is None and made.config.provenance["changed"] == {"heads": 4}
-    bridge = Bridge.connect(made, encoder)
-    with torch.no_grad():
-        heard = bridge.adapt(HiddenStates(expected["hidden_states"], expected["mask"].bool()))
-    assert heard.mask is None and heard.pooled is not None
-    torch.testing.assert_close(heard.context, expected["context"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(heard.pooled, expected["pooled"], rtol=0, atol=1e-5)
+QWEN_FILE, T5_FILE = QWEN / "adapter.safetensors", T5 / "model.safetensors"
 
 
 def test_qwen_sdxls_text_path(qwen: Path) -> None:
@@ -100,7 +84,7 @@ def test_qwen_sdxls_text_path(qwen: Path) -> None:
 @pytest.fixture
 def t5(tmp_path: Path) -> Path:
     """DistillT5's folder, with the tokenizer that Flux has beside it."""
-    (tmp_path / "text_encoder").symlink_to(T5 / "text_encoder")
+    (tmp_path / "text_encoder").symlink_to(T5)
     (tmp_path / "tokenizer").symlink_to(GOLDEN / "t5_unet" / "tokenizer")
     return tmp_path / "text_encoder"
 
@@ -123,24 +107,6 @@ def test_distill_t5_from_prompts_to_context(t5: Path, tmp_path: Path) -> None:
     assert heard.mask is None and heard.pooled is None
 
 
-def test_the_pooled_vector_of_another_encoder_is_asked_for_where_the_vision_model_takes_one() -> None:
-    taken = [
-        read_foreign_config(T5_FILE, vision=vision(36, target)).vision.other_pooled for target in ("flux", "pixart")
-    ]
-    assert taken == [768, None]
-    wide = replace(vision(36, "sd3"), other_pooled=2048)  # as its own config says
-    assert read_foreign_config(T5_FILE, vision=wide).vision.other_pooled == 2048
-
-
-@pytest.mark.parametrize(("name", "file"), [("qwen_sdxl", QWEN_FILE), ("distill_t5", T5_FILE)])
-def test_tensors_are_written_back_to_the_bit(name: str, file: Path) -> None:
-    made, row = read_foreign(file), FOREIGN[name]
-    theirs = {key: tensor for key, tensor in load_file(file).items() if not key.startswith(row.elsewhere)}
-    again = parted(made.adapter, theirs_of(made.adapter, row.keys))
-    assert again.keys() == theirs.keys()
-    assert all(torch.equal(again[key], tensor) and again[key].dtype == tensor.dtype for key, tensor in theirs.items())
-
-
 def changed(tmp_path: Path, **changes: Tensor | None) -> Path:
     state = load_file(QWEN_FILE) | changes
     save_file({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "x.safetensors")
@@ -151,7 +117,7 @@ def changed(tmp_path: Path, **changes: Tensor | None) -> Path:
     ("changes", "says"),
     [
         ({"ctx_proj.bias": None}, r"lacks the tensor ctx_proj\.bias; fetch it again"),
-        ({"latent_queries": torch.zeros(1, 78, 30)}, r"blocks\.0\..+ of .+ has shape \[\d+"),
+        ({"latent_queries": torch.zeros(1, 78, 32)}, r"blocks\.0\..+ of .+ has shape \[\d+"),
         (
             {"extra.weight": torch.zeros(1)},
             r"an adapter of qwen-sdxl-adapter, but 1 .+ no place in one, first extra\.weight",
@@ -159,21 +125,21 @@ def changed(tmp_path: Path, **changes: Tensor | None) -> Path:
         ({"blocks.0.gate": torch.zeros(1)}, r"no place in one, first blocks\.0\.gate"),
         (
             {"pool_proj.0.bias": torch.zeros(3)},
-            r"pool_proj\.0\.bias of .+ has shape \[3\], .+ of its widths has \[32\]",
+            r"pool_proj\.0\.bias of .+ has shape \[3\], .+ of its widths has \[64\]",
         ),
     ],
 )
 def test_a_file_of_a_kind_with_other_tensors(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        read_foreign(changed(tmp_path, **changes), heads=1)
+        read_foreign(changed(tmp_path, **changes))
 
 
 def test_other_models_on_either_side(qwen: Path, t5: Path) -> None:
     with pytest.raises(ValueError, match=r"a vision model of context width 24 .Stable Diffusion XL., tiny sdxl has 25"):
         read_foreign_config(QWEN_FILE, vision=vision(25))
-    with pytest.raises(ValueError, match=r"a language model of width 32 \(Qwen/Qwen3\.5-0\.8B-Base\), .+ has 16: name"):
+    with pytest.raises(ValueError, match=r"a language model of width 64 \(Qwen/Qwen3\.5-0\.8B-Base\), .+ has 16: name"):
         read_foreign_config(QWEN_FILE, encoder=TextEncoder.skeleton(t5))
-    with pytest.raises(ValueError, match=r"adapter\.heads = 5 does not divide the adapter's inner width 32"):
+    with pytest.raises(ValueError, match=r"adapter\.heads = 5 does not divide the adapter's inner width 64"):
         read_foreign_config(QWEN_FILE, encoder=TextEncoder.skeleton(qwen), heads=5)
 
 
