@@ -69,9 +69,7 @@ def language(kind: str, folder: Path, width: int = 48, side: str = "left") -> tu
             model = hf.Gemma3TextModel(hf.Gemma3TextConfig(**sizes))
         else:
             parts = hf.T5GemmaModuleConfig(**sizes)
-            model = hf.T5GemmaEncoderModel(
-                hf.T5GemmaConfig(encoder=parts, decoder=parts, is_encoder_decoder=False, **ids)
-            )
+            model = hf.T5GemmaModel(hf.T5GemmaConfig(encoder=parts, decoder=parts, **ids))
     model.eval().save_pretrained(folder)
     return folder, tokenizer, model
 
@@ -173,7 +171,7 @@ def test_the_text_path_of_t5gemma_pads_on_the_tokenizers_side(side: str, tmp_pat
     coded = tokenizer([p + "<eos>" for p in PROMPTS], return_tensors="pt", padding="max_length", max_length=32)
     assert torch.equal(found["input_ids"], coded["input_ids"])
     with torch.no_grad():
-        states = model(input_ids=coded["input_ids"], attention_mask=coded["attention_mask"]).last_hidden_state
+        states = model.encoder(input_ids=coded["input_ids"], attention_mask=coded["attention_mask"]).last_hidden_state
     real = coded["attention_mask"].bool()
     torch.testing.assert_close(found["hidden_states"][real], states[real], rtol=0, atol=1e-4)
 
