@@ -40,6 +40,8 @@ FOREIGN: Registry[Dialect] = Registry(
     },
 )
 
+_ANY = 1 << 20  # tokens
+
 
 def dialect_of(path: str | Path) -> str | None:
     """The row of ``FOREIGN`` that a file is of, from its header alone; None for any other file."""
@@ -125,7 +127,7 @@ def _config(
     language = said.language(adapter.in_width // said.prompt.stacked) if encoder is None else encoder.config
     config = BridgeConfig(
         language=language,
-        prompt=replace(_prompt(said, encoder), **changed),
+        prompt=replace(_prompt(said, adapter.positions, encoder), **changed),
         adapter=adapter,
         vision=published if vision is None else replace(vision, other_pooled=published.other_pooled),
         provenance=provenance,
@@ -147,15 +149,18 @@ def _preset(shapes: Shapes, row: Dialect, name: str | None) -> tuple[str, Preset
     return chosen, known[chosen]
 
 
-def _prompt(preset: Preset, encoder: TextEncoder | None) -> PromptRecipe:
+def _prompt(preset: Preset, positions: int | None, encoder: TextEncoder | None) -> PromptRecipe:
+    """positions: the most states that the adapter hears; None = any number."""
     recipe = preset.prompt
+    if positions is not None:
+        recipe = replace(recipe, max_length=min(recipe.max_length, positions))
     if encoder is None:
         return recipe
     if preset.own_side:
         own = getattr(encoder.tokenizer, "init_kwargs", {}).get("padding_side", encoder.tokenizer.padding_side)
         recipe = replace(recipe, padding_side=own)
     if recipe.cut_template:
-        keep = tokenize(encoder.tokenizer, ["a"], recipe).keep
+        keep = tokenize(encoder.tokenizer, ["a"], replace(recipe, padding="longest", max_length=_ANY)).keep
         recipe = recipe if keep is None else replace(recipe, max_length=recipe.max_length + int((~keep).sum()))
     return recipe
 
