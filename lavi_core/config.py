@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from .prompt import PromptRecipe
 
-SCHEMA = 3  # 2: facts of the language model. 3: options of adapters, several layers
+SCHEMA = 4  # 2: facts of the language model. 3: options of adapters, several layers. 4: other projects' text paths
 
 T = TypeVar("T")
 
