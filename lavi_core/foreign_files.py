@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 _IMPORT = "lavi-bridge import writes a bridge of the folder it came in"
+_IMPORT_FILE = "lavi-bridge import writes a bridge of it"
 _NOT_YET = "which is not read yet: take a bridge of this pack's format"
 _STATES = "a bridge is told the states of its language model and no more"
 # (what it is, signs: parts of names that its file has all of, the way); the first whose signs are there is taken
@@ -16,6 +17,12 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("norm1.weight", "norm2.weight", "ff2.net.2.weight"),
         _IMPORT,
     ),
+    (
+        "an adapter of qwen-sdxl-adapter",
+        ("latent_queries", ".cross_attn.to_kv.", "ctx_proj.", "pool_proj."),
+        _IMPORT_FILE,
+    ),
+    ("DistillT5", ("final_projection.0.weight", "final_projection.3.weight"), _IMPORT_FILE),
     (
         "Anima's connector for a second encoder (anima_v2_connector)",
         ("anima_v2_connector.", "semantic_resampler."),
