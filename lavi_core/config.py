@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from keyword import iskeyword
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .prompt import PromptRecipe
@@ -15,15 +16,17 @@ T = TypeVar("T")
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build the (nested, frozen) dataclass ``cls`` from plain data, as read from TOML or JSON.
+    """Build the (nested, frozen) dataclass ``cls`` from plain data, as read from TOML or JSON. A key that is a word of
+    Python's belongs to the field of that name with a ``_`` behind it.
 
     Raises ValueError naming the key, by its dotted path, for an unknown key, a missing one or a value of another type.
     """
     prefix = f"{where}." if where else ""
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    data = {f"{key}_" if iskeyword(key) else key: value for key, value in data.items()}
     for key in data:
         if key not in known:
-            raise ValueError(f"unknown key {prefix}{key}; known here: {', '.join(known)}")
+            raise ValueError(f"unknown key {prefix}{key}; known here: {', '.join(name.rstrip('_') for name in known)}")
     for name, f in known.items():
         if name not in data and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"missing key {prefix}{name} ({cls.__name__})")

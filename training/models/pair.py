@@ -16,6 +16,7 @@ from ...lavi_core.conditioning import Conditioning, Heard, HiddenStates, TimedCo
 from ...lavi_core.config import BridgeConfig, VisionConfig
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ..recipe import Recipe
+from .bridge_files.starting import started_from
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
 from .lora_layers import LoRALayer, bypassed, copied
 from .trainable import deltas, lora_config, prepare
@@ -43,14 +44,22 @@ class Pair(nn.Module):
         self.language_config = encoder.config
         bare = next(vision.network.parameters()).is_meta  # a dry run's: it has no values
         self.vision_fingerprint = None if bare else fingerprint.weights_fingerprint(vision.network)
-        self.adapter_config = adapters.configure(
-            recipe.adapter.kind,
-            in_width=encoder.config.hidden_size * recipe.prompt.stacked,
-            out_width=vision.context_width,
-            inner=recipe.adapter.inner_width,
-            pooled_width=vision.pooled_width,
-            layers=encoder.config.num_layers if recipe.prompt.hidden_states == "learned_mean" else None,
-            **recipe.adapter.options(),
+        start = None
+        if recipe.adapter.from_:
+            start = started_from(recipe.adapter.from_, recipe.adapter.preset, encoder.config, vision)
+        self.started_from = None if start is None else start.config.provenance
+        self.adapter_config = (
+            start.config.adapter
+            if start is not None
+            else adapters.configure(
+                recipe.adapter.kind,
+                in_width=encoder.config.hidden_size * recipe.prompt.stacked,
+                out_width=vision.context_width,
+                inner=recipe.adapter.inner_width,
+                pooled_width=vision.pooled_width,
+                layers=encoder.config.num_layers if recipe.prompt.hidden_states == "learned_mean" else None,
+                **recipe.adapter.options(),
+            )
         )
         weight = next(encoder.parameters(), None)
         without_weights = weight is None or weight.is_meta  # see FrozenLanguage, which checks what it loads
@@ -59,6 +68,11 @@ class Pair(nn.Module):
         self.trims_padding = without_weights or encoder.may_trim(recipe.prompt)
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
+        self.adapter_dtype = torch.float16  # of the file; what was given in more is not rounded
+        if start is not None:
+            self.adapter.load_state_dict(start.adapter)
+            if any(tensor.dtype != torch.float16 for tensor in start.adapter.values()):
+                self.adapter_dtype = torch.float32
         # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended.
         self.hearing = replace(recipe.prompt, vision_mask=True) if self.adapter.own_tokens else recipe.prompt
         vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens)
@@ -203,7 +217,7 @@ class Pair(nn.Module):
             ),
             language_lora=lora_config(recipe.language),
             vision_lora=lora_config(recipe.vision),
-            provenance=provenance,
+            provenance=provenance | ({} if self.started_from is None else {"started_from": self.started_from}),
         )
         state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
         language, vision_lora = (

@@ -116,6 +116,7 @@ def foreign_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Fil
     if Path(args.output).suffix != ".safetensors":
         raise ValueError(f"{args.format} is a format of .safetensors files; got {args.output}")
     tensors, made = to_foreign(checkpoint, args.format), checkpoint.config.provenance
+    made = made.get("started_from", made)
     preset = FOREIGN[args.format].presets.get(str(made.get("preset")))
     if preset is not None:
         theirs, ours = asdict(preset.prompt), asdict(checkpoint.config.prompt)
