@@ -177,7 +177,7 @@ def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_m
     families = () if same else (("family", "family"),)
     way_out = ", or allow another model if you know this one to be a copy of it"
     for fact, name in (*families, ("layers", "num_layers"), ("vocabulary", "vocab_size")):
-        if getattr(wanted, name) != getattr(loaded, name):
+        if getattr(wanted, name) and getattr(wanted, name) != getattr(loaded, name):
             refuse(fact, getattr(wanted, name), getattr(loaded, name), way_out)
     if ours is not None and theirs is not None and ours != theirs:
         refuse("fingerprint", ours[:12], theirs[:12], way_out)

@@ -5,25 +5,29 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from keyword import iskeyword
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .prompt import PromptRecipe
 
-SCHEMA = 4  # 2: facts of the language model. 3: options of adapters, several layers. 4: own encoders
+# 2: facts of the language model. 3: options of adapters, several layers. 4: own encoders, other projects' text paths.
+SCHEMA = 4
 
 T = TypeVar("T")
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build the (nested, frozen) dataclass ``cls`` from plain data, as read from TOML or JSON.
+    """Build the (nested, frozen) dataclass ``cls`` from plain data, as read from TOML or JSON. A key that is a word of
+    Python's belongs to the field of that name with a ``_`` behind it.
 
     Raises ValueError naming the key, by its dotted path, for an unknown key, a missing one or a value of another type.
     """
     prefix = f"{where}." if where else ""
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    data = {f"{key}_" if iskeyword(key) else key: value for key, value in data.items()}
     for key in data:
         if key not in known:
-            raise ValueError(f"unknown key {prefix}{key}; known here: {', '.join(known)}")
+            raise ValueError(f"unknown key {prefix}{key}; known here: {', '.join(name.rstrip('_') for name in known)}")
     for name, f in known.items():
         if name not in data and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"missing key {prefix}{name} ({cls.__name__})")
@@ -75,6 +79,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 class LanguageConfig:
     """The language model that a bridge was trained with.
 
+    family: "", num_layers, vocab_size: 0 = not recorded (a bridge of a file that does not say them), never checked
+        against; the width always is.
     fingerprint: sha256 over a sample of its weights and its whole vocabulary, see ``fingerprint.py``; None = not
         recorded (a bridge imported where no weights were), never checked against.
     facts: what of its config, its tokenizer and the size of its weights shapes its states, see ``language/facts.py``;
@@ -96,9 +102,10 @@ class AdapterConfig:
 
     layers: how many of the language model's layers each state holds side by side, each of ``in_width``, of which the
         adapter learns a mean; None = one state.
-    The others are None for kinds that do not have them. tokens: given out, whatever number comes in. depth: blocks.
-    heads: of attention. outer_norms: LayerNorm of what comes in and of what is given. timestep_channels: of the
-    sinusoids that the timestep becomes.
+    The others are None for kinds that do not have them. tokens: given out, whatever number comes in. depth: blocks;
+    narrow_depth: those over the tokens that are given. heads: of attention. outer_norms: LayerNorm of what comes in and
+    of what is given. timestep_channels: of the sinusoids that the timestep becomes. positions: places of what comes in
+    that have vectors of their own, and so the most states that are heard.
     """
 
     kind: str
@@ -109,9 +116,11 @@ class AdapterConfig:
     layers: int | None = None
     tokens: int | None = None
     depth: int | None = None
+    narrow_depth: int | None = None
     heads: int | None = None
     outer_norms: bool | None = None
     timestep_channels: int | None = None
+    positions: int | None = None
 
     @property
     def state_width(self) -> int:
@@ -124,7 +133,8 @@ class VisionConfig:
     """The vision model that a bridge was trained with.
 
     target: a row of ``vision.VISION_TARGETS``. objective: what the network predicts. fingerprint: sha256 over a
-    sample of its frozen weights; None = not recorded, never checked against.
+    sample of its frozen weights; None = not recorded, never checked against. other_pooled: width of the pooled vector
+    that the network takes from an encoder beside the bridge, as Flux from CLIP-L; None = it takes the bridge's or none.
     """
 
     model_id: str
@@ -134,6 +144,7 @@ class VisionConfig:
     latent_channels: int
     latent_scale: float
     fingerprint: str | None
+    other_pooled: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,76 @@ from __future__ import annotations
 from collections.abc import Collection
 
 _IMPORT = "lavi-bridge import writes a bridge of the folder it came in"
-_NOT_YET = "which is not read yet: take a bridge of this pack's format"
+_IMPORT_FILE = "lavi-bridge import writes a bridge of it"
+_STATES = "a bridge is told the states of its language model and no more"
 # (what it is, signs: parts of names that its file has all of, the way); the first whose signs are there is taken
 KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("an ELLA connector", ("connector.latents", "connector.perceiver_blocks."), _NOT_YET),
-    ("an LLM-to-SDXL adapter (RouWei)", ("compression_queries", "wide_attention_blocks."), _NOT_YET),
+    ("an ELLA connector", ("connector.latents", "connector.perceiver_blocks."), _IMPORT_FILE),
+    ("an LLM-to-SDXL adapter (RouWei)", ("compression_queries", "wide_attention_blocks."), _IMPORT_FILE),
     (
         "an adapter as LaVi-Bridge's authors released them",
         ("norm1.weight", "norm2.weight", "ff2.net.2.weight"),
         _IMPORT,
+    ),
+    (
+        "an adapter of qwen-sdxl-adapter",
+        ("latent_queries", ".cross_attn.to_kv.", "ctx_proj.", "pool_proj."),
+        _IMPORT_FILE,
+    ),
+    ("DistillT5", ("final_projection.0.weight", "final_projection.3.weight"), _IMPORT_FILE),
+    (
+        "Anima's connector for a second encoder (anima_v2_connector)",
+        ("anima_v2_connector.", "semantic_resampler."),
+        f"which asks with what Anima's own adapter has made, while {_STATES}: leave it in its vision model",
+    ),
+    (
+        "Anima's connector for a second encoder",
+        ("semantic_attentions.", "layer_mix_logits"),
+        f"which asks with what Anima's own adapter has made, while {_STATES}: use it in its own node pack",
+    ),
+    (
+        "AnimaT5Free's conditioner",
+        ("conditioner.c0.W", "conditioner.segmenter."),
+        "which cuts a prompt into rows by its letters and a lexicon, not by a language model's tokens, so that no "
+        "bridge can hold it: use it in its own node pack, with Load CLIP",
+    ),
+    (
+        "ai-toolkit's llm_adapter",
+        ("llm_adapter.context_embedder.",),
+        "whose matrix stands in the place of the vision model's own context_embedder, which a bridge leaves as it is: "
+        "use it in ai-toolkit",
+    ),
+    (
+        "ai-toolkit's te_adapter",
+        ("te_adapter.adapter_modules.", ".to_k_adapter."),
+        "which puts key and value maps of its own into each attention of the vision model: merge it there, as "
+        "ai-toolkit's testing/merge_in_text_encoder_adapter.py does",
+    ),
+    (
+        "Anima's llm_adapter",
+        ("embed.weight", ".norm_cross_attn.", ".cross_attn.k_norm."),
+        f"which asks with the token ids of T5, while {_STATES}: leave it in its vision model, which Load Diffusion "
+        "Model and Load CLIP read",
+    ),
+    (
+        "a seeded resampler of gguf-trainer",
+        ("adapter.query", "adapter.t5_embed."),
+        f"which asks with the token ids of T5, while {_STATES}: use it in ggk",
+    ),
+    (
+        "a Ming-Image or Qwen3.5 adapter of gguf-trainer",
+        ("adapter.slot_query", "adapter.seed_embed."),
+        f"which asks with another tokenizer's ids, while {_STATES}: use it in ggk",
+    ),
+    (
+        "a resampler of gguf-trainer",
+        ("adapter.query", "adapter.blocks.0.ln_kv."),
+        "which speaks to LLaDA-Image, a vision model that is not known here: use it in ggk",
+    ),
+    (
+        "a token-aligned adapter of gguf-trainer",
+        ("adapter.skip.", "adapter.blocks.0.ln_self."),
+        "which speaks to MageFlow, Qwen-Image 2.1 or FLUX.3, vision models that are not known here: use it in ggk",
     ),
     ("a LoRA", (".lora_A.",), "which belongs in models/loras"),
     ("a LoRA", ("lora_down.",), "which belongs in models/loras"),

@@ -29,7 +29,10 @@ class PromptRecipe:
         a list of such numbers = those entries side by side, on the width (Flux.2 hears Qwen3's 9, 18 and 27);
         "normalized_mean" = the mean over all layers' outputs, each layer-normalised first (arXiv 2506.08210);
         "learned_mean" = the same with weights that the adapter learns (arXiv 2512.15560), which is handed all of them.
-    cut_template: tokens of the template are cut from the states; how many is computed by tokenising, never stored.
+    cut_template: tokens of the template are cut from the states, "before" = those before the prompt alone; how many is
+        computed by tokenising, never stored.
+    no_token: of a prompt that has none, as the empty one of a tokenizer without special tokens: "padding" = one padding
+        token stands for it; "masked" = all of its padding is masked (qwen-sdxl-adapter's empty prompt).
     """
 
     template: str = PROMPT
@@ -41,7 +44,8 @@ class PromptRecipe:
     language_mask: bool = True
     vision_mask: bool = False
     hidden_states: WhichStates = "last"
-    cut_template: bool = False
+    cut_template: bool | Literal["before"] = False
+    no_token: Literal["padding", "masked"] = "padding"
 
     def __post_init__(self) -> None:
         if self.template.count(PROMPT) != 1:

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
+from torch import Tensor
 
 from . import folders, lora, model_search
 from .clip import connect_clip
@@ -79,21 +80,24 @@ class ConnectedBridge:
         options: PromptOptions | None = None,
         strength: float = 1.0,
         own: tuple[Hashable, Callable[[], Beside]] | None = None,
+        pooled: Any = None,
     ) -> tuple[Any, str]:
         """Prompt -> CONDITIONING, and what became of its tokens. One that was encoded before is remembered: the
         language model is neither run nor loaded. Raises ValueError.
 
         strength: see ``BridgeTokens``. own: of a bridge that is heard beside the vision model's own encoder: what that
-        says, and all that it depends on.
+        says, and all that it depends on. pooled: a CONDITIONING of which the pooled vector is taken, where the vision
+        model takes another encoder's.
         """
         options = options or PromptOptions()
         take_back()
+        added = other_pooled(self.config.vision, pooled)
         key, says = own or (None, None)
         key = (*self._state(), options, text, strength, key)
         conditioning, (report, lost) = self.prompts.get(key, lambda: self._encode(text, options, strength, says))
         if lost:
             repeat(lost)
-        return conditioning, report
+        return [[context, {**more, **added}] for context, more in conditioning], report
 
     def _encode(
         self, text: str, options: PromptOptions, strength: float, own: Callable[[], Beside] | None
@@ -113,6 +117,28 @@ class ConnectedBridge:
         dtypes = tuple(sorted(str(dtype) for dtype in {p.dtype for p in encoder.model.parameters()}))
         language = (encoder.config.model_id, encoder.config.fingerprint, dtypes, self.patcher.patches_uuid)
         return (*language, self.name, self.stamp, repr(self.config), self.clip.layer_idx)
+
+
+def other_pooled(vision: Any, given: Any) -> dict[str, Tensor]:
+    """What of the CONDITIONING ``given`` goes with a bridge's to the vision model of this VisionConfig: its pooled
+    vector, where the bridge has none for it. Raises ValueError for one that is missing, of no use or of another width.
+    """
+    wanted = vision.other_pooled
+    if wanted is None and given is None:
+        return {}
+    if wanted is None:
+        raise ValueError(
+            f"this bridge gives {vision.model_id} all that it hears, pooled would not be heard: disconnect it"
+        )
+    pooled = None if given is None else given[0][1].get("pooled_output")
+    if pooled is None or pooled.shape[-1] != wanted:
+        found = "nothing is connected to pooled" if given is None else "what is connected to pooled has none"
+        found = found if pooled is None else f"what is connected to pooled has one of width {pooled.shape[-1]}"
+        raise ValueError(
+            f"{vision.model_id} takes a pooled vector of width {wanted} from another encoder, {found}: connect a CLIP "
+            "Text Encode that has one (Flux: on CLIP-L)"
+        )
+    return {"pooled_output": pooled}
 
 
 class LoadBridge(io.ComfyNode):
@@ -247,6 +273,12 @@ class BridgeTextEncode(io.ComfyNode):
                         "the bridge's own, which the report shows. Empty: the bridge's own.",
                     )
                 ),
+                io.Conditioning.Input(
+                    "pooled",
+                    optional=True,
+                    tooltip="Only where the vision model takes the pooled vector of another encoder, as Flux with "
+                    "DistillT5 that of CLIP-L: the same prompt through CLIP Text Encode on that one.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="CONDITIONING", tooltip="For the sampler, like any other."),
@@ -264,6 +296,7 @@ class BridgeTextEncode(io.ComfyNode):
         weights: bool = False,
         long_prompts: str = "cut",
         template: str = "",
+        pooled: Any = None,
     ) -> io.NodeOutput:
         options = PromptOptions(weights=weights, long_prompts=long_prompts, template=template)
-        return io.NodeOutput(*bridge.encode(text, options))
+        return io.NodeOutput(*bridge.encode(text, options, pooled=pooled))

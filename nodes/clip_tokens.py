@@ -63,10 +63,15 @@ class BridgeTokenizer:
     language models: parentheses are parentheses, not weights."""
 
     def __init__(self, bridge: Any):
-        self._encoder, self._recipe = bridge.encoder, bridge.config.prompt
+        self._encoder, self._recipe, self._vision = bridge.encoder, bridge.config.prompt, bridge.config.vision
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **more: Any) -> BridgeTokens:
         """Raises ValueError for what is no text; says what of a text is cut."""
+        if self._vision.other_pooled is not None:
+            raise ValueError(
+                f"{self._vision.model_id} takes a pooled vector from another encoder too, which this node cannot add "
+                "to a bridge's: take Bridge Text Encode, and connect that encoder's CLIP Text Encode to pooled"
+            )
         odd = next((name for name in UNHEARD if _is_something(more.get(name))), None)
         if odd is not None:
             raise ValueError(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..lavi_core.adapters import ADAPTERS, Adapter, check_options
 from ..lavi_core.config import from_dict
+from ..lavi_core.importers import read_any_config
 from ..lavi_core.prompt import PromptRecipe
 
 Training = Literal["frozen", "lora", "full"]
+SAID = ("kind", "inner_width", "tokens", "depth", "heads")  # of the adapter, by the bridge that a run starts from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,10 @@ class AdapterSection:
     with attention the width of what is given. tokens, depth, heads: see ``AdapterConfig``, None = the kind's own
     default; refused for a kind that does not have them.
 
+    from_: ``from`` in the file: a bridge, or another project's adapter, whose adapter is trained on; it says all of the
+    above and the whole of [prompt], which may be left out and must not say otherwise. Its LoRA is not taken over.
+    preset: of another project's file, for what it does not say, see ``lavi_core/importers/README.md``.
+
     layer_learning_rate: of the weights of ``prompt.hidden_states = "learned_mean"``, numbers before a softmax;
     freeze_layer_weights: the step from which on they stay as they are, after alignment; None = never.
     """
@@ -49,6 +56,8 @@ class AdapterSection:
     tokens: int | None = None
     depth: int | None = None
     heads: int | None = None
+    from_: str = ""
+    preset: str | None = None
     learning_rate: float = 1e-4
     layer_learning_rate: float = 1e-2
     freeze_layer_weights: int | None = None
@@ -302,6 +311,8 @@ class Recipe:
                 f"own_encoder.dropout {own.dropout} and own_encoder.language_dropout {own.language_dropout} are shares "
                 "of the captions that come to less than 1 together: lower one of them"
             )
+        if self.adapter.preset is not None and not self.adapter.from_:
+            raise ValueError(f"adapter.preset is {self.adapter.preset!r}, without adapter.from: leave it out")
         check_options(self.adapter.kind, ADAPTERS[self.adapter.kind].options, self.adapter.options())
         self._check_freezing()
         self._check_alignment()
@@ -341,6 +352,11 @@ class Recipe:
             raise ValueError(
                 f"align.start is {align.start!r}, but the adapter {kind!r} has no linear map that could be solved for: "
                 "leave it out, or take another adapter.kind"
+            )
+        if align.start and self.adapter.from_:
+            raise ValueError(
+                f"align.start is {align.start!r}, which would set the last map of {self.adapter.from_} anew: leave out "
+                "align.start, or adapter.from"
             )
         if align.ridge <= 0:
             raise ValueError(f"align.ridge is a share of the features' variance, more than 0, got {align.ridge}")
@@ -391,9 +407,38 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 raise ValueError(f"--set {key}: {parent} is a value in {path}, not a table")
         table[last] = toml_value(value.strip())
     try:
-        return from_dict(Recipe, data)
+        return from_dict(Recipe, _begun(data))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _begun(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe's plain data, with the prompt and the adapter of the bridge that it starts from, if any.
+
+    Raises ValueError for a value that says otherwise than the bridge.
+    """
+    table = data.get("adapter", {})
+    path = table.get("from", table.get("from_", "")) if isinstance(table, Mapping) else ""
+    if not path or not isinstance(path, str):
+        return data
+    found = read_any_config(path, table.get("preset"))
+    recipe = copy.deepcopy(dict(data))
+    ours, theirs = asdict(found.prompt), dict(recipe.get("prompt", {}))
+    given = asdict(from_dict(PromptRecipe, ours | theirs, "prompt"))
+    _agree(path, "prompt", given, ours)
+    recipe["prompt"] = ours
+    said = {key: getattr(found.adapter, key) for key in SAID}
+    _agree(path, "adapter", {key: table[key] for key in SAID if table.get(key) is not None}, said)
+    recipe["adapter"] |= {key: value for key, value in said.items() if value is not None}
+    return recipe
+
+
+def _agree(path: str, section: str, given: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if value != said[key]:
+            raise ValueError(
+                f"{section}.{key} is {value!r}, {path}, which the run starts from, has {said[key]!r}: leave it out"
+            )
 
 
 def toml_value(text: str) -> Any:

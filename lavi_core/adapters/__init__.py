@@ -8,9 +8,12 @@ from ..config import AdapterConfig
 from ..registry import Registry
 from .adapter import OPTIONS, Adapter, check_options
 from .attention import HEAD_WIDTH
+from .compressor import CompressorAdapter
 from .identity import IdentityAdapter
 from .linear import LinearAdapter
 from .mlp import MLPAdapter
+from .perceiver import PerceiverAdapter
+from .projection import ProjectionAdapter
 from .refiner import RefinerAdapter
 from .resampler import ResamplerAdapter
 from .timestep_resampler import TimestepResamplerAdapter
@@ -24,6 +27,9 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
         "resampler": ResamplerAdapter,
         "timestep_resampler": TimestepResamplerAdapter,
         "refiner": RefinerAdapter,
+        "perceiver": PerceiverAdapter,
+        "compressor": CompressorAdapter,
+        "projection": ProjectionAdapter,
     },
 )
 
@@ -68,9 +74,12 @@ __all__ = [
     "ADAPTERS",
     "OPTIONS",
     "Adapter",
+    "CompressorAdapter",
     "IdentityAdapter",
     "LinearAdapter",
     "MLPAdapter",
+    "PerceiverAdapter",
+    "ProjectionAdapter",
     "RefinerAdapter",
     "ResamplerAdapter",
     "TimestepResamplerAdapter",

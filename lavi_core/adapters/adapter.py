@@ -15,24 +15,28 @@ from .layer_mean import LayerMean
 OPTIONS = (
     "tokens",
     "depth",
+    "narrow_depth",
     "heads",
     "outer_norms",
     "timestep_channels",
+    "positions",
 )  # of AdapterConfig, that only some kinds have
 
 
 class Adapter(nn.Module):
     """A kind of adapter says how states become a context: token by token (``context``), or all of a prompt's together
-    (``attend``); the rest is here.
+    (``attend``), or with a pooled vector of its own making (``gather``); the rest is here.
 
     hears_timestep: the context is another at each timestep, so ``forward`` has to be given one. own_tokens: what it
     gives are tokens of its own, ``config.tokens`` of them, all to be attended; it hears real tokens alone, whatever the
-    prompt recipe says of the vision model's mask. options: those of ``OPTIONS`` that it has, with their defaults;
+    prompt recipe says of the vision model's mask. own_pooled: the pooled vector is made by ``gather``, not by the head
+    that other kinds have. options: those of ``OPTIONS`` that it has, with their defaults;
     None = from the widths, see ``adapters.configure``.
     """
 
     hears_timestep = False
     own_tokens = False
+    own_pooled = False
     options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: AdapterConfig):
@@ -40,7 +44,8 @@ class Adapter(nn.Module):
         check_options(config.kind, self.options, {name: getattr(config, name) for name in OPTIONS}, whole=True)
         self.config = config
         self.layer_mean = None if config.layers is None else LayerMean(config.layers)
-        self.pooled = None if config.pooled_width is None else PooledHead(config.in_width, config.pooled_width)
+        width = None if self.own_pooled else config.pooled_width
+        self.pooled = None if width is None else PooledHead(config.in_width, width)
 
     def context(self, states: Tensor) -> Tensor:
         """Token by token. [B T D] -> [B T C]"""
@@ -52,6 +57,10 @@ class Adapter(nn.Module):
         timestep: as ``forward`` has it, never None where ``hears_timestep``.
         """
         return self.context(hidden.states)
+
+    def gather(self, hidden: HiddenStates, timestep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What ``attend`` makes, and the pooled vector [B P] where there is one."""
+        return self.attend(hidden, timestep), None if self.pooled is None else self.pooled(hidden)
 
     def last_map(self) -> tuple[nn.Linear, nn.LayerNorm | None]:
         """The last linear map, which a closed-form start sets, and the LayerNorm behind it. What is normalised, or
@@ -81,8 +90,8 @@ class Adapter(nn.Module):
             )
         if self.layer_mean is not None:
             hidden = hidden._replace(states=self.layer_mean(hidden.states))
-        pooled = None if self.pooled is None else self.pooled(hidden)
-        return Conditioning(self.attend(hidden, timestep), None if self.own_tokens else hidden.mask, pooled)
+        context, pooled = self.gather(hidden, timestep)
+        return Conditioning(context, None if self.own_tokens else hidden.mask, pooled)
 
 
 def check_options(kind: str, known: Mapping[str, Any], given: Mapping[str, Any], whole: bool = False) -> None:

@@ -1,6 +1,7 @@
 """BridgeCheckpoint -> the files that other programs read."""
 
+from .foreign import to_foreign
 from .peft import to_peft
 from .released import Released, to_released
 
-__all__ = ["Released", "to_peft", "to_released"]
+__all__ = ["Released", "to_foreign", "to_peft", "to_released"]

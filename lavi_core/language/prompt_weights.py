@@ -55,7 +55,7 @@ def weigh(context: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
 
 def aligned(empty: Tensor, heard: Tensor, length: int) -> Tensor:
     """The empty prompt's context at the positions of a prompt of ``length``: the same position, or the nearest one
-    that the vision model hears. [1 E C], heard [E] bool -> [1 length C]"""
-    known = heard.nonzero().flatten()
+    that the vision model hears; where it hears none, the same position. [1 E C], heard [E] bool -> [1 length C]"""
+    known = (heard | ~heard.any()).nonzero().flatten()
     at = torch.arange(length, device=empty.device).clamp(int(known[0]), int(known[-1]))
     return empty[:, at]

@@ -62,6 +62,7 @@ class _Token(NamedTuple):
     id: int
     template: bool  # belongs to the template's text
     droppable: bool  # belongs to the prompt alone
+    before: bool  # of the template, before the prompt
     span: Span | None  # where it stands in the prompt; None = not there, or unknown
 
 
@@ -96,9 +97,10 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> To
         place = slice(width - n, width) if left else slice(0, n)
         ids[i, place] = torch.tensor([t.id for t in row.tokens], dtype=torch.long)
         mask[i, place] = True
-        keep[i, place] = torch.tensor([not t.template for t in row.tokens], dtype=torch.bool)
-        if n == 0:  # no token at all ("" without special tokens): one padding token stands for it
-            mask[i, -1 if left else 0] = True
+        cut = [t.before if recipe.cut_template == "before" else t.template for t in row.tokens]
+        keep[i, place] = ~torch.tensor(cut, dtype=torch.bool)
+        if n == 0:  # no token at all ("" without special tokens)
+            mask[i, -1 if left else 0] = recipe.no_token == "padding"
         elif not (keep[i] & mask[i]).any():  # an empty prompt in a template: its last token stands for it
             keep[i, place.stop - 1] = True
         spans, lost = (tuple(t.span for t in some) for some in (row.tokens, row.cut))
@@ -139,7 +141,7 @@ def _split_by_offsets(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list
         template = not special and (before or after or (not prompt and recipe.template != PROMPT))
         droppable = not special and not template and stop <= end
         span = None if special or template else (max(start, begin) - begin, min(stop, end) - begin)
-        tokens.append(_Token(token, template, droppable, span))
+        tokens.append(_Token(token, template, droppable, template and before, span))
     return tokens
 
 
@@ -159,7 +161,8 @@ def _split_by_probes(tokenizer: Any, prompt: str, recipe: PromptRecipe) -> list[
     tokens = []
     for i, (token, is_special) in enumerate(zip(ids, special, strict=True)):
         outside = i < prefix or i >= len(ids) - suffix
-        tokens.append(_Token(token, outside and not is_special, not outside and not is_special, None))
+        template = outside and not is_special
+        tokens.append(_Token(token, template, not outside and not is_special, template and i < prefix, None))
     return tokens
 
 

@@ -18,7 +18,7 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
     that the bridge ``name`` of this BridgeConfig was trained with."""
     from ...lavi_core.vision import VISION_TARGETS
 
-    trained, pooled = config.vision, config.pooled_width
+    trained, pooled = config.vision, config.pooled_width or config.vision.other_pooled
     if isinstance(model.model, comfy.model_base.SDXLRefiner):
         raise ValueError(
             f"the bridge {name} speaks to {trained.model_id} in width {trained.context_width}, this model is SDXL's "

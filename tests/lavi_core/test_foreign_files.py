@@ -17,6 +17,52 @@ FUSED = ("input_position_embeddings", "compression_queries", "wide_attention_blo
 UNFUSED = ("input_position_embeddings", "compression_queries", "wide_attention_blocks.0.attn.q_proj.weight")
 TURBO = ("input_position_embeddings", "compression_queries", "wide_attention_blocks.0.q_proj.weight")
 ELLA = ("time_embedding.linear_1.weight", "connector.latents", "connector.perceiver_blocks.0.attn.in_proj_weight")
+PEERS = (  # names as their own code gives them, at the commits of tests/golden/README.md
+    (
+        (
+            "blocks.0.cross_attn.q_proj.weight",
+            "llm_adapter.embed.weight",
+            "llm_adapter.blocks.0.norm_cross_attn.weight",
+            "llm_adapter.blocks.0.cross_attn.k_norm.weight",
+        ),
+        "Anima's llm_adapter, which asks with the token ids of T5",
+    ),
+    (("embed.weight", "blocks.0.norm_cross_attn.weight", "blocks.0.cross_attn.k_norm.weight"), "Anima's llm_adapter"),
+    (("query_norms.0.weight", "semantic_attentions.0.q_proj.weight", "layer_mix_logits"), "Anima's connector"),
+    (
+        ("anima_v2_connector.semantic_resampler.query_tokens", "llm_adapter.embed.weight"),
+        "Anima's connector for a second encoder (anima_v2_connector)",
+    ),
+    (
+        (
+            "conditioner.c0.W",
+            "conditioner.c0.mu_table",
+            "conditioner.segmenter.emb.weight",
+            "conditioner.refiner.inp.bias",
+        ),
+        "AnimaT5Free's conditioner",
+    ),
+    (("llm_adapter.context_embedder.weight", "llm_adapter.context_embedder.bias"), "ai-toolkit's llm_adapter"),
+    (
+        ("te_adapter.adapter_modules.1.to_k_adapter.weight", "te_adapter.adapter_modules.1.to_v_adapter.weight"),
+        "ai-toolkit's te_adapter",
+    ),
+    (
+        ("adapter.query", "adapter.t5_embed.weight", "adapter.blocks.0.ln_kv.weight"),
+        "a seeded resampler of gguf-trainer",
+    ),
+    (("adapter.query", "adapter.blocks.0.ln_kv.weight"), "a resampler of gguf-trainer, which speaks to LLaDA-Image"),
+    (("adapter.cap_query", "adapter.slot_query", "adapter.seed_embed.weight"), "a Ming-Image or Qwen3.5 adapter"),
+    (("adapter.slot_query", "adapter.seed_embed.weight", "adapter.bank_query"), "a Ming-Image or Qwen3.5 adapter"),
+    (
+        ("adapter.layer_map", "adapter.skip.weight", "adapter.blocks.0.ln_self.weight"),
+        "a token-aligned adapter of gguf",
+    ),
+    (
+        ("adapter.vision_proj.weight", "adapter.skip.weight", "adapter.blocks.0.ln_self.weight"),
+        "a token-aligned adapter",
+    ),
+)
 
 
 def classes() -> dict[str, torch.nn.Module]:
@@ -54,6 +100,7 @@ def test_a_file_is_named(what: str, tmp_path: Path):
     [
         (ELLA, "an ELLA connector"),
         *((names, "an LLM-to-SDXL adapter (RouWei)") for names in (FUSED, UNFUSED, TURBO)),
+        *PEERS,
         (("lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight"), "a LoRA"),
         (("base_model.model.layers.0.self_attn.q_proj.lora_A.weight",), "a LoRA"),
         (

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 
 HELP = "write what a bridge says for a file of prompts"
+STATES_HELP = (
+    "instead of prompts and a language model, a .safetensors of its states: hidden_states [N T D], and if wanted mask "
+    "[N T], 1 for those to be heard, and timesteps [N]; so that an adapter is compared with another program's"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bridge", help="a bridge .safetensors")
-    parser.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
-    parser.add_argument(
-        "--prompts", required=True, help="text file, a prompt a line; an empty line is the empty prompt"
-    )
+    parser.add_argument("--language-model", help="folder, .gguf file, demo:minilm or demo:smollm2")
+    parser.add_argument("--prompts", help="text file, a prompt a line; an empty line is the empty prompt")
+    parser.add_argument("--states", help=STATES_HELP)
     parser.add_argument("-o", "--output", required=True, help="the .safetensors to write")
     parser.add_argument("--timestep", type=float, help="0 to 1000, for an adapter that hears it")
     parser.add_argument("--own-encoder", help="of a bridge with two ears: its folder, or its pipeline's")

@@ -91,7 +91,7 @@ class Lessons:
             texts = zip(captions, plain, strict=True)
             weights = torch.stack([self._matches(*text) for text in texts]).to(device)
             target, asked = weights @ target, weights.any(dim=-1)
-        pooled = said.pooled if self.pair.adapter.pooled is not None else None
+        pooled = None if self.pair.adapter.config.pooled_width is None else said.pooled
         timesteps = None
         if self.pair.adapter.hears_timestep:
             timesteps = self.pair.timesteps(drawn(torch.rand(len(captions)), recipe.loss)).to(device)
@@ -140,7 +140,7 @@ def align(
     own = OwnEncoder.load(named.teacher(recipe.align.teacher)).to(device)
     check_teacher(recipe, own, pair.adapter_config)
     lessons = Lessons(recipe, pair, source, device, own, cache)
-    if pair.adapter.pooled is not None and own.pooled_width is None:
+    if pair.adapter.config.pooled_width is not None and own.pooled_width is None:
         log.warning(
             "align.teacher %s has no pooled vector, so the bridge's stays as it is: name the pipeline's folder, if it "
             "has two CLIPs",

@@ -62,11 +62,12 @@ def check_weights(folder: Path) -> None:
         raise ValueError(f"{folder} holds {pickled}; save the model again with save_pretrained(folder) of diffusers")
 
 
-def read_vision(folder: str | Path) -> tuple[nn.Module, VisionConfig]:
+def read_vision(folder: str | Path, pooled: int | None = None) -> tuple[nn.Module, VisionConfig]:
     """The diffusers network on the meta device, built from its config, and what a bridge records of it.
 
-    folder: a pipeline's, or that of its network alone. Raises ValueError for a network that no row knows, or one that
-    takes a pooled vector, which the authors' adapter does not make.
+    folder: a pipeline's, or that of its network alone. pooled: the width of the pooled vector that it will be given;
+    None = none, as the authors' adapters give. Raises ValueError for a network that no row knows, or one that takes
+    another.
     """
     folder = Path(folder)
     part = folder if (folder / "config.json").is_file() else network_folder(folder)
@@ -78,8 +79,15 @@ def read_vision(folder: str | Path) -> tuple[nn.Module, VisionConfig]:
     with torch.device("meta"):
         network: Any = network_class(row).from_config(stored)
     config = dict(network.config)
-    if row.pooled_width(config) is not None:
-        raise ValueError(f"{part} ({row.name}) takes a pooled vector, which the authors' adapters do not make")
+    takes = row.pooled_width(config)
+    if takes is not None and pooled is None:
+        raise ValueError(f"{part} ({row.name}) takes a pooled vector, which the adapter does not make")
+    if takes != pooled:
+        wanted = "none" if takes is None else f"one of width {takes}"
+        raise ValueError(
+            f"the adapter gives a pooled vector of width {pooled}, {part} ({row.name}) takes {wanted}: name another "
+            "vision model"
+        )
     scheduler = part.parent / "scheduler"
     said = (scheduler / "scheduler_config.json").is_file()
     scaled = row if row.latent_scale is not None else replace(row, latent_scale=LATENT_SCALE)

@@ -17,6 +17,7 @@ from ...lavi_core.config import BridgeConfig, OwnEncoderConfig, VisionConfig
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ...lavi_core.own_encoder import together
 from ..recipe import Recipe
+from .bridge_files.starting import started_from
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
 from .lora_layers import LoRALayer, bypassed, copied
 from .own_encoder import Ears, check_ear
@@ -51,14 +52,27 @@ class Pair(nn.Module):
         if ear is not None:
             check_ear(ear, vision.model_id, vision.context_width, vision.pooled_width)
             own_length, pooled_width = ear.prompt.max_length, None if ear.pooled_width else vision.pooled_width
-        self.adapter_config = adapters.configure(
-            recipe.adapter.kind,
-            in_width=encoder.config.hidden_size * recipe.prompt.stacked,
-            out_width=vision.context_width,
-            inner=recipe.adapter.inner_width,
-            pooled_width=pooled_width,
-            layers=encoder.config.num_layers if recipe.prompt.hidden_states == "learned_mean" else None,
-            **recipe.adapter.options(),
+        start = None
+        if recipe.adapter.from_:
+            start = started_from(recipe.adapter.from_, recipe.adapter.preset, encoder.config, vision)
+            if start.config.adapter.pooled_width and not pooled_width:
+                raise ValueError(
+                    f"{recipe.adapter.from_} gives a pooled vector, which own_encoder.model {recipe.own_encoder.model} "
+                    "gives too: leave out one of them"
+                )
+        self.started_from = None if start is None else start.config.provenance
+        self.adapter_config = (
+            start.config.adapter
+            if start is not None
+            else adapters.configure(
+                recipe.adapter.kind,
+                in_width=encoder.config.hidden_size * recipe.prompt.stacked,
+                out_width=vision.context_width,
+                inner=recipe.adapter.inner_width,
+                pooled_width=pooled_width,
+                layers=encoder.config.num_layers if recipe.prompt.hidden_states == "learned_mean" else None,
+                **recipe.adapter.options(),
+            )
         )
         weight = next(encoder.parameters(), None)
         without_weights = weight is None or weight.is_meta  # see FrozenLanguage, which checks what it loads
@@ -67,6 +81,11 @@ class Pair(nn.Module):
         self.trims_padding = without_weights or encoder.may_trim(recipe.prompt)
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
+        self.adapter_dtype = torch.float16  # of the file; what was given in more is not rounded
+        if start is not None:
+            self.adapter.load_state_dict(start.adapter)
+            if any(tensor.dtype != torch.float16 for tensor in start.adapter.values()):
+                self.adapter_dtype = torch.float32
         # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended.
         self.hearing = replace(recipe.prompt, vision_mask=True) if self.adapter.own_tokens else recipe.prompt
         vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens, own_length)
@@ -223,7 +242,7 @@ class Pair(nn.Module):
             language_lora=lora_config(recipe.language),
             vision_lora=lora_config(recipe.vision),
             own_encoder=self.ear,
-            provenance=provenance,
+            provenance=provenance | ({} if self.started_from is None else {"started_from": self.started_from}),
         )
         state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
         language, vision_lora = (

@@ -154,7 +154,9 @@ def check_vision(bridge: str | Path, made: BridgeConfig, folder: str | Path) -> 
         )
     if pooled is not None and made.pooled_width != pooled:
         gives = made.pooled_width
+        other = "draw in ComfyUI, where Bridge Text Encode takes that of another encoder"
         raise ValueError(
             f"the vision model {folder} takes a pooled vector of width {pooled}, {bridge} gives "
-            f"{'none' if gives is None else f'one of width {gives}'}: train a bridge for this vision model"
+            f"{'none' if gives is None else f'one of width {gives}'}: "
+            f"{'train a bridge for this vision model' if wanted.other_pooled is None else other}"
         )

@@ -66,7 +66,7 @@ def test_dropout_is_active_in_training_alone():
     assert torch.equal(adapter(said).context, adapter(said).context)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "linear", "identity"])
+@pytest.mark.parametrize("kind", ["mlp", "linear", "projection", "identity"])
 def test_every_kind(kind):
     widths = (8, 8, 8) if kind == "identity" else (8, 6, 4)
     adapter = adapters.build(config(kind, widths)).eval()

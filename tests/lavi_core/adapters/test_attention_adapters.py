@@ -1,4 +1,4 @@
-"""The adapters that mix tokens: resampler, timestep_resampler, refiner; and the learned mean of layers before any."""
+"""The adapters that mix tokens, and the learned mean of layers before any."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lavi_bridge.lavi_core.adapters.attention import Attention
 from lavi_bridge.lavi_core.conditioning import HiddenStates
 from lavi_bridge.lavi_core.config import AdapterConfig
 
-KINDS = ("resampler", "timestep_resampler", "refiner")
-OWN = ("resampler", "timestep_resampler")
+KINDS = ("resampler", "timestep_resampler", "refiner", "perceiver", "compressor")
+OWN = ("resampler", "timestep_resampler", "perceiver", "compressor")
 TIME = torch.tensor([900.0, 30.5])
 
 
@@ -93,9 +93,9 @@ def test_the_timestep_is_heard_row_by_row_and_asked_for() -> None:
         adapter(hidden)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "linear", "resampler", "refiner"])
+@pytest.mark.parametrize("kind", ["mlp", "linear", "projection", "resampler", "refiner", "perceiver"])
 def test_other_kinds_leave_the_timestep_alone(kind: str) -> None:
-    options = {} if kind in ("mlp", "linear") else {"depth": 1, "heads": 2}
+    options = {} if kind in ("mlp", "linear", "projection") else {"depth": 1, "heads": 1}
     config = adapters.configure(kind, in_width=12, out_width=10, **options)
     adapter, hidden = adapters.build(config).eval(), said()
     assert not adapter.hears_timestep
@@ -179,3 +179,15 @@ def test_the_sizes_between_t5_large_and_sd14(kind: str, parameters: int) -> None
     with torch.device("meta"):
         adapter = adapters.build(adapters.configure(kind, in_width=1024, out_width=768))
     assert sum(p.numel() for p in adapter.parameters()) == parameters
+
+
+def test_rotary_positions_turn_pairs_of_channels() -> None:
+    """And the states' places are heard, which a resampler's queries do not hear."""
+    with pytest.raises(ValueError, match=r"adapter\.heads = 2 leaves 5 channels a head"):
+        built("perceiver", inner=10, heads=2)
+    hidden = said()
+    turned = HiddenStates(hidden.states[1:].flip(1), hidden.mask[1:])
+    for kind, heard in (("perceiver", True), ("resampler", False)):
+        adapter = built(kind)
+        change = adapter(turned).context - adapter(HiddenStates(hidden.states[1:], hidden.mask[1:])).context
+        assert (change.abs().max() > 1e-3) == heard

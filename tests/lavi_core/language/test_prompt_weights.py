@@ -75,3 +75,4 @@ def test_positions_that_nobody_hears_take_the_nearest_one_that_is_heard():
     heard = torch.tensor([False, True, True, False, False])
     assert aligned(empty, heard, 4).flatten().tolist() == [1, 1, 2, 2]
     assert aligned(empty, torch.ones(5, dtype=torch.bool), 7).flatten().tolist() == [0, 1, 2, 3, 4, 4, 4]
+    assert aligned(empty, torch.zeros(5, dtype=torch.bool), 7).flatten().tolist() == [0, 1, 2, 3, 4, 4, 4]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
@@ -77,6 +79,9 @@ def test_nothing_at_all_still_says_something(tokenizer):
         recipe = PromptRecipe(max_length=5, padding=padding, add_special_tokens=False)
         batch = tokenize(tokenizer, [""], recipe)
         assert int(batch.mask.sum()) == 1
+        batch = tokenize(tokenizer, ["", "sea"], replace(recipe, no_token="masked"))
+        assert int(batch.mask[0].sum()) == 0 < int(batch.mask[1].sum())
+        assert batch.reports[0].used == 0
 
 
 def test_truncation_cuts_the_prompt_and_reports_it(tokenizer):

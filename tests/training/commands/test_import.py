@@ -289,7 +289,7 @@ def test_vision_folders_that_cannot_be_read(case, capsys):
     assert f"{case / 'vision'} is cut short or no safetensors file" in refused(capsys, case)
     set_config(case, "vision", addition_embed_type="text_time", addition_time_embed_dim=8)
     set_config(case, "vision", projection_class_embeddings_input_dim=64)
-    assert "(sdxl) takes a pooled vector, which the authors' adapters do not make" in refused(capsys, case)
+    assert "(sdxl) takes a pooled vector, which the adapter does not make" in refused(capsys, case)
     set_config(case, "vision", _class_name="UNet3DConditionModel")
     assert "a vision model of class 'UNet3DConditionModel' is not known" in refused(capsys, case)
     (case / "vision" / "config.json").write_text("{")

@@ -28,6 +28,8 @@ RUNS = {
         *('sample.prompts=["a red circle"]', "ema=0.9", "accumulation=2"),
     ],
     "refiner": ["adapter.kind=refiner", *OPTIONS],
+    "perceiver": ["adapter.kind=perceiver", "adapter.tokens=5", *OPTIONS],
+    "projection": ["adapter.kind=projection"],
     "two layers": ["prompt.hidden_states=[1, -1]"],
     "before the norm": ["prompt.hidden_states=last_before_norm"],
     "learned mean": ["prompt.hidden_states=learned_mean", "adapter.freeze_layer_weights=3"],

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....lavi_core import adapters
 from ....lavi_core.adapters import ADAPTERS
 from ....lavi_core.bridge import Bridge
 from ....lavi_core.checkpoint import BridgeCheckpoint
-from ....lavi_core.files import write_safetensors
+from ....lavi_core.conditioning import HiddenStates
+from ....lavi_core.files import read_safetensors, write_safetensors
 from ....lavi_core.language import TextEncoder, TokenBatch
 from ....lavi_core.own_encoder import check_given
 from ....lavi_core.prompt import shortened
@@ -30,12 +32,21 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 
 
 def encode(args: argparse.Namespace) -> str:
-    """Write the tensors of ``encode_prompts`` to ``args.output``, whole or not at all, and return its path."""
+    """Write the tensors of ``encode_prompts``, or of ``encode_states``, to ``args.output``, whole or not at all, and
+    return its path."""
+    checkpoint = BridgeCheckpoint.load(args.bridge)
+    if args.states is not None:
+        if args.prompts is not None or args.language_model is not None:
+            raise ValueError("--states stands in the place of --prompts and --language-model: leave those out")
+        write_safetensors(args.output, encode_states(checkpoint, args.states, args.timestep), {"format": "pt"})
+        return args.output
+    for option in ("prompts", "language_model"):
+        if getattr(args, option) is None:
+            raise ValueError(f"--{option.replace('_', '-')} is needed, or --states of both")
     prompts = read_prompts(args.prompts)
     device = pick_device("cpu" if args.stream and args.device is None else args.device)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
-    checkpoint = BridgeCheckpoint.load(args.bridge)
     check_timestep(checkpoint.config.adapter.kind, args.timestep)
     ear, own = checkpoint.config.own_encoder, None
     check_given(bool(args.own_encoder), ear)
@@ -98,6 +109,32 @@ def encode_prompts(
             bar.update(len(batch.ids))
     joined = {name: _join(tensors) for name, tensors in parts.items() if tensors}
     return {"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), **joined}
+
+
+@torch.no_grad()
+def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: float | None = None) -> dict[str, Tensor]:
+    """context, mask and pooled, as ``encode_prompts`` has them, of states that a file has: hidden_states [N T D], mask
+    [N T] (without one all are heard) and timesteps [N]. Raises ValueError for a file without them, or of other sizes.
+    """
+    found, config = read_safetensors(file), checkpoint.config
+    states, mask, timesteps = (found.get(name) for name in ("hidden_states", "mask", "timesteps"))
+    if states is None or states.ndim != 3 or states.shape[2] != config.adapter.state_width:
+        shape = "none" if states is None else list(states.shape)
+        raise ValueError(
+            f"{file} has hidden_states of shape {shape}, the bridge takes [N, T, {config.adapter.state_width}]"
+        )
+    mask = torch.ones(states.shape[:2]) if mask is None else mask
+    if mask.shape != states.shape[:2]:
+        raise ValueError(f"{file} has a mask of shape {list(mask.shape)}, its states are {list(states.shape)}")
+    if timesteps is None or timestep is not None:
+        check_timestep(config.adapter.kind, timestep)
+        timesteps = None if timestep is None else torch.tensor(timestep)
+    adapter = adapters.build(config.adapter).eval()
+    adapter.load_state_dict(checkpoint.adapter)
+    said = adapter(HiddenStates(states.float(), mask.bool()), timesteps)
+    whole = torch.ones(said.context.shape[:2], dtype=torch.bool)
+    masked = whole if said.mask is None or not config.prompt.vision_mask else said.mask
+    return {"context": said.context, "mask": masked} | ({} if said.pooled is None else {"pooled": said.pooled})
 
 
 def check_timestep(kind: str, timestep: float | None) -> None:

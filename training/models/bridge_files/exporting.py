@@ -1,4 +1,4 @@
-"""Parts of a bridge in the files that other programs read: peft, LoRA loaders, the authors' scripts."""
+"""Parts of a bridge in the files that other programs read: peft, LoRA loaders, the authors' scripts, other projects."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import torch
 from ....lavi_core import lora
 from ....lavi_core.bridge import check_language
 from ....lavi_core.checkpoint import BridgeCheckpoint
-from ....lavi_core.exporters import to_peft, to_released
+from ....lavi_core.exporters import to_foreign, to_peft, to_released
 from ....lavi_core.files import write_bytes, write_safetensors, write_text
-from ....lavi_core.importers import released_prompt
+from ....lavi_core.importers import FOREIGN, released_prompt
 from ....lavi_core.language import TextEncoder
 from ....lavi_core.registry import Registry
 from ....lavi_core.vision import VISION_TARGETS
@@ -116,8 +116,28 @@ def released_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Fi
     }
 
 
+def foreign_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Files:
+    """The adapter alone, by the names of a row of ``FOREIGN``."""
+    if Path(args.output).suffix != ".safetensors":
+        raise ValueError(f"{args.format} is a format of .safetensors files; got {args.output}")
+    tensors, made = to_foreign(checkpoint, args.format), checkpoint.config.provenance
+    made = made.get("started_from", made)
+    preset = FOREIGN[args.format].presets.get(str(made.get("preset")))
+    if preset is not None:
+        theirs, ours = asdict(preset.prompt), asdict(checkpoint.config.prompt)
+        for key in (key for key in ours if ours[key] != theirs[key] and key not in ("max_length", "padding_side")):
+            log.warning(
+                "that project turns prompts into tokens with %s = %r, this bridge has %r, which the file does not say",
+                key,
+                theirs[key],
+                ours[key],
+            )
+    return {"": lambda path: write_safetensors(path, tensors, {"format": "pt"})}
+
+
 FORMATS: Registry[Callable[[BridgeCheckpoint, argparse.Namespace], Files]] = Registry(
-    "export format", {"peft": peft_files, "lora": lora_files, "released": released_files}
+    "export format",
+    {"peft": peft_files, "lora": lora_files, "released": released_files} | dict.fromkeys(FOREIGN, foreign_files),
 )
 
 

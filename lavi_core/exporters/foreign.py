@@ -1,0 +1,34 @@
+"""A bridge's adapter as another project keeps it: the inverse of ``importers/foreign.py``."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..checkpoint import BridgeCheckpoint
+from ..importers.dialect import Shapes
+from ..importers.foreign import FOREIGN
+from ..importers.key_map import parted, theirs_of
+
+
+def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
+    """The adapter's tensors by the names of a row of ``FOREIGN``, in the dtypes that they have: what was imported and
+    not trained is what it was, to the bit.
+
+    Raises ValueError for a bridge that the format cannot hold: of another adapter, or with LoRA beside it.
+    """
+    row, config = FOREIGN[dialect], checkpoint.config.adapter
+    for side, lora in (("language", checkpoint.language_lora), ("vision", checkpoint.vision_lora)):
+        if lora:
+            raise ValueError(
+                f"the bridge has a {side} LoRA, for which {row.what} has no place: train with {side}.train = 'frozen'"
+            )
+    try:
+        tensors = parted(checkpoint.adapter, theirs_of(checkpoint.adapter, row.keys))
+        found = row.adapter(Shapes({name: tuple(t.shape) for name, t in tensors.items()}, "the export"), config.heads)
+    except ValueError:
+        found = None
+    if found != config:  # what is written must be read as what it was
+        raise ValueError(
+            f"the bridge's adapter {config.kind!r} is not {row.what}, and cannot be kept as one: take another format"
+        )
+    return tensors

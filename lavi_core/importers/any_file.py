@@ -1,0 +1,28 @@
+"""A bridge of this project or another project's adapter file, whichever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..checkpoint import BridgeCheckpoint, is_bridge, read_config
+from ..config import BridgeConfig
+from .foreign import read_foreign, read_foreign_config
+
+
+def read_any_config(path: str | Path, preset: str | None = None) -> BridgeConfig:
+    """Of which the header alone is read. Raises ValueError as reading does, and for a preset of a bridge."""
+    return read_config(path) if _is_ours(Path(path), preset) else read_foreign_config(path, preset)
+
+
+def read_any(path: str | Path, preset: str | None = None) -> BridgeCheckpoint:
+    """Whole. Raises ValueError as ``read_any_config`` does."""
+    return BridgeCheckpoint.load(path) if _is_ours(Path(path), preset) else read_foreign(path, preset)
+
+
+def _is_ours(path: Path, preset: str | None) -> bool:
+    ours = path.suffix == ".safetensors" and is_bridge(path)
+    if ours and preset is not None:
+        raise ValueError(
+            f"the preset {preset!r} was asked for, but {path} is a bridge, which says all of it: leave it out"
+        )
+    return ours

@@ -1,0 +1,111 @@
+"""Files of other projects' adapters are read as they are, written back to the bit, and refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lavi_bridge.lavi_core import adapters
+from lavi_bridge.lavi_core.bridge import check_language
+from lavi_bridge.lavi_core.conditioning import HiddenStates
+from lavi_bridge.lavi_core.config import LanguageConfig
+from lavi_bridge.lavi_core.exporters import to_foreign
+from lavi_bridge.lavi_core.importers import FOREIGN, dialect_of, presets, read_foreign, read_foreign_config
+from safetensors.torch import load_file, save_file
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "connectors"
+ELLA = GOLDEN / "ella" / "adapter.safetensors"
+ROUWEI = GOLDEN / "rouwei" / "adapter.safetensors"
+FILES = {  # and a preset of each
+    "ella": (ELLA, "ella"),
+    "rouwei": (ROUWEI, "gemma"),
+    "rouwei_unfused": (ROUWEI.with_stem("adapter_unfused"), "t5gemma"),
+    "rouwei_turbo": (ROUWEI.with_stem("adapter_turbo"), "gemma"),
+    "qwen_sdxl": (GOLDEN / "qwen_sdxl" / "adapter.safetensors", "qwen-sdxl"),
+    "distill_t5": (GOLDEN / "distill_t5" / "model.safetensors", "distill-t5"),
+}
+
+
+def changed(file: Path, to: Path, **tensors: torch.Tensor | None) -> Path:
+    """A copy with tensors put in, or left out where they are None; ``__`` is a dot."""
+    state = load_file(file) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, to / "x.safetensors")
+    return to / "x.safetensors"
+
+
+@pytest.mark.parametrize("dialect", FILES)
+def test_a_file_is_known_by_its_header(dialect: str) -> None:
+    file, preset = FILES[dialect]
+    assert dialect_of(file) == dialect and preset in presets(file)
+    config = read_foreign_config(file, preset)
+    assert config == read_foreign(file, preset).config
+    assert config.provenance["format"] == dialect and config.provenance["preset_source"]
+    assert config.provenance["preset"] == preset and preset in FOREIGN[dialect].presets
+
+
+@pytest.mark.parametrize("dialect", FILES)
+def test_the_numbers_are_those_of_its_own_code(dialect: str) -> None:
+    file, preset = FILES[dialect]
+    bridge, expected = read_foreign(file, preset), load_file(file.with_name("expected.safetensors"))
+    adapter = adapters.build(bridge.config.adapter).eval()
+    adapter.load_state_dict(bridge.adapter)
+    mask = expected.get("mask", torch.ones(expected["hidden_states"].shape[:2])).bool()
+    with torch.no_grad():
+        said = adapter(HiddenStates(expected["hidden_states"], mask), expected.get("timesteps"))
+    for name in ("context", "pooled"):
+        found, wanted = getattr(said, name), expected.get(name)
+        assert (found is None) == (wanted is None)
+        if wanted is not None:
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dialect", FILES)
+def test_the_names_are_read_both_ways(dialect: str) -> None:
+    file, preset = FILES[dialect]
+    written, own = to_foreign(read_foreign(file, preset), dialect), load_file(file)
+    own = {name: tensor for name, tensor in own.items() if not name.startswith(FOREIGN[dialect].elsewhere)}
+    assert written.keys() == own.keys()
+    for name, tensor in own.items():
+        assert torch.equal(written[name], tensor), name
+
+
+def test_one_layout_of_rouwei_is_written_as_another() -> None:
+    fused, turbo = (FILES[name][0] for name in ("rouwei", "rouwei_turbo"))
+    written, own = to_foreign(read_foreign(fused, "gemma"), "rouwei_turbo"), load_file(turbo)
+    assert written.keys() == own.keys() and all(torch.equal(written[name], own[name]) for name in own)
+    with pytest.raises(ValueError, match=r"the bridge's adapter 'compressor' is not an ELLA connector"):
+        to_foreign(read_foreign(fused, "gemma"), "ella")
+
+
+def test_a_row_for_each_test() -> None:
+    assert set(FOREIGN) == set(FILES)
+
+
+def test_of_a_language_model_that_is_not_at_hand_the_width_is_checked_and_no_more_is_claimed() -> None:
+    wanted = read_foreign_config(ELLA).language
+    assert (wanted.fingerprint, wanted.facts, wanted.num_layers, wanted.vocab_size) == (None, None, 0, 0)
+    other = LanguageConfig(
+        model_id="x", family="t5", hidden_size=48, num_layers=3, vocab_size=99, fingerprint="9" * 64, facts={"a": 1}
+    )
+    check_language(wanted, other)
+    with pytest.raises(ValueError, match=r"google/flan-t5-xl \(hidden 48\), the loaded model is x \(hidden 64\)"):
+        check_language(wanted, LanguageConfig(**(vars(other) | {"hidden_size": 64})))
+
+
+def test_refusals(tmp_path: Path) -> None:
+    sign = "connector.proj_in.bias"
+    with pytest.raises(ValueError, match=rf"x\.safetensors lacks the tensor {sign}; fetch"):
+        read_foreign(changed(ELLA, tmp_path, connector__proj_in__bias=None))
+    with pytest.raises(ValueError, match=r"is an ELLA connector, but 1 of its tensors have no place in one, first odd"):
+        read_foreign(changed(ELLA, tmp_path, odd=torch.zeros(1)))
+    with pytest.raises(ValueError, match=rf"{sign} of .+ has shape \[3\], an ELLA connector of its widths has \[64\]"):
+        read_foreign(changed(ELLA, tmp_path, connector__proj_in__bias=torch.zeros(3)))
+    with pytest.raises(ValueError, match="does not say how prompts become its states: name a preset, gemma or t5gemma"):
+        read_foreign(ROUWEI)
+    save_file({"odd": torch.zeros(1)}, tmp_path / "y.safetensors")
+    with pytest.raises(ValueError, match=r"y\.safetensors is of no known kind; known: an ELLA connector"):
+        read_foreign(tmp_path / "y.safetensors")
+    assert dialect_of(tmp_path / "y.safetensors") is None
+    with pytest.raises(ValueError, match=r"unknown preset of an ELLA connector 'x'; known: ella"):
+        read_foreign(ELLA, "x")

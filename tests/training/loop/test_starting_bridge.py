@@ -1,0 +1,110 @@
+"""``[adapter] from``: a run goes on from an imported adapter, with its text path, and can be exported back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from lavi_bridge.lavi_core import adapters
+from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
+from lavi_bridge.lavi_core.config import AdapterConfig
+from lavi_bridge.lavi_core.exporters import to_foreign
+from lavi_bridge.lavi_core.importers import read_foreign
+from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.training.commands import main
+from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.recipe import read_recipe
+from safetensors.torch import load_file, save_file
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+
+def ella(folder: Path, tiny: Path, width: int = 24, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
+    """A file as ELLA's is, for the tiny models, and the bridge that it is imported as."""
+    torch.manual_seed(3)
+    config = AdapterConfig(
+        kind="timestep_resampler", in_width=32, inner_width=width, out_width=width, tokens=5, depth=2, heads=8,
+        outer_norms=False, timestep_channels=8,
+    )  # fmt: skip
+    file, bridge = folder / "ella.safetensors", folder / "from.safetensors"
+    adapter = adapters.build(config)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    adapter.to(dtype)
+    like = read_foreign(Path(__file__).parents[2] / "golden" / "connectors" / "ella" / "adapter.safetensors")
+    language, vision = replace(like.config.language, hidden_size=32), replace(like.config.vision, context_width=width)
+    made = replace(like.config, language=language, adapter=config, vision=vision)
+    save_file(to_foreign(BridgeCheckpoint(made, adapter.state_dict()), "ella"), file)
+    encoder = TextEncoder.skeleton(tiny / "text_encoder")
+    read_foreign(file, encoder=encoder, prompt={"max_length": 16}).save(bridge)
+    return file, bridge
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_run_goes_on_from_it_and_is_exported_back(
+    dtype: torch.dtype, recipe: Path, tiny: Path, tmp_path: Path
+) -> None:
+    file, bridge = ella(tmp_path, tiny, dtype=dtype)
+    start = BridgeCheckpoint.load(bridge)
+    still = ["language.train=frozen", "vision.train=frozen", "adapter.learning_rate=0.0", "steps=2"]
+    read = read_recipe(recipe, [f"adapter.from={json.dumps(str(bridge))}", *still])
+    assert read.prompt == start.config.prompt and read.adapter.kind == "timestep_resampler" and read.adapter.tokens == 5
+    made = Trainer(read).run()
+    found = BridgeCheckpoint.load(made)
+    assert found.config.adapter == start.config.adapter and found.config.prompt == start.config.prompt
+    assert found.adapter.keys() == start.adapter.keys()
+    assert [name for name in start.adapter if not torch.equal(found.adapter[name], start.adapter[name])] == []
+    assert found.config.provenance["started_from"] == start.config.provenance
+    back = tmp_path / "back.safetensors"
+    assert main(["export", str(made), "--format", "ella", "-o", str(back)]) == 0
+    own, written = load_file(file), load_file(back)
+    assert own.keys() == written.keys() and all(torch.equal(own[name], written[name]) for name in own)
+    assert {tensor.dtype for tensor in written.values()} == {dtype}
+
+
+def test_it_is_trained_with_lora_beside_it_and_resumed(recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    _, bridge = ella(tmp_path, tiny)
+    changes = [f"adapter.from={json.dumps(str(bridge))}", "adapter.learning_rate=1e-3"]
+    Trainer(read_recipe(recipe, [*changes, "steps=2"])).run()
+    made = BridgeCheckpoint.load(Trainer(read_recipe(recipe, [*changes, "steps=4"]), resume=True).run())
+    start = BridgeCheckpoint.load(bridge)
+    assert all(not torch.equal(made.adapter[name], start.adapter[name]) for name in start.adapter)
+    assert all((made.adapter[name] - start.adapter[name]).abs().max() < 0.02 for name in start.adapter)
+    assert made.language_lora and made.vision_lora
+
+
+def test_the_text_path_is_its_own(recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    _, bridge = ella(tmp_path, tiny)
+    given = f"adapter.from={json.dumps(str(bridge))}"
+    with pytest.raises(
+        ValueError, match=r"prompt\.max_length is 20, .+from\.safetensors, which .+ has 16: leave it out"
+    ):
+        read_recipe(recipe, [given, "prompt.max_length=20"])
+    with pytest.raises(ValueError, match=r"adapter\.kind is 'mlp', .+ has 'timestep_resampler'"):
+        read_recipe(recipe, [given, "adapter.kind=mlp"])
+    with pytest.raises(ValueError, match=r"the preset 'ella' was asked for, but .+ is a bridge"):
+        read_recipe(recipe, [given, "adapter.preset=ella"])
+    with pytest.raises(ValueError, match=r"adapter\.preset is 'ella', without adapter\.from"):
+        read_recipe(recipe, ["adapter.preset=ella"])
+    with pytest.raises(ValueError, match="there is no bridge file"):
+        read_recipe(recipe, ["adapter.from=nowhere.safetensors"])
+    text = recipe.read_text().replace("[prompt]\nmax_length = 16\n", "")
+    recipe.write_text(text)
+    assert asdict(read_recipe(recipe, [given]).prompt) == asdict(BridgeCheckpoint.load(bridge).config.prompt)
+
+
+def test_other_models_are_refused(recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    file, _ = ella(tmp_path, tiny)
+    whole = recipe.read_text()
+    recipe.write_text(whole.replace("[prompt]\nmax_length = 16\n", ""))
+    with pytest.raises(
+        ValueError, match=r"adapter\.from = .+ made for google/flan-t5-xl \(family t5\), the loaded model"
+    ):
+        Trainer(read_recipe(recipe, [f"adapter.from={json.dumps(str(file))}"]))
+    recipe.write_text(whole)
+    _, wide = ella(tmp_path, tiny, width=40)
+    with pytest.raises(ValueError, match=r"gives context width 40, the vision model .+ takes 24: start from another"):
+        Trainer(read_recipe(recipe, [f"adapter.from={json.dumps(str(wide))}"]))
