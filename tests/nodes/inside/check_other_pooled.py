@@ -44,7 +44,7 @@ def the_pooled_vector_of_another_encoder_goes_with_the_prompt():
             assert torch.equal(ours, context) and torch.equal(told["pooled_output"], more["pooled_output"])
         other = [[pooled[0][0], {"pooled_output": -more["pooled_output"]}]]
         assert torch.equal(
-            encode(bridge, PROMPTS[0], pooled=other).args[0][0][1]["pooled_output"], -told["pooled_output"]
+            encode(bridge, PROMPTS[0], pooled=other).args[0][0][1]["pooled_output"], -more["pooled_output"]
         )
         model = vision_model_.load(MODELS / "diffusers" / NAME)
         assert vision_.apply(model, bridge, 1.0).patches.keys() == vision_.apply(model, whole, 1.0).patches.keys()
