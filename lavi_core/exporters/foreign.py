@@ -22,11 +22,12 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
             raise ValueError(
                 f"the bridge has a {side} LoRA, for which {row.what} has no place: train with {side}.train = 'frozen'"
             )
+    tensors, found = {}, None
     try:
         tensors = parted(checkpoint.adapter, theirs_of(checkpoint.adapter, row.keys))
         found = row.adapter(Shapes({name: tuple(t.shape) for name, t in tensors.items()}, "the export"), config.heads)
     except ValueError:
-        found = None
+        pass  # told below
     if found != config:  # what is written must be read as what it was
         raise ValueError(
             f"the bridge's adapter {config.kind!r} is not {row.what}, and cannot be kept as one: take another format"

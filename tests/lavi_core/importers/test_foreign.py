@@ -9,9 +9,12 @@ import torch
 from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.bridge import check_language
 from lavi_bridge.lavi_core.conditioning import HiddenStates
-from lavi_bridge.lavi_core.config import LanguageConfig
+from lavi_bridge.lavi_core.config import AdapterConfig, LanguageConfig
 from lavi_bridge.lavi_core.exporters import to_foreign
 from lavi_bridge.lavi_core.importers import FOREIGN, dialect_of, presets, read_foreign, read_foreign_config
+from lavi_bridge.lavi_core.importers.dialect import Shapes
+from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
+from lavi_bridge.lavi_core.importers.rouwei import PRESETS
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "connectors"
@@ -109,3 +112,28 @@ def test_refusals(tmp_path: Path) -> None:
     assert dialect_of(tmp_path / "y.safetensors") is None
     with pytest.raises(ValueError, match=r"unknown preset of an ELLA connector 'x'; known: ella"):
         read_foreign(ELLA, "x")
+
+
+@pytest.mark.parametrize(
+    ("preset", "narrow", "parameters", "tensors"),
+    [("gemma", 3, 305_253_632, 84), ("t5gemma", 3, 357_971_200, 96)],
+)
+def test_the_published_sizes_choose_the_preset(
+    preset: str, narrow: int, parameters: int, tensors: int, tmp_path: Path
+) -> None:
+    said = PRESETS[preset]
+    assert said.in_width is not None and said.depth is not None
+    config = AdapterConfig(
+        **{"kind": "compressor", "in_width": said.in_width, "inner_width": 2048, "out_width": 2048},
+        **{"pooled_width": 1280, "tokens": 308, "depth": said.depth, "narrow_depth": narrow, "heads": 16},
+        **{"outer_norms": False, "positions": 512},
+    )
+    with torch.device("meta"):
+        state = adapters.build(config).state_dict()
+    assert (sum(tensor.numel() for tensor in state.values()), len(state)) == (parameters, tensors)
+    shapes = Shapes(
+        {name: tuple(t.shape) for name, t in parted(state, theirs_of(state, FOREIGN["rouwei"].keys)).items()}, "x"
+    )
+    assert FOREIGN["rouwei"].adapter(shapes, 16) == config
+    assert [name for name, one in PRESETS.items() if one.fits(config)] == [preset]
+    assert FOREIGN["rouwei"].vision(config).target == "sdxl"

@@ -61,7 +61,7 @@ def _foreign(file: Path, encoder: TextEncoder, args: argparse.Namespace) -> Brid
 
 def _released(folder: Path, encoder: TextEncoder, args: argparse.Namespace) -> BridgeCheckpoint:
     if not folder.is_dir():
-        raise ValueError(f"there is no file and no folder {folder}")
+        raise ValueError(f"there is no folder and no file {folder}")
     for option in ("preset", "heads"):
         if getattr(args, option) is not None:
             raise ValueError(
