@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 _IMPORT = "lavi-bridge import writes a bridge of the folder it came in"
-_NOT_YET = "which is not read yet: take a bridge of this pack's format"
+_IMPORT_FILE = "which Load Bridge reads as it is, and lavi-bridge import writes as a bridge"
 _STATES = "a bridge is told the states of its language model and no more"
 # (what it is, signs: parts of names that its file has all of, the way); the first whose signs are there is taken
 KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("an ELLA connector", ("connector.latents", "connector.perceiver_blocks."), _NOT_YET),
-    ("an LLM-to-SDXL adapter (RouWei)", ("compression_queries", "wide_attention_blocks."), _NOT_YET),
+    ("an ELLA connector", ("connector.latents", "connector.perceiver_blocks."), _IMPORT_FILE),
+    ("an LLM-to-SDXL adapter (RouWei)", ("compression_queries", "wide_attention_blocks."), _IMPORT_FILE),
     (
         "an adapter as LaVi-Bridge's authors released them",
         ("norm1.weight", "norm2.weight", "ff2.net.2.weight"),
