@@ -63,7 +63,10 @@ class ModelSearch:
     def report(self) -> str:
         """Which model was found and why, in lines; or, in one sentence, what was sought and what came nearest."""
         wanted, count = self.wanted, len(self.others)
-        known = wanted.num_layers and f"{wanted.num_layers} layers", wanted.vocab_size and f"vocabulary {wanted.vocab_size}"
+        known = (
+            wanted.num_layers and f"{wanted.num_layers} layers",
+            wanted.vocab_size and f"vocabulary {wanted.vocab_size}",
+        )
         sizes = ", ".join([f"hidden {wanted.hidden_size}", *filter(None, known)])
         if wanted.fingerprint is None:
             return (

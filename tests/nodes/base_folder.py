@@ -19,6 +19,7 @@ from lavi_bridge.tests.nodes import vision_dits
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.connectors import connectors
 from lavi_bridge.tests.nodes.dit_models import dit_bridges
+from lavi_bridge.tests.nodes.foreign_bridges import foreign_bridges
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
 from lavi_bridge.training.commands import main
@@ -66,6 +67,8 @@ STAND_INS = {
     "loras/a-bridge.safetensors": "lavi_bridges/bert.safetensors",
     "LLM/Qwen3-0.6B": "LLM/tiny-bert",
     "LLM/SmolLM2-135M": "LLM/tiny-bert",
+    "LLM/flan-t5-xl": "LLM/tiny-t5",
+    "checkpoints/v1-5-pruned-emaonly.safetensors": "checkpoints/tiny-sd1.safetensors",
     "vae/AuraFlow-v0.3_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/PixArt-Sigma-XL-2-1024-MS_vae.safetensors": "vae/tiny-taesd.safetensors",
     **dict.fromkeys(
@@ -290,6 +293,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
         base.sampled(name, encoder)
     base.expected |= dit_bridges(base, encoder)
     base.expected |= connectors(base, encoder)
+    foreign_bridges(base.models)
     for name, ours in STAND_INS.items():
         (base.models / name).symlink_to(base.models / ours)
 
