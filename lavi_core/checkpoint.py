@@ -37,10 +37,13 @@ class BridgeCheckpoint:
     language_lora: LoRA = field(default_factory=dict)
     vision_lora: LoRA = field(default_factory=dict)
 
-    def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save(
+        self, path: str | Path, dtype: torch.dtype | None = None, adapter_dtype: torch.dtype | None = None
+    ) -> None:
         """Write the file whole or not at all: a full disk or a crash leaves an older file of that name as it was.
 
-        dtype: what floating tensors are stored in; None = as they are. Raises OSError as writing does.
+        dtype: what floating tensors are stored in; None = as they are. adapter_dtype: those of the adapter, where it is
+        another. Raises OSError as writing does.
         """
         tensors = {ADAPTER + name: tensor for name, tensor in self.adapter.items()}
         tensors |= lora_tensors(self.language_lora, LANGUAGE_KEYS)
@@ -51,7 +54,11 @@ class BridgeCheckpoint:
         if rows := fused_rows(self.vision_lora, keys):
             lists[ROWS] = rows
         metadata = {"format": "pt", HEADER: json.dumps(dataclasses.asdict(self.config)), PATHS: json.dumps(lists)}
-        write_safetensors(path, {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}, metadata)
+        stored = {
+            name: _storable(name, tensor, (adapter_dtype or dtype) if name.startswith(ADAPTER) else dtype)
+            for name, tensor in tensors.items()
+        }
+        write_safetensors(path, stored, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> BridgeCheckpoint:

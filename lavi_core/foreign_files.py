@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 _IMPORT = "lavi-bridge import writes a bridge of the folder it came in"
-_IMPORT_FILE = "which Load Bridge reads as it is, and lavi-bridge import writes as a bridge"
+_IMPORT_FILE = "Load Bridge reads it as it is, and lavi-bridge import writes a bridge of it"
 _STATES = "a bridge is told the states of its language model and no more"
 # (what it is, signs: parts of names that its file has all of, the way); the first whose signs are there is taken
 KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -16,6 +16,12 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("norm1.weight", "norm2.weight", "ff2.net.2.weight"),
         _IMPORT,
     ),
+    (
+        "an adapter of qwen-sdxl-adapter",
+        ("latent_queries", ".cross_attn.to_kv.", "ctx_proj.", "pool_proj."),
+        _IMPORT_FILE,
+    ),
+    ("DistillT5", ("final_projection.0.weight", "final_projection.3.weight"), _IMPORT_FILE),
     (
         "Anima's connector for a second encoder (anima_v2_connector)",
         ("anima_v2_connector.", "semantic_resampler."),

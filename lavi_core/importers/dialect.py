@@ -64,7 +64,8 @@ class Dialect:
 
     what: it is, for messages. signs: parts of names that its file has all of, and no file of another row. adapter: the
     config from the shapes, and the heads that a preset or the user names. keys: see ``key_map``. presets: by name.
-    vision: what its adapters speak to, for the config of one.
+    vision: what its adapters speak to, for the config of one. elsewhere: how the names begin of tensors in its file
+    that are no part of the adapter.
     """
 
     what: str
@@ -73,6 +74,7 @@ class Dialect:
     keys: KeyMap
     presets: Mapping[str, Preset]
     vision: Callable[[AdapterConfig], VisionConfig]
+    elsewhere: tuple[str, ...] = ()
 
     def is_of(self, names: Mapping[str, object]) -> bool:
         return all(any(sign in name for name in names) for sign in self.signs)

@@ -16,18 +16,28 @@ from ..config import AdapterConfig, BridgeConfig, VisionConfig
 from ..files import read_safetensors, reading
 from ..foreign_files import what_it_is
 from ..language import TextEncoder
+from ..language.gguf_file import gguf_shapes, is_gguf
 from ..language.tokens import tokenize
 from ..prompt import PromptRecipe
 from ..registry import Registry
 from .dialect import Dialect, Preset, Shapes
+from .distill_t5 import DISTILL_T5
 from .ella import ELLA
 from .key_map import joined, theirs_of
 from .pickles import read_pickle
+from .qwen_sdxl import QWEN_SDXL
 from .rouwei import ROUWEI, ROUWEI_TURBO, ROUWEI_UNFUSED
 
 FOREIGN: Registry[Dialect] = Registry(
     "foreign format",
-    {"ella": ELLA, "rouwei": ROUWEI, "rouwei_unfused": ROUWEI_UNFUSED, "rouwei_turbo": ROUWEI_TURBO},
+    {
+        "ella": ELLA,
+        "rouwei": ROUWEI,
+        "rouwei_unfused": ROUWEI_UNFUSED,
+        "rouwei_turbo": ROUWEI_TURBO,
+        "qwen_sdxl": QWEN_SDXL,
+        "distill_t5": DISTILL_T5,
+    },
 )
 
 _ANY = 1 << 20  # tokens
@@ -168,7 +178,8 @@ def _checked(shapes: Shapes, row: Dialect, config: AdapterConfig) -> dict[str, t
                     f"{name} of {shapes.where} has shape {list(shapes[name])}, {row.what} of its widths has "
                     f"{[rows // len(theirs), *rest]}; fetch it again"
                 )
-    leftover = sorted(shapes.keys() - {name for theirs in names.values() for name in theirs})
+    taken = {name for theirs in names.values() for name in theirs}
+    leftover = sorted(name for name in shapes.keys() - taken if not name.startswith(row.elsewhere))
     if leftover:
         raise ValueError(
             f"{shapes.where} is {row.what}, but {len(leftover)} of its tensors have no place in one, first "
@@ -190,7 +201,7 @@ def _named(shapes: Shapes) -> str:
 
 
 def _shapes(path: Path) -> Shapes:
-    """From the header of a safetensors file; a pickle is opened for its tensors alone."""
+    """From the header of a safetensors or GGUF file; a pickle is opened for its tensors alone."""
     from safetensors import safe_open
 
     if not path.is_file():
@@ -198,6 +209,8 @@ def _shapes(path: Path) -> Shapes:
     if path.suffix == ".safetensors":
         with reading(path), safe_open(str(path), "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    elif is_gguf(path):
+        shapes = gguf_shapes(path)
     else:
         shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(path).items()}
     return Shapes(shapes, str(path))

@@ -45,6 +45,11 @@ def gguf_config(path: Path) -> Any:
     return _config(path, _opened(path))
 
 
+def gguf_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """name -> shape of the tensors of any GGUF file, from its header. Raises ValueError."""
+    return {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in _opened(path).tensors}
+
+
 def _opened(path: Path) -> Any:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":

@@ -1,4 +1,4 @@
-"""Adapters of other projects where their own node packs keep them, with what they speak to; see ``check_foreign_bridges``."""
+"""Adapters of other projects where their own node packs keep them; see ``check_foreign_bridges``."""
 
 from __future__ import annotations
 

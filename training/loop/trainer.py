@@ -267,7 +267,7 @@ class Trainer:
         self.save_state(optimizer)
         with self._saving(), self.as_given():
             facts = {"recipe": self.recipe.plain(), "step": self.step, **environment()}
-            self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", dtype=torch.float16)
+            self.pair.checkpoint(facts).save(self.output / "bridge.safetensors", torch.float16, self.pair.adapter_dtype)
             save_fully_trained(self.pair, self.output)
 
     def save_state(self, optimizer: Any = None) -> None:

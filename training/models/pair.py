@@ -68,8 +68,11 @@ class Pair(nn.Module):
         self.trims_padding = without_weights or encoder.may_trim(recipe.prompt)
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
+        self.adapter_dtype = torch.float16  # of the file; what was given in more is not rounded
         if start is not None:
             self.adapter.load_state_dict(start.adapter)
+            if any(tensor.dtype != torch.float16 for tensor in start.adapter.values()):
+                self.adapter_dtype = torch.float32
         # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended.
         self.hearing = replace(recipe.prompt, vision_mask=True) if self.adapter.own_tokens else recipe.prompt
         vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens)

@@ -22,6 +22,8 @@ FILES = {  # and a preset of each
     "rouwei": (ROUWEI, "gemma"),
     "rouwei_unfused": (ROUWEI.with_stem("adapter_unfused"), "t5gemma"),
     "rouwei_turbo": (ROUWEI.with_stem("adapter_turbo"), "gemma"),
+    "qwen_sdxl": (GOLDEN / "qwen_sdxl" / "adapter.safetensors", "qwen-sdxl"),
+    "distill_t5": (GOLDEN / "distill_t5" / "model.safetensors", "distill-t5"),
 }
 
 
@@ -62,6 +64,7 @@ def test_the_numbers_are_those_of_its_own_code(dialect: str) -> None:
 def test_the_names_are_read_both_ways(dialect: str) -> None:
     file, preset = FILES[dialect]
     written, own = to_foreign(read_foreign(file, preset), dialect), load_file(file)
+    own = {name: tensor for name, tensor in own.items() if not name.startswith(FOREIGN[dialect].elsewhere)}
     assert written.keys() == own.keys()
     for name, tensor in own.items():
         assert torch.equal(written[name], tensor), name

@@ -168,7 +168,7 @@ def a_file_that_another_node_is_given_is_named():
     other.symlink_to(MODELS / "ella" / ELLA)
     try:
         assert loaded(other.name, "states-t5").config.adapter.kind == "timestep_resampler"
-        refused(["is no bridge, but an ELLA connector, which Load Bridge reads"], lwm_.find, other.name)
+        refused(["is no bridge, but an ELLA connector, Load Bridge reads it"], lwm_.find, other.name)
     finally:
         other.unlink()
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
-def ella(folder: Path, tiny: Path, width: int = 24) -> tuple[Path, Path]:
+def ella(folder: Path, tiny: Path, width: int = 24, dtype: torch.dtype = torch.float32) -> tuple[Path, Path]:
     """A file as ELLA's is, for the tiny models, and the bridge that it is imported as."""
     torch.manual_seed(3)
     config = AdapterConfig(
@@ -33,6 +33,7 @@ def ella(folder: Path, tiny: Path, width: int = 24) -> tuple[Path, Path]:
     adapter = adapters.build(config)
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    adapter.to(dtype)
     like = read_foreign(Path(__file__).parents[2] / "golden" / "connectors" / "ella" / "adapter.safetensors")
     language, vision = replace(like.config.language, hidden_size=32), replace(like.config.vision, context_width=width)
     made = replace(like.config, language=language, adapter=config, vision=vision)
@@ -42,8 +43,11 @@ def ella(folder: Path, tiny: Path, width: int = 24) -> tuple[Path, Path]:
     return file, bridge
 
 
-def test_a_run_goes_on_from_it_and_is_exported_back(recipe: Path, tiny: Path, tmp_path: Path) -> None:
-    file, bridge = ella(tmp_path, tiny)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_run_goes_on_from_it_and_is_exported_back(
+    dtype: torch.dtype, recipe: Path, tiny: Path, tmp_path: Path
+) -> None:
+    file, bridge = ella(tmp_path, tiny, dtype=dtype)
     start = BridgeCheckpoint.load(bridge)
     still = ["language.train=frozen", "vision.train=frozen", "adapter.learning_rate=0.0", "steps=2"]
     read = read_recipe(recipe, [f"adapter.from={json.dumps(str(bridge))}", *still])
@@ -58,6 +62,7 @@ def test_a_run_goes_on_from_it_and_is_exported_back(recipe: Path, tiny: Path, tm
     assert main(["export", str(made), "--format", "ella", "-o", str(back)]) == 0
     own, written = load_file(file), load_file(back)
     assert own.keys() == written.keys() and all(torch.equal(own[name], written[name]) for name in own)
+    assert {tensor.dtype for tensor in written.values()} == {dtype}
 
 
 def test_it_is_trained_with_lora_beside_it_and_resumed(recipe: Path, tiny: Path, tmp_path: Path) -> None:
@@ -69,7 +74,6 @@ def test_it_is_trained_with_lora_beside_it_and_resumed(recipe: Path, tiny: Path,
     assert all(not torch.equal(made.adapter[name], start.adapter[name]) for name in start.adapter)
     assert all((made.adapter[name] - start.adapter[name]).abs().max() < 0.02 for name in start.adapter)
     assert made.language_lora and made.vision_lora
-    (tmp_path / "bridge.safetensors").unlink(missing_ok=True)
 
 
 def test_the_text_path_is_its_own(recipe: Path, tiny: Path, tmp_path: Path) -> None:

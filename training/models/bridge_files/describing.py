@@ -35,6 +35,7 @@ def readable(facts: dict[str, Any]) -> str:
     """The same facts for a person, one line each."""
     language, vision, adapter = facts["language"], facts["vision"], facts["adapter"]
     widths = " -> ".join(str(adapter[key]) for key in ("in_width", "inner_width", "out_width"))
+    other = "" if vision["other_pooled"] is None else f", another encoder's pooled {vision['other_pooled']}"
     pooled = "" if adapter["pooled_width"] is None else f", pooled {adapter['pooled_width']}"
     lines = [
         ("file", f"{facts['file']}, {_size(facts['bytes'])}, schema {facts['schema']}"),
@@ -49,7 +50,7 @@ def readable(facts: dict[str, Any]) -> str:
         *_nested(facts["prompt"]),
         ("adapter", f"{adapter['kind']}, {widths}{pooled}: {_parameters(adapter)}"),
         *_adapter_lines(adapter),
-        ("vision model", f"{vision['model_id']} ({vision['target']}): context width {vision['context_width']}"),
+        ("vision model", f"{vision['model_id']} ({vision['target']}): context width {vision['context_width']}{other}"),
         ("  fingerprint", _fingerprint(vision["fingerprint"])),
         ("  LoRA", _lora_line(facts["vision_lora"])),
         ("  objective", vision["objective"]),

@@ -1,0 +1,56 @@
+"""qwen-sdxl-adapter and DistillT5 by the command line: imported, heard, described, exported, not drawn with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lavi_bridge.lavi_core.checkpoint import read_config
+from lavi_bridge.tests.training import dits
+from lavi_bridge.tests.training.commands.test_foreign_files import encoded, imported, language
+from lavi_bridge.training.commands import main
+from lavi_bridge.training.models.pipeline import check_vision
+from safetensors.torch import load_file
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+QWEN, T5 = (GOLDEN / "connectors" / name for name in ("qwen_sdxl", "distill_t5"))
+
+
+def exported(bridge: Path, dialect: str, own: Path, prefix: str = "") -> None:
+    """To the bit what was imported."""
+    output = bridge.with_name("back.safetensors")
+    assert main(["export", str(bridge), "--format", dialect, "-o", str(output)]) == 0
+    back = load_file(output)
+    wanted = {name: tensor for name, tensor in load_file(own).items() if name.startswith(prefix)}
+    assert back.keys() == wanted.keys() and all(torch.equal(back[name], wanted[name]) for name in wanted)
+
+
+def test_qwen_sdxls_states(tmp_path: Path) -> None:
+    file = QWEN / "adapter.safetensors"
+    folder, *_ = language("t5", tmp_path / "model", width=64)
+    bridge, output = imported(file, folder, to=tmp_path), tmp_path / "out.safetensors"
+    expected = QWEN / "expected.safetensors"
+    assert main(["encode", str(bridge), "--states", str(expected), "-o", str(output)]) == 0
+    found, wanted = load_file(output), load_file(expected)
+    for part in ("context", "pooled"):
+        torch.testing.assert_close(found[part], wanted[part], rtol=0, atol=1e-5)
+    exported(bridge, "qwen_sdxl", file)
+
+
+def test_distill_t5_from_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text_encoder").symlink_to(T5)
+    (tmp_path / "tokenizer").symlink_to(GOLDEN / "t5_unet" / "tokenizer")
+    folder, expected = tmp_path / "text_encoder", load_file(T5 / "expected.safetensors")
+    bridge = imported(T5 / "model.safetensors", folder, "--prompt", "max_length=24", to=tmp_path)
+    found = encoded(bridge, folder, ["a red fox in the snow", "", "two cats"])
+    assert torch.equal(found["input_ids"], expected["input_ids"])
+    torch.testing.assert_close(found["context"], expected["context"], rtol=0, atol=1e-5)
+    exported(bridge, "distill_t5", T5 / "model.safetensors", "final_projection.")
+    capsys.readouterr()
+    assert main(["inspect", str(bridge)]) == 0
+    assert "context width 36, another encoder's pooled 768" in " ".join(capsys.readouterr().out.split())
+    network = dits.write("flux", tmp_path / "flux", changes={"joint_attention_dim": 36, "pooled_projection_dim": 768})
+    assert network.config.pooled_projection_dim == 768
+    with pytest.raises(ValueError, match="gives none: draw in ComfyUI, where Bridge Text Encode takes that of another"):
+        check_vision(bridge, read_config(bridge), tmp_path / "flux")
