@@ -200,3 +200,12 @@ def saved_once_it_is_a_bridge_that_says_all_of_it():
         assert torch.equal(*plain)
     finally:
         file.unlink()
+
+
+@check
+def rouweis_adapters_draw_on_a_unet_that_takes_their_pooled_vector():
+    bridge, model = loaded(ROUWEI[0], "states-gemma", "t5gemma"), vision_model_.load(MODELS / "diffusers/tiny-rouwei")
+    found = drawn(vision_.apply(model, bridge, 1.0), bridge, (1, 4, 16, 16))
+    assert found.isfinite().all() and found.std() > 0
+    ella = vision_model_.load(MODELS / "diffusers" / "tiny-ella")
+    refused(["with a pooled vector of width 40", "takes no pooled vector"], vision_.apply, ella, bridge, 1.0)
