@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 _IMPORT = "lavi-bridge import writes a bridge of the folder it came in"
-_IMPORT_FILE = "lavi-bridge import writes a bridge of it"
+_IMPORT_FILE = "Load Bridge reads it as it is, and lavi-bridge import writes a bridge of it"
 _STATES = "a bridge is told the states of its language model and no more"
 # (what it is, signs: parts of names that its file has all of, the way); the first whose signs are there is taken
 KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (

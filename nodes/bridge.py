@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from . import folders, lora, model_search
+from . import folders, foreign, lora, model_search
 from .clip import connect_clip
 from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .language import LanguageModel
@@ -53,16 +53,21 @@ class ConnectedBridge:
 
     @classmethod
     def load(
-        cls, name: str, language_model: LanguageModel, language_lora: float, allow_other_model: bool
+        cls,
+        name: str,
+        language_model: LanguageModel,
+        language_lora: float,
+        allow_other_model: bool,
+        preset: str = foreign.AUTO,
     ) -> ConnectedBridge:
         """Read the file, check that both sides fit, add the language LoRA. Raises ValueError naming both sides."""
         from ..lavi_core.bridge import Bridge
-        from ..lavi_core.checkpoint import BridgeCheckpoint
 
         take_back()
-        stamp = folders.stamp("bridge", name, folders.BRIDGES)
-        checkpoint = BridgeCheckpoint.load(folders.resolve("bridge", name, folders.BRIDGES))
-        model_search.refuse_other(checkpoint.config.language, language_model.encoder.config, allow_other_model)
+        stamp = folders.stamp("bridge", name, *folders.ADAPTERS)
+        path, encoder = folders.resolve("bridge", name, *folders.ADAPTERS), language_model.encoder
+        model_search.refuse_other(foreign.read_wanted(path, preset), encoder.config, allow_other_model)
+        checkpoint = foreign.read(path, preset, encoder)
         if language_lora:
             lora.refuse_second(language_model.patcher, checkpoint.language_lora, name)
         if not checkpoint.language_lora and language_lora != 1.0:
@@ -105,7 +110,8 @@ class ConnectedBridge:
         pieces = read(self.encoder, self.config.prompt, text, options)
         report, lost = describe(pieces, self.config.prompt), cut_off(pieces)
         if lost:
-            lost += "; long_prompts can chunk it or hear it at full length"
+            whole = self.config.adapter.positions is None
+            lost += "; long_prompts can chunk it" + (" or hear it at full length" if whole else "")
             notice(lost)
         tokens = BridgeTokens({TOKENS: pieces})
         tokens.strength, tokens.beside = strength, None if own is None else own()
@@ -148,7 +154,7 @@ class LoadBridge(io.ComfyNode):
             node_id="LaViBridgeLoad",
             display_name="Load Bridge (LaVi-Bridge)",
             description="Joins a bridge file to the language model it was made for.",
-            search_aliases=["lavi", "adapter", "ella"],
+            search_aliases=["lavi", "adapter", "ella", "rouwei", "llm adapter"],
             inputs=[
                 LanguageModelWire.Input(
                     "language_model",
@@ -157,8 +163,9 @@ class LoadBridge(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "bridge",
-                    options=folders.names(folders.BRIDGES, suffixes=folders.BRIDGE_FILES),
-                    tooltip="A bridge file in models/lavi_bridges.",
+                    options=folders.names(*folders.ADAPTERS, suffixes=folders.ADAPTER_FILES),
+                    tooltip="A bridge file in models/lavi_bridges, or another project's adapter (ELLA, RouWei), there "
+                    "or in models/ella or models/llm_adapters.",
                 ),
                 io.Float.Input(
                     "language_lora",
@@ -172,6 +179,16 @@ class LoadBridge(io.ComfyNode):
                     "allow_other_model",
                     default=False,
                     tooltip="Accept a quantised or fine-tuned copy of the language model. Its width must still fit.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "preset",
+                        options=list(foreign.PRESETS),
+                        default=foreign.AUTO,
+                        optional=True,
+                        tooltip="For another project's adapter, whose file does not say how prompts are put to its "
+                        "language model. auto: by its sizes; the node shows which. A bridge file says it itself.",
+                    )
                 ),
             ],
             outputs=[
@@ -189,30 +206,38 @@ class LoadBridge(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, bridge: str | None = None) -> bool | str:
-        return folders.problem("bridge", bridge, folders.BRIDGES)
+        return folders.problem("bridge", bridge, *folders.ADAPTERS)
 
     @classmethod
     def fingerprint_inputs(cls, bridge: str | None = None, **_: Any) -> str:
-        return folders.stamp("bridge", bridge, folders.BRIDGES)
+        return folders.stamp("bridge", bridge, *folders.ADAPTERS)
 
     @classmethod
     def check_lazy_status(
-        cls, bridge: str, allow_other_model: bool, language_model: LanguageModel | None = None, **_: Any
+        cls,
+        bridge: str,
+        allow_other_model: bool,
+        language_model: LanguageModel | None = None,
+        preset: str = foreign.AUTO,
+        **_: Any,
     ) -> list[str]:
         """Refuses a model that is picked in the graph and does not fit, before it is loaded."""
-        from ..lavi_core.checkpoint import read_config
-
         chosen = picked(cls.hidden.dynprompt, cls.hidden.unique_id) if language_model is None else None
         if chosen is not None:
-            wanted = read_config(folders.resolve("bridge", bridge, folders.BRIDGES)).language
+            wanted = foreign.read_wanted(folders.resolve("bridge", bridge, *folders.ADAPTERS), preset)
             model_search.refuse_choice(wanted, chosen, allow_other_model)
         return ["language_model"]
 
     @classmethod
     def execute(
-        cls, language_model: LanguageModel, bridge: str, language_lora: float, allow_other_model: bool
+        cls,
+        language_model: LanguageModel,
+        bridge: str,
+        language_lora: float,
+        allow_other_model: bool,
+        preset: str = foreign.AUTO,
     ) -> io.NodeOutput:
-        connected = ConnectedBridge.load(bridge, language_model, language_lora, allow_other_model)
+        connected = ConnectedBridge.load(bridge, language_model, language_lora, allow_other_model, preset)
         return io.NodeOutput(connected, connected.clip)
 
 

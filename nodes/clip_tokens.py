@@ -64,6 +64,7 @@ class BridgeTokenizer:
 
     def __init__(self, bridge: Any):
         self._encoder, self._recipe, self._vision = bridge.encoder, bridge.config.prompt, bridge.config.vision
+        self._whole = bridge.config.adapter.positions is None
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **more: Any) -> BridgeTokens:
         """Raises ValueError for what is no text; says what of a text is cut."""
@@ -81,7 +82,8 @@ class BridgeTokenizer:
         take_back()
         pieces = read(self._encoder, self._recipe, text, PromptOptions())
         if lost := cut_off(pieces):
-            notice(f"{lost}; Bridge Text Encode can chunk a long prompt or hear it at full length")
+            whole = " or hear it at full length" if self._whole else ""
+            notice(f"{lost}; Bridge Text Encode can chunk a long prompt{whole}")
         return BridgeTokens({TOKENS: pieces})
 
     def state_dict(self) -> dict[str, Tensor]:

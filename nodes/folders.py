@@ -12,7 +12,10 @@ import folder_paths
 
 BRIDGES = "lavi_bridges"
 BRIDGE_FILES: tuple[str, ...] = (".safetensors",)
-LANGUAGE = ("LLM", "llm", "text_encoders")
+# Where Load Bridge looks: besides its own, the folders in which other projects' node packs keep their adapters.
+ADAPTERS = (BRIDGES, "ella", "llm_adapters")
+ADAPTER_FILES: tuple[str, ...] = (*BRIDGE_FILES, ".pt", ".pth", ".bin")
+LANGUAGE = ("LLM", "llm", "text_encoders", "ella_encoder")  # the last: ComfyUI-ELLA's folder of FLAN-T5-XL
 LORAS = ("loras", "LLM", "llm")
 VISION = ("diffusers", "diffusion_models")
 NONE_FOUND = "(none found)"
@@ -21,9 +24,10 @@ DEPTH = 4  # folders below a root that are looked into
 
 def register() -> None:
     """Add our model folders to the host's table; paths that ``extra_model_paths.yaml`` gave stay, and stay first."""
-    for kind in ("LLM", "llm", BRIDGES):
+    for kind in ("LLM", "llm", "ella_encoder", *ADAPTERS):
         own = str(Path(folder_paths.models_dir) / kind)
-        paths, extensions = folder_paths.folder_names_and_paths.get(kind, ([], set()))
+        suffixes = set(folder_paths.supported_pt_extensions) if kind in ADAPTERS else set()
+        paths, extensions = folder_paths.folder_names_and_paths.get(kind, ([], suffixes))
         if own not in paths:
             paths = [*paths, own]
         if kind == BRIDGES:

@@ -63,7 +63,11 @@ class ModelSearch:
     def report(self) -> str:
         """Which model was found and why, in lines; or, in one sentence, what was sought and what came nearest."""
         wanted, count = self.wanted, len(self.others)
-        sizes = f"hidden {wanted.hidden_size}, {wanted.num_layers} layers, vocabulary {wanted.vocab_size}"
+        known = (
+            wanted.num_layers and f"{wanted.num_layers} layers",
+            wanted.vocab_size and f"vocabulary {wanted.vocab_size}",
+        )
+        sizes = ", ".join([f"hidden {wanted.hidden_size}", *filter(None, known)])
         if wanted.fingerprint is None:
             return (
                 f"this bridge was made for {wanted.model_id} ({sizes}) and records no fingerprint of it, so nothing "
@@ -150,6 +154,8 @@ def refuse_other(wanted: Any, loaded: Any, allow_other_model: bool) -> None:
     try:
         check_language(wanted, loaded, allow_other_model)
     except ValueError as error:
+        if wanted.fingerprint is None:  # nothing tells which of those installed it is
+            raise
         fitting = search(wanted).fitting
         hint = f"; it is installed as {fitting[0]}" if fitting else "; it is not among the installed language models"
         raise ValueError(f"{error}{hint}") from None

@@ -28,7 +28,7 @@ ROOMS = {
         ),
         "timed",
         *("casting context_tokens clip_tokens prompt_cache vision_model", "language attention_recorder"),
-        *("clip lora model_search attention_maps", "bridge"),
+        *("clip foreign lora model_search attention_maps", "bridge"),
         *("from_clip load_with_model vision", "hook save two_ears"),
     ),
 }

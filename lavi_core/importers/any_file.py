@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..checkpoint import BridgeCheckpoint, is_bridge, read_config
 from ..config import BridgeConfig
+from ..language import TextEncoder
 from .foreign import read_foreign, read_foreign_config
 
 
@@ -14,13 +15,18 @@ def read_any_config(path: str | Path, preset: str | None = None) -> BridgeConfig
     return read_config(path) if _is_ours(Path(path), preset) else read_foreign_config(path, preset)
 
 
-def read_any(path: str | Path, preset: str | None = None) -> BridgeCheckpoint:
-    """Whole. Raises ValueError as ``read_any_config`` does."""
-    return BridgeCheckpoint.load(path) if _is_ours(Path(path), preset) else read_foreign(path, preset)
+def read_any(path: str | Path, preset: str | None = None, *, encoder: TextEncoder | None = None) -> BridgeCheckpoint:
+    """Whole. encoder: see ``read_foreign``. Raises ValueError as ``read_any_config`` does."""
+    return BridgeCheckpoint.load(path) if _is_ours(Path(path), preset) else read_foreign(path, preset, encoder=encoder)
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether it is a bridge of this project. Raises ValueError for a damaged file."""
+    return Path(path).suffix == ".safetensors" and is_bridge(Path(path))
 
 
 def _is_ours(path: Path, preset: str | None) -> bool:
-    ours = path.suffix == ".safetensors" and is_bridge(path)
+    ours = is_ours(path)
     if ours and preset is not None:
         raise ValueError(
             f"the preset {preset!r} was asked for, but {path} is a bridge, which says all of it: leave it out"

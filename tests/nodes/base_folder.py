@@ -19,6 +19,7 @@ from lavi_bridge.tests.nodes import vision_dits
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.connectors import connectors
 from lavi_bridge.tests.nodes.dit_models import dit_bridges
+from lavi_bridge.tests.nodes.foreign_bridges import foreign_bridges
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import PROMPTS, bridge, language_model, peft_folder
 from lavi_bridge.tests.nodes.two_ears import two_ears
@@ -72,6 +73,12 @@ STAND_INS = {
     "loras/a-bridge.safetensors": "lavi_bridges/bert.safetensors",
     "LLM/Qwen3-0.6B": "LLM/tiny-bert",
     "LLM/SmolLM2-135M": "LLM/tiny-bert",
+    "LLM/flan-t5-xl": "LLM/tiny-t5",
+    **dict.fromkeys(("LLM/gemma-3-1b-it", "LLM/t5gemma-2b-2b-ul2"), "LLM/states-gemma"),
+    "llm_adapters/rouweiGemma_g31b27k.safetensors": "llm_adapters/golden-rouwei.safetensors",
+    "llm_adapters/rw_t5g_adapter_101k.safetensors": "llm_adapters/golden-rouwei-unfused.safetensors",
+    "checkpoints/rouwei_080_base_fp16.safetensors": "checkpoints/tiny-sdxl.safetensors",
+    "checkpoints/v1-5-pruned-emaonly.safetensors": "checkpoints/tiny-sd1.safetensors",
     "vae/AuraFlow-v0.3_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/PixArt-Sigma-XL-2-1024-MS_vae.safetensors": "vae/tiny-taesd.safetensors",
     **dict.fromkeys(
@@ -298,6 +305,7 @@ def write_base(folder: Path) -> dict[str, Tensor]:
     base.expected |= dit_bridges(base, encoder)
     base.expected |= connectors(base, encoder)
     base.expected |= two_ears(base, encoder)
+    foreign_bridges(base.models)
     for name, ours in STAND_INS.items():
         (base.models / name).symlink_to(base.models / ours)
 

@@ -25,9 +25,8 @@ PROMPTS = ("a red circle left of a blue square", "", "two elephants in the fores
 RECIPE = PromptRecipe(max_length=16, template="{prompt}, best quality")
 
 
-def language_model(folder: Path, kind: str, **changes: Any) -> Path:
-    """A Hugging Face folder: the real class with random weights and a real tokenizer of a few words. changes: of its
-    sizes."""
+def language_model(folder: Path, kind: str, width: int = WIDTH, positions: int = 128) -> Path:
+    """A Hugging Face folder: the real class with random weights and a real tokenizer of a few words."""
     import transformers as hf
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
@@ -46,16 +45,15 @@ def language_model(folder: Path, kind: str, **changes: Any) -> Path:
     )
     tokenizer.save_pretrained(folder)
     sizes: dict[str, Any] = {
-        "hidden_size": WIDTH,
+        "hidden_size": width,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 64,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": positions,
         "vocab_size": len(tokenizer),
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        **changes,
     }
     torch.manual_seed(1)
     model = {
@@ -65,10 +63,10 @@ def language_model(folder: Path, kind: str, **changes: Any) -> Path:
             hf.Gemma3TextConfig(**sizes, num_key_value_heads=2, head_dim=8, sliding_window=8)
         ),
         "gpt2": lambda: hf.GPT2Model(
-            hf.GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, n_positions=128, vocab_size=len(tokenizer))
+            hf.GPT2Config(n_embd=width, n_layer=2, n_head=4, n_positions=positions, vocab_size=len(tokenizer))
         ),
         "t5": lambda: hf.T5EncoderModel(
-            hf.T5Config(d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=len(tokenizer))
+            hf.T5Config(d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=len(tokenizer))
         ),
     }[kind]().eval()
     for parameter in model.parameters():

@@ -38,7 +38,7 @@ def two_ears(base: Any, encoder: TextEncoder) -> dict[str, Tensor]:
     """Files of bridges and the own encoder's; contexts NAME.0 and NAME.1 of the first prompts, NAME.loud with another
     text for the own encoder at STRENGTHS, at timestep 500 of one in time, and latents sampled.NAME."""
     vision = load_vision_model(base.models / "diffusers" / "tiny-flow", "unet")
-    folder = language_model(base.models / "LLM" / "tiny-own", "bert", hidden_size=vision.context_width)
+    folder = language_model(base.models / "LLM" / "tiny-own", "bert", width=vision.context_width)
     own = OwnEncoder.load(folder)
     ear = OwnEncoderConfig(encoders=(own.first.config,), prompt=READS)
     expected, width = {}, vision.context_width
