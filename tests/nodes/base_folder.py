@@ -78,7 +78,6 @@ STAND_INS = {
     "llm_adapters/rouweiGemma_g31b27k.safetensors": "llm_adapters/golden-rouwei.safetensors",
     "llm_adapters/rw_t5g_adapter_101k.safetensors": "llm_adapters/golden-rouwei-unfused.safetensors",
     "checkpoints/rouwei_080_base_fp16.safetensors": "checkpoints/tiny-sdxl.safetensors",
-    "checkpoints/v1-5-pruned-emaonly.safetensors": "checkpoints/tiny-sd1.safetensors",
     "vae/AuraFlow-v0.3_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/PixArt-Sigma-XL-2-1024-MS_vae.safetensors": "vae/tiny-taesd.safetensors",
     **dict.fromkeys(
