@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 MEASURED = 42.1  # images/s of T5-Large + SD 1.4, 512 pixels, batch 16, one H200
 VISION = {"models/stable-diffusion-v1-4": "sd14", "models/stable-diffusion-xl-base-1.0": "sdxl"}
-CLIPS = {  # the own encoder's, which teaches
+CLIPS: dict[str, list[dict[str, Any]]] = {  # the own encoder's, which teaches
     "sd14": [{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}],
     "sdxl": [
         {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
@@ -61,7 +61,7 @@ def parts(recipe: Recipe, pictures: int) -> dict[str, tuple[int, float]]:
     length = recipe.prompt.max_length
     with torch.device("meta"), torch.no_grad():
         config: Any = transformers.AutoConfig.for_model(**true_sizes.LANGUAGE["t5-large"])
-        language = transformers.T5EncoderModel(config).to(torch.bfloat16)
+        language: Any = transformers.T5EncoderModel(config)
         ids = torch.zeros(1, length, dtype=torch.long)
         of_language = flops(lambda: language(ids).last_hidden_state)
         of_teacher = sum(

@@ -41,7 +41,7 @@ def two_ears(base: Any, encoder: TextEncoder) -> dict[str, Tensor]:
     folder = language_model(base.models / "LLM" / "tiny-own", "bert", width=vision.context_width)
     own = OwnEncoder.load(folder)
     ear = OwnEncoderConfig(encoders=(own.first.config,), prompt=READS)
-    expected, width = {}, vision.context_width
+    expected, width, made = {}, vision.context_width, None
     for name, (adapter, recipe, place) in BRIDGES.items():
         file = base.bridges / f"{name}.safetensors"
         made = bridge(file, encoder, vision.network, adapter=adapter, **recipe)
@@ -59,6 +59,7 @@ def two_ears(base: Any, encoder: TextEncoder) -> dict[str, Tensor]:
         noise = noise_for(7, (2, vision.latent_channels, *SIZE))
         expected[f"sampled.{name}"] = sample(vision, *sides, noise, STEPS, GUIDANCE)
         applied.remove()
+    assert made is not None
     alone = AdapterConfig(kind="identity", in_width=width, inner_width=width, out_width=width)
     config = replace(made.config, language=own.first.config, prompt=READS, adapter=alone, own_encoder=None)
     config = replace(config, language_lora=None, vision_lora=None)

@@ -152,7 +152,12 @@ def checkpoint(path: Path, model: Any, clip: bool = False) -> None:
     if clip:
         import transformers as hf
 
-        sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+        sizes: dict[str, Any] = {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 12,
+        }
         text = hf.CLIPTextModel(hf.CLIPTextConfig(**sizes)).half().state_dict()
         names = {name: f"text_model.{name.removeprefix('text_model.')}" for name in text}  # as transformers 4 has it
         state |= {f"cond_stage_model.transformer.{names[name]}": tensor for name, tensor in text.items()}

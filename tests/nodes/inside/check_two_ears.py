@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import comfy.sd
 import comfy.text_encoders.sa_t5
@@ -202,7 +203,8 @@ def tags_and_prose_weights_and_strengths_of_each_ear():
             ("own_strength", slice(0, 77), slice(77, None)),
             ("strength", slice(77, None), slice(0, 77)),
         ):
-            one = encoded(both, clip, prose, **{ear: strength})[0][0]
+            strengths: dict[str, Any] = {ear: strength}
+            one = encoded(both, clip, prose, **strengths)[0][0]
             assert torch.equal(one[:, rest], plain[:, rest])
             line = empty[:, part] + strength * (plain - empty)[:, part]
             assert (one[:, part] - line).abs().max() < 1e-5
