@@ -84,7 +84,7 @@ def a_second_look_is_free_until_a_file_changes():
 
 @check
 def sizes_that_differ_are_told_by_the_config_alone():
-    wanted = dataclasses.replace(language_of("bert.safetensors"), hidden_size=48)
+    wanted = dataclasses.replace(language_of("bert.safetensors"), hidden_size=56)
     with forbidden("skeleton", "load"):
         assert not installed.search(wanted).fitting
 
@@ -137,9 +137,9 @@ def a_wrong_pick_is_refused_with_the_right_one():
         installed.refuse_choice(language_of("t5.safetensors"), "tiny-t5", False)
         installed.refuse_choice(language_of("t5.safetensors"), "tiny-llama", True)  # of its width, and allowed
         installed.refuse_choice(language_of("t5.safetensors"), "no-tokenizer", False)  # its loader says what it lacks
-    missing = dataclasses.replace(language_of("t5.safetensors"), hidden_size=48, fingerprint="0" * 64)
+    missing = dataclasses.replace(language_of("t5.safetensors"), hidden_size=56, fingerprint="0" * 64)
     with forbidden("load", "skeleton"):  # its vocabulary is not parsed for it
-        refused(["hidden 48", "not among the installed"], installed.refuse_choice, missing, "tiny-llama", True)
+        refused(["hidden 56", "not among the installed"], installed.refuse_choice, missing, "tiny-llama", True)
 
 
 @check
