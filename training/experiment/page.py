@@ -75,12 +75,11 @@ def _head(plan: Plan, results: Results, command: str) -> Iterator[str]:
     yield plan.text
     yield f"Written by `{command}`; {runs} of {wanted} runs are in."
     if runs < wanted:
-        short = [
-            f"{row.label}: {len(results.get(row.name, ()))} of {len(plan.seeds_of(row))}"
-            for row in plan.row
-            if len(results.get(row.name, ())) < len(plan.seeds_of(row))
-        ]
-        yield "**Not complete.** Seeds that are in: " + "; ".join(short) + "; of all others, all."
+        counted = {row: (len(results.get(row.name, ())), len(plan.seeds_of(row))) for row in plan.row}
+        short = [f"{row.label}: {some} of {all_}" for row, (some, all_) in counted.items() if 0 < some < all_]
+        none = sum(not some for some, _ in counted.values())
+        parts = [*short, f"{none} rows have not been run"] if none else short
+        yield "**Not complete.** Seeds that are in: " + "; ".join(parts) + "; of all others, all."
 
 
 def _claims(plan: Plan, results: Results) -> Iterator[str]:
