@@ -16,7 +16,7 @@ from ...lavi_core.conditioning import Conditioning, Heard, HiddenStates, TimedCo
 from ...lavi_core.config import BridgeConfig, VisionConfig, check_positions
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ..recipe import Recipe
-from .bridge_files.starting import started_from
+from .bridge_files.starting import started_from, take_over
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
 from .lora_layers import LoRALayer, bypassed, copied
 from .trainable import deltas, lora_config, prepare
@@ -84,6 +84,9 @@ class Pair(nn.Module):
         self.dtypes = {"language": _dtype(encoder.model), "vision": _dtype(vision.network)}
         prepare(encoder.model, recipe.language, self.sites["language"])
         prepare(self.network, recipe.vision, self.sites["vision"])
+        if start is not None and not bare:
+            take_over(start, "language", encoder.model, recipe.language, self.sites["language"])
+            take_over(start, "vision", self.network, recipe.vision, self.sites["vision"])
         unused = unused_modules(encoder, recipe.prompt.hidden_states)
         for module in unused:
             for parameter in module.parameters(recurse=False):
