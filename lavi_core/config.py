@@ -179,6 +179,15 @@ class LoRAConfig:
     alpha: float
 
 
+def check_positions(adapter: AdapterConfig, prompt: PromptRecipe) -> None:
+    """Raise ValueError where the places of a prompt's tokens, which the adapter knows, depend on the prompts beside."""
+    if adapter.positions is not None and prompt.padding == "longest" and prompt.padding_side == "left":
+        raise ValueError(
+            f"the adapter {adapter.kind!r} knows the places of tokens, which padding to the longest prompt on the left "
+            "moves with its company: set prompt.padding_side = 'right' or prompt.padding = 'max_length'"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class BridgeConfig:
     """What one bridge file says of itself. own_encoder: heard beside the bridge; None = the bridge is heard alone."""
@@ -204,6 +213,7 @@ class BridgeConfig:
                 f"the adapter takes {self.adapter.layers or 'no'} layers for a learned mean, the prompt recipe hands "
                 f"it {wanted or 'none'} (hidden_states = {self.prompt.hidden_states!r})"
             )
+        check_positions(self.adapter, self.prompt)
         given = self.language.hidden_size * self.prompt.stacked
         if self.adapter.in_width != given:
             raise ValueError(

@@ -23,6 +23,8 @@ class PromptRecipe:
     add_special_tokens: whether the tokenizer adds its own begin and end tokens.
     language_mask: the language model is given the attention mask (the authors' SD runs give none: padding is attended).
     vision_mask: the vision model attends to real tokens alone (the authors' PixArt runs).
+    adapter_mask: an adapter in which tokens hear one another hears real ones alone; else padding too (ELLA at its fixed
+        length). Of adapters that work token by token it says nothing.
     hidden_states: "last" = the output after the final norm; "last_before_norm" = the last layer's output before it
         (Qwen-Image's and Flux.2's); an int = that entry of the model's hidden states
         (0 = embeddings, negative counts from the end, before the final norm except for the last entry);
@@ -31,6 +33,7 @@ class PromptRecipe:
         "learned_mean" = the same with weights that the adapter learns (arXiv 2512.15560), which is handed all of them.
     cut_template: tokens of the template are cut from the states, "before" = those before the prompt alone; how many is
         computed by tokenising, never stored.
+    strip: white space around a prompt is taken off, as chat templates do.
     no_token: of a prompt that has none, as the empty one of a tokenizer without special tokens: "padding" = one padding
         token stands for it; "masked" = all of its padding is masked (qwen-sdxl-adapter's empty prompt).
     """
@@ -43,8 +46,10 @@ class PromptRecipe:
     add_special_tokens: bool = True
     language_mask: bool = True
     vision_mask: bool = False
+    adapter_mask: bool = True
     hidden_states: WhichStates = "last"
     cut_template: bool | Literal["before"] = False
+    strip: bool = False
     no_token: Literal["padding", "masked"] = "padding"
 
     def __post_init__(self) -> None:
@@ -66,7 +71,7 @@ class PromptRecipe:
     def varies_with_batch(self) -> bool:
         """Whether what is given on for a prompt depends on the prompts beside it: on padding to the longest of the
         batch that one of the models attends to."""
-        return self.padding == "longest" and not (self.language_mask and self.vision_mask)
+        return self.padding == "longest" and not (self.language_mask and self.vision_mask and self.adapter_mask)
 
     def render(self, prompt: str) -> str:
         """The text that is tokenised. A plain replacement: braces inside the prompt mean nothing."""

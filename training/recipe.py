@@ -44,7 +44,8 @@ class AdapterSection:
     default; refused for a kind that does not have them.
 
     from_: ``from`` in the file: a bridge, or another project's adapter, whose adapter is trained on; it says all of the
-    above and the whole of [prompt], which may be left out and must not say otherwise. Its LoRA is not taken over.
+    above and the whole of [prompt], which may be left out and must not say otherwise. Its LoRA is taken over where it
+    has the run's rank, alpha and sites, which is said where not.
     preset: of another project's file, for what it does not say, see ``lavi_core/importers/README.md``.
 
     layer_learning_rate: of the weights of ``prompt.hidden_states = "learned_mean"``, numbers before a softmax;

@@ -35,7 +35,8 @@ class Preset:
     source: whose text path this is, one sentence; recorded in the bridge. model_id, family: of the language model that
     it was published for. in_width, depth: of the published adapters, by which a preset is chosen; None = any. prompt:
     of ``cut_template`` recipes, ``max_length`` counts what is heard; see ``read_foreign``. own_side: the tokenizer's
-    own files say the padding side, where they do. heads: of attention, which no shape tells.
+    own files say the padding side, where they do. heads: of attention, which no shape tells. if_named: it is taken only
+    where it is asked for.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Preset:
     depth: int | None = None
     own_side: bool = False
     heads: int | None = None
+    if_named: bool = False
 
     def fits(self, adapter: AdapterConfig) -> bool:
         """Whether the published adapter has these sizes."""

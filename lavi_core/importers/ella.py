@@ -23,17 +23,28 @@ KEYS = key_map(
     ("blocks.#.norm_mlp.*", f"{_BLOCK}.ln_ff.*"),
 )
 
+_HEADS = "8 heads are its model.py's"
 PRESETS = {
     # Padding is heard by neither model, so that a prompt is what it is alone, at the length that it has.
     "ella": Preset(
         source="the T5TextEmbedder of github.com/TencentQQGYLab/ELLA at 3c228f1, at the flexible length that its "
-        "README recommends; the empty prompt is encoded as any other; 8 heads are its model.py's",
+        f"README recommends; the empty prompt is encoded as any other; {_HEADS}",
         model_id="google/flan-t5-xl",
         family="t5",
         in_width=2048,
         prompt=PromptRecipe(max_length=4096, padding="longest", language_mask=True, vision_mask=True),
         heads=8,
-    )
+    ),
+    "ella_fixed": Preset(
+        source="generate_image_with_fixed_max_length of github.com/TencentQQGYLab/ELLA at 3c228f1: every prompt at 128 "
+        f"tokens, whose padding the connector hears, the language model not; {_HEADS}",
+        model_id="google/flan-t5-xl",
+        family="t5",
+        in_width=2048,
+        prompt=PromptRecipe(max_length=128, language_mask=True, adapter_mask=False),
+        heads=8,
+        if_named=True,
+    ),
 }
 
 

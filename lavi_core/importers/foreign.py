@@ -26,7 +26,7 @@ from .ella import ELLA
 from .key_map import joined, theirs_of
 from .pickles import read_pickle
 from .qwen_sdxl import QWEN_SDXL
-from .rouwei import ROUWEI, ROUWEI_TURBO, ROUWEI_UNFUSED
+from .rouwei import ROUWEI, ROUWEI_TURBO, ROUWEI_UNFUSED, ROUWEI_UNFUSED_O
 
 FOREIGN: Registry[Dialect] = Registry(
     "foreign format",
@@ -34,6 +34,7 @@ FOREIGN: Registry[Dialect] = Registry(
         "ella": ELLA,
         "rouwei": ROUWEI,
         "rouwei_unfused": ROUWEI_UNFUSED,
+        "rouwei_unfused_o": ROUWEI_UNFUSED_O,
         "rouwei_turbo": ROUWEI_TURBO,
         "qwen_sdxl": QWEN_SDXL,
         "distill_t5": DISTILL_T5,
@@ -52,7 +53,7 @@ def presets(path: str | Path) -> tuple[str, ...]:
     """Names of the presets of a foreign file: the one that its shapes tell, or all that there are to choose from."""
     shapes = _shapes(Path(path))
     row = FOREIGN[_named(shapes)]
-    fitting = tuple(name for name, preset in row.presets.items() if preset.fits(row.adapter(shapes, preset.heads)))
+    fitting = _fitting(shapes, row)
     return fitting if len(fitting) == 1 else tuple(row.presets)
 
 
@@ -139,14 +140,20 @@ def _preset(shapes: Shapes, row: Dialect, name: str | None) -> tuple[str, Preset
     known = Registry(f"preset of {row.what}", row.presets)
     if name is not None:
         return name, known[name]
-    fitting = [key for key, one in known.items() if one.fits(row.adapter(shapes, one.heads))]
-    if len(known) > 1 and len(fitting) != 1:
+    fitting = _fitting(shapes, row)
+    if len(fitting) != 1:
         raise ValueError(
             f"{shapes.where} is {row.what}, and does not say how prompts become its states: name a preset, "
             f"{' or '.join(known)}"
         )
-    chosen = fitting[0] if fitting else next(iter(known))
-    return chosen, known[chosen]
+    return fitting[0], known[fitting[0]]
+
+
+def _fitting(shapes: Shapes, row: Dialect) -> tuple[str, ...]:
+    """Presets that may be taken unasked: those of the published sizes; of one alone, whatever the sizes."""
+    known = {name: one for name, one in row.presets.items() if not one.if_named}
+    fitting = tuple(name for name, one in known.items() if one.fits(row.adapter(shapes, one.heads)))
+    return fitting or (tuple(known) if len(known) == 1 else ())
 
 
 def _prompt(preset: Preset, positions: int | None, encoder: TextEncoder | None) -> PromptRecipe:

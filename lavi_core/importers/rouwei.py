@@ -1,4 +1,4 @@
-"""The LLM-to-SDXL adapters published as RouWei-Gemma and RouWei-T5Gemma, in the three layouts that there are of them.
+"""The LLM-to-SDXL adapters published as RouWei-Gemma and RouWei-T5Gemma, in the layouts that there are of them.
 
 Names and text paths as in github.com/NeuroSenko/ComfyUI_LLM_SDXL_Adapter at 77c1e6c; layouts with the attention's
 matrices apart as in lRemixl/ComfyUI_LLM_SDXL_Adapter_Additions at a080ee0 and LingyeSoul/ComfyUI_LLM_SDXL_Adapter_Turbo
@@ -39,9 +39,9 @@ _REST = (
 )
 
 
-def _keys(blocks: str, compression: str, pooling: str, apart: bool) -> KeyMap:
+def _keys(blocks: str, compression: str, pooling: str, apart: bool, out: str = "out_proj") -> KeyMap:
     """blocks, compression, pooling: what stands before the names of attention's matrices. apart: query, key and value
-    are matrices of their own."""
+    are matrices of their own. out: name of the last one."""
     places = (
         ("wide.#.attn.", f"wide_attention_blocks.#.{blocks}"),
         ("narrow.#.attn.", f"narrow_attention_blocks.#.{blocks}"),
@@ -50,7 +50,7 @@ def _keys(blocks: str, compression: str, pooling: str, apart: bool) -> KeyMap:
     )
     pairs: list[tuple[str, str | tuple[str, ...]]] = [*_REST]
     for ours, theirs in places:
-        pairs.append((f"{ours}out_proj.*", f"{theirs}out_proj.*"))
+        pairs.append((f"{ours}out_proj.*", f"{theirs}{out}.*"))
         for part in ("weight", "bias"):
             three = tuple(f"{theirs}{one}_proj.{part}" for one in "qkv")
             pairs.append((f"{ours}in_proj_{part}", three if apart else f"{theirs}in_proj_{part}"))
@@ -74,6 +74,7 @@ PRESETS = {
             add_special_tokens=False,
             vision_mask=True,
             cut_template="before",
+            strip=True,
         ),
     ),
     "t5gemma": Preset(
@@ -110,10 +111,10 @@ def _adapter(shapes: Shapes, heads: int | None) -> AdapterConfig:
     )
 
 
-def _dialect(what: str, sign: str, keys: KeyMap) -> Dialect:
+def _dialect(what: str, keys: KeyMap, *signs: str) -> Dialect:
     return Dialect(
         what=what,
-        signs=("compression_queries", sign),
+        signs=("compression_queries", *signs),
         adapter=_adapter,
         keys=keys,
         presets=PRESETS,
@@ -122,10 +123,10 @@ def _dialect(what: str, sign: str, keys: KeyMap) -> Dialect:
 
 
 _NAME = "an LLM-to-SDXL adapter (RouWei)"
-ROUWEI = _dialect(
-    _NAME, ".attn.in_proj_weight", _keys("attn.", "compression_attention.", "pooling_attention.", apart=False)
+_APART = ("attn.", "compression_attention.", "pooling_attention.")
+ROUWEI = _dialect(_NAME, _keys(*_APART, apart=False), ".attn.in_proj_weight")
+ROUWEI_UNFUSED = _dialect(f"{_NAME}, unfused", _keys(*_APART, apart=True), ".attn.q_proj.", ".attn.out_proj.")
+ROUWEI_UNFUSED_O = _dialect(  # of trainings that call the last matrix so, as lRemixl's loader says
+    f"{_NAME}, unfused, with o_proj", _keys(*_APART, apart=True, out="o_proj"), ".attn.q_proj.", ".attn.o_proj."
 )
-ROUWEI_UNFUSED = _dialect(
-    f"{_NAME}, unfused", ".attn.q_proj.", _keys("attn.", "compression_attention.", "pooling_attention.", apart=True)
-)
-ROUWEI_TURBO = _dialect(f"{_NAME}, of Turbo", "compression_q_proj.", _keys("", "compression_", "pooling_", apart=True))
+ROUWEI_TURBO = _dialect(f"{_NAME}, of Turbo", _keys("", "compression_", "pooling_", apart=True), "compression_q_proj.")

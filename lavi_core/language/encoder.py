@@ -206,7 +206,8 @@ class TextEncoder(nn.Module):
                 f"the hidden states {recipe.hidden_states!r} of {self.config.model_id} have shape "
                 f"{tuple(states.shape)}, not {expected}: take other hidden_states, or another language model"
             )
-        hidden = HiddenStates(states, tokens.mask) if tokens.keep is None else _cut(states, tokens.mask, tokens.keep)
+        mask = tokens.mask if recipe.adapter_mask else torch.ones_like(tokens.mask)
+        hidden = HiddenStates(states, mask) if tokens.keep is None else _cut(states, mask, tokens.keep)
         unchecked = torch.is_grad_enabled() or isinstance(states, FakeTensor)  # the latter has no values
         return hidden if unchecked else self._finite(hidden, inputs, recipe)
 

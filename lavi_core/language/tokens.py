@@ -49,9 +49,10 @@ class TokenBatch(NamedTuple):
 
     def trimmed(self, recipe: PromptRecipe, multiple: int = 8) -> TokenBatch:
         """Without the padding that all rows end in, to a ``multiple`` of tokens, where nothing hears padding: both
-        models are given the mask and it lies on the right. Else the batch itself.
+        models and the adapter are given the mask and it lies on the right. Else the batch itself.
         """
-        if not (recipe.language_mask and recipe.vision_mask and recipe.padding_side == "right"):
+        masked = recipe.language_mask and recipe.vision_mask and recipe.adapter_mask
+        if not (masked and recipe.padding_side == "right"):
             return self
         width = -(-int(self.mask.sum(1).max()) // multiple) * multiple
         keep = None if self.keep is None else self.keep[:, :width]
@@ -84,7 +85,8 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> To
         raise ValueError(f"a list of at least one prompt is needed, got {prompts!r}")
     pad = pad_id(tokenizer, recipe)
     split = _split_by_offsets if tokenizer.is_fast else _split_by_probes
-    rows = [_truncate(split(tokenizer, prompt, recipe), prompt, tokenizer, recipe) for prompt in prompts]
+    texts = [prompt.strip() if recipe.strip else prompt for prompt in prompts]
+    rows = [_truncate(split(tokenizer, text, recipe), text, tokenizer, recipe) for text in texts]
     width = recipe.max_length if recipe.padding == "max_length" else max(1, *(len(r.tokens) for r in rows))
     left = recipe.padding_side == "left"
 
@@ -103,10 +105,15 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> To
             mask[i, -1 if left else 0] = recipe.no_token == "padding"
         elif not (keep[i] & mask[i]).any():  # an empty prompt in a template: its last token stands for it
             keep[i, place.stop - 1] = True
-        spans, lost = (tuple(t.span for t in some) for some in (row.tokens, row.cut))
+        space = len(prompts[i]) - len(prompts[i].lstrip()) if recipe.strip else 0
+        spans, lost = (tuple(_moved(t.span, space) for t in some) for some in (row.tokens, row.cut))
         reports.append(PromptReport(n, len(row.cut), width - n, row.cut_text, spans, lost))
     cuts = recipe.cut_template and recipe.template != PROMPT
     return TokenBatch(ids, mask, keep if cuts else None, tuple(reports))
+
+
+def _moved(span: Span | None, by: int) -> Span | None:
+    return None if span is None else (span[0] + by, span[1] + by)
 
 
 def pad_id(tokenizer: Any, recipe: PromptRecipe) -> int:

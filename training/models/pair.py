@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ...lavi_core import adapters, fingerprint
 from ...lavi_core.checkpoint import BridgeCheckpoint
 from ...lavi_core.conditioning import Conditioning, Heard, HiddenStates, TimedConditioning
-from ...lavi_core.config import BridgeConfig, OwnEncoderConfig, VisionConfig
+from ...lavi_core.config import BridgeConfig, OwnEncoderConfig, VisionConfig, check_positions
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ...lavi_core.own_encoder import together
 from ..recipe import Recipe
-from .bridge_files.starting import started_from
+from .bridge_files.starting import started_from, take_over
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
 from .lora_layers import LoRALayer, bypassed, copied
 from .own_encoder import Ears, check_ear
@@ -82,18 +82,24 @@ class Pair(nn.Module):
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
         self.adapter_dtype = torch.float16  # of the file; what was given in more is not rounded
-        if start is not None:
+        if start is not None and not bare:
             self.adapter.load_state_dict(start.adapter)
             if any(tensor.dtype != torch.float16 for tensor in start.adapter.values()):
                 self.adapter_dtype = torch.float32
-        # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended.
-        self.hearing = replace(recipe.prompt, vision_mask=True) if self.adapter.own_tokens else recipe.prompt
+        # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended. To one
+        # that knows places, padding before these is where they stand.
+        check_positions(self.adapter_config, recipe.prompt)
+        placed = self.adapter_config.positions is not None and recipe.prompt.padding_side == "left"
+        self.hearing = replace(recipe.prompt, vision_mask=not placed) if self.adapter.own_tokens else recipe.prompt
         vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens, own_length)
         self.network = vision.network
         # Of the weights as they came: a frozen model's is what is computed in.
         self.dtypes = {"language": _dtype(encoder.model), "vision": _dtype(vision.network)}
         prepare(encoder.model, recipe.language, self.sites["language"])
         prepare(self.network, recipe.vision, self.sites["vision"])
+        if start is not None and not bare:
+            take_over(start, "language", encoder.model, recipe.language, self.sites["language"])
+            take_over(start, "vision", self.network, recipe.vision, self.sites["vision"])
         unused = unused_modules(encoder, recipe.prompt.hidden_states)
         for module in unused:
             for parameter in module.parameters(recurse=False):

@@ -82,7 +82,43 @@ def test_one_layout_of_rouwei_is_written_as_another() -> None:
 
 
 def test_a_row_for_each_test() -> None:
-    assert set(FOREIGN) == set(FILES)
+    assert set(FOREIGN) == set(FILES) | {"rouwei_unfused_o"}
+
+
+def test_the_last_matrix_of_attention_has_two_names(tmp_path: Path) -> None:
+    unfused = load_file(FILES["rouwei_unfused"][0])
+    own = {name.replace("out_proj", "o_proj"): tensor for name, tensor in unfused.items()}
+    save_file(own, tmp_path / "o.safetensors")
+    assert own.keys() != unfused.keys() and dialect_of(tmp_path / "o.safetensors") == "rouwei_unfused_o"
+    found = read_foreign(tmp_path / "o.safetensors", "gemma")
+    fused = read_foreign(ROUWEI, "gemma")
+    assert all(torch.equal(found.adapter[name], fused.adapter[name]) for name in fused.adapter)
+    written = to_foreign(found, "rouwei_unfused_o")
+    assert written.keys() == own.keys() and all(torch.equal(written[name], own[name]) for name in own)
+    save_file(unfused | {"compression_attention.o_proj.bias": torch.zeros(64)}, tmp_path / "both.safetensors")
+    with pytest.raises(ValueError, match=r"1 of its tensors have no place in one, first compression_attention\.o_proj"):
+        read_foreign(tmp_path / "both.safetensors", "gemma")
+
+
+@pytest.mark.parametrize("dialect", FILES)
+def test_a_file_has_the_signs_of_one_row(dialect: str) -> None:
+    names = load_file(FILES[dialect][0])
+    assert [name for name, row in FOREIGN.items() if row.is_of(names)] == [dialect]
+
+
+def test_a_preset_that_is_taken_only_where_it_is_named() -> None:
+    assert presets(ELLA) == ("ella",) and read_foreign_config(ELLA).prompt.padding == "longest"
+    fixed = read_foreign_config(ELLA, "ella_fixed").prompt
+    assert fixed.max_length == 128 and fixed.padding == "max_length"
+    assert fixed.language_mask and not fixed.adapter_mask
+
+
+def test_places_do_not_depend_on_the_prompts_beside() -> None:
+    with pytest.raises(
+        ValueError, match=r"'compressor' knows the places of tokens, .+ set prompt\.padding_side = 'right'"
+    ):
+        read_foreign_config(ROUWEI, "t5gemma", prompt={"padding": "longest"})
+    assert read_foreign_config(ROUWEI, "gemma").prompt.padding == "longest"  # on the right
 
 
 def test_of_a_language_model_that_is_not_at_hand_the_width_is_checked_and_no_more_is_claimed() -> None:

@@ -142,3 +142,25 @@ def test_a_tokenizer_of_another_model(language_folder):
     encoder.tokenizer.add_tokens(["<new>"])
     with pytest.raises(ValueError, match="its embedding has 378 rows; the tokenizer belongs to another model"):
         encoder.tokenize(["<new>"], PromptRecipe(max_length=20))
+
+
+def test_white_space_around_a_prompt_is_taken_off_where_the_recipe_says_so(tokenizer):
+    prompt, template = " \n a red circle\n\n", "describe the image : {prompt}\nAnswer :"
+    recipe = PromptRecipe(template=template, max_length=70, cut_template=True)
+    plain, kept = tokenize(tokenizer, ["a red circle"], recipe), tokenize(tokenizer, [prompt], recipe)
+    stripped = tokenize(tokenizer, [prompt, "a red circle"], replace(recipe, strip=True))
+    assert torch.equal(stripped.ids, plain.ids.expand(2, -1)) and torch.equal(stripped.keep, plain.keep.expand(2, -1))
+    assert not torch.equal(kept.ids, plain.ids)
+    spans = [span for span in stripped.reports[0].spans if span is not None]
+    if spans:  # of the prompt as it was given
+        assert prompt[spans[0][0] : spans[-1][1]].strip() == "a red circle"
+    short = tokenize(tokenizer, [prompt], replace(recipe, strip=True, max_length=plain.reports[0].used - 2)).reports[0]
+    assert short.cut == 2 and "a red circle".endswith(short.cut_text)
+
+
+def test_padding_that_the_adapter_hears_is_not_trimmed(tokenizer):
+    recipe = PromptRecipe(max_length=40, vision_mask=True)
+    batch = tokenize(tokenizer, ["sea"], recipe)
+    assert batch.trimmed(recipe).ids.shape[1] < 40
+    assert batch.trimmed(replace(recipe, adapter_mask=False)).ids.shape[1] == 40
+    assert replace(recipe, padding="longest", adapter_mask=False).varies_with_batch

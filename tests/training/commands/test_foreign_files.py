@@ -144,13 +144,34 @@ def test_the_text_path_of_ella_is_a_prompt_alone_at_its_own_length(tmp_path: Pat
         torch.testing.assert_close(load_file(output)["context"][0], alone["context"][0], rtol=0, atol=1e-5)
 
 
+def test_ellas_fixed_length_hears_padding_as_its_own_code_does(tmp_path: Path) -> None:
+    folder, tokenizer, model = language("t5", tmp_path / "model")
+    bridge = imported(ELLA, folder, "--preset", "ella_fixed", to=tmp_path)
+    prompts = [*PROMPTS, LONG * 2]
+    found = encoded(bridge, folder, prompts, "--timestep", "500")
+    fixed = {"max_length": 128, "padding": "max_length", "truncation": True}
+    coded = tokenizer(prompts, return_tensors="pt", add_special_tokens=True, **fixed)
+    assert torch.equal(found["input_ids"], coded["input_ids"]) and coded["attention_mask"][-1].all()
+    with torch.no_grad():
+        states = model(**coded).last_hidden_state
+    torch.testing.assert_close(found["hidden_states"], states, rtol=0, atol=1e-5)
+    save_file({"hidden_states": states}, tmp_path / "states.safetensors")  # without a mask: all 128 are heard
+    output = tmp_path / "out.safetensors"
+    command = ["encode", str(bridge), "--states", str(tmp_path / "states.safetensors"), "-o", str(output)]
+    assert main([*command, "--timestep", "500"]) == 0
+    torch.testing.assert_close(found["context"], load_file(output)["context"], rtol=0, atol=1e-5)
+    flexible = encoded(imported(ELLA, folder, to=tmp_path), folder, prompts[:1], "--timestep", "500")
+    assert (flexible["context"][0] - found["context"][0]).abs().max() > 1e-3
+
+
 def test_the_text_path_of_gemma_cuts_what_stands_before_the_prompt(tmp_path: Path) -> None:
     folder, tokenizer, model = language("gemma", tmp_path / "model")
     bridge = imported(ROUWEI, folder, "--preset", "gemma", to=tmp_path)
     template = PRESETS["gemma"].prompt.template
     before = len(tokenizer(template.partition("{prompt}")[0], add_special_tokens=False)["input_ids"])
     assert read_config(bridge).prompt.max_length == 32 + before  # of what is heard as much as there are positions
-    found = encoded(bridge, folder, PROMPTS)
+    spaced = [f" {prompt} " for prompt in PROMPTS]  # which its chat template takes off
+    found = encoded(bridge, folder, spaced)
     for i, prompt in enumerate(PROMPTS):
         coded = tokenizer(template.replace("{prompt}", prompt), return_tensors="pt", add_special_tokens=False)
         with torch.no_grad():

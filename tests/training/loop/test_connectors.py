@@ -30,6 +30,10 @@ RUNS = {
     "refiner": ["adapter.kind=refiner", *OPTIONS],
     "perceiver": ["adapter.kind=perceiver", "adapter.tokens=5", *OPTIONS],
     "projection": ["adapter.kind=projection"],
+    "compressor, frozen language model, padding on the left": [
+        *("adapter.kind=compressor", "adapter.tokens=5", *OPTIONS),
+        *("language.train=frozen", "prompt.padding_side=left", "prompt.vision_mask=true"),
+    ],
     "two layers": ["prompt.hidden_states=[1, -1]"],
     "before the norm": ["prompt.hidden_states=last_before_norm"],
     "learned mean": ["prompt.hidden_states=learned_mean", "adapter.freeze_layer_weights=3"],

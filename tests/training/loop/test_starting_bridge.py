@@ -65,15 +65,35 @@ def test_a_run_goes_on_from_it_and_is_exported_back(
     assert {tensor.dtype for tensor in written.values()} == {dtype}
 
 
-def test_it_is_trained_with_lora_beside_it_and_resumed(recipe: Path, tiny: Path, tmp_path: Path) -> None:
+def test_it_is_trained_with_lora_beside_it_resumed_and_started_from(
+    recipe: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _, bridge = ella(tmp_path, tiny)
     changes = [f"adapter.from={json.dumps(str(bridge))}", "adapter.learning_rate=1e-3"]
     Trainer(read_recipe(recipe, [*changes, "steps=2"])).run()
-    made = BridgeCheckpoint.load(Trainer(read_recipe(recipe, [*changes, "steps=4"]), resume=True).run())
+    trained = Trainer(read_recipe(recipe, [*changes, "steps=4"]), resume=True).run()
+    made = BridgeCheckpoint.load(trained)
     start = BridgeCheckpoint.load(bridge)
     assert all(not torch.equal(made.adapter[name], start.adapter[name]) for name in start.adapter)
     assert all((made.adapter[name] - start.adapter[name]).abs().max() < 0.02 for name in start.adapter)
     assert made.language_lora and made.vision_lora
+
+    further = [f"adapter.from={json.dumps(str(trained))}", f"output={json.dumps(str(tmp_path / 'further'))}"]
+    with caplog.at_level("WARNING"):
+        taken = Trainer(read_recipe(recipe, further)).pair.checkpoint({})
+    assert "not taken over" not in caplog.text
+    for theirs, ours in ((made.language_lora, taken.language_lora), (made.vision_lora, taken.vision_lora)):
+        assert theirs.keys() == ours.keys() and max(delta.up.abs().max() for delta in ours.values()) > 0
+        for path, delta in theirs.items():
+            assert torch.equal(delta.up.float(), ours[path].up) and torch.equal(delta.down.float(), ours[path].down)
+            assert delta.scale == ours[path].scale
+    with caplog.at_level("WARNING"):
+        Trainer(read_recipe(recipe, [*further, "language.rank=3", "vision.train=frozen"]))
+    assert (
+        "language LoRA is not taken over, and begins anew where it is trained: it has rank 2 and alpha 2, the run 3"
+        in (caplog.text)
+    )
+    assert "vision LoRA is not taken over, and begins anew where it is trained: vision.train is 'frozen'" in caplog.text
 
 
 def test_the_text_path_is_its_own(recipe: Path, tiny: Path, tmp_path: Path) -> None:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
 
 from ....lavi_core.bridge import check_language
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.config import LanguageConfig
 from ....lavi_core.importers import read_any
+from ....lavi_core.lora import Delta
+from ...recipe import LanguageSection, VisionSection
+from ..lora_layers import LoRALayer
 from ..vision_model import VisionModel
 
 log = logging.getLogger(__name__)
@@ -32,7 +40,39 @@ def started_from(path: str, preset: str | None, language: LanguageConfig, vision
                 f"adapter.from = {path} gives {what} width {gives}, the vision model {vision.model_id} takes {takes}: "
                 "start from another bridge, or train on another vision model"
             )
-    for side, lora in (("language", start.language_lora), ("vision", start.vision_lora)):
-        if lora:
-            log.warning("the %s LoRA of %s is not taken over: the run starts from its adapter alone", side, path)
     return start
+
+
+@torch.no_grad()
+def take_over(
+    start: BridgeCheckpoint,
+    side: Literal["language", "vision"],
+    model: nn.Module,
+    section: LanguageSection | VisionSection,
+    sites: Sequence[str],
+) -> None:
+    """Put the bridge's LoRA of one side into the LoRA layers of a model, or say why it is not taken over."""
+    lora, made = getattr(start, f"{side}_lora"), getattr(start.config, f"{side}_lora")
+    if not lora:
+        return
+    if section.train != "lora":
+        why = f"{side}.train is {section.train!r}"
+    elif (made.rank, made.alpha) != (section.rank, section.alpha):
+        why = f"it has rank {made.rank} and alpha {made.alpha:g}, the run {section.rank} and {section.alpha:g}"
+    elif lora.keys() != set(sites):
+        why = f"one of the two has {sorted(lora.keys() ^ set(sites))[0]} among its sites, the other not"
+    else:
+        layers = {path: model.get_submodule(path) for path in sites}
+        odd = next((path for path, layer in layers.items() if not _fits(layer, lora[path])), None)
+        if odd is None:
+            for path, layer in layers.items():
+                assert isinstance(layer, LoRALayer)
+                layer.down.copy_(lora[path].down)
+                layer.up.copy_(lora[path].up)
+            return
+        why = f"its matrices for {odd} are of other sizes"
+    log.warning("the bridge's %s LoRA is not taken over, and begins anew where it is trained: %s", side, why)
+
+
+def _fits(layer: nn.Module, delta: Delta) -> bool:
+    return isinstance(layer, LoRALayer) and (layer.down.shape, layer.up.shape) == (delta.down.shape, delta.up.shape)
