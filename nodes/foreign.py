@@ -10,7 +10,7 @@ from .notice import repeat
 
 AUTO = "auto"
 # The names in the core's FOREIGN, which is not imported at the host's start.
-PRESETS = (AUTO, "ella", "gemma", "t5gemma", "qwen-sdxl", "distill-t5")
+PRESETS = (AUTO, "ella", "ella-fixed", "gemma", "t5gemma", "qwen-sdxl", "distill-t5")
 
 
 def named(preset: str) -> str | None:

@@ -35,7 +35,7 @@ PRESETS = {
         prompt=PromptRecipe(max_length=4096, padding="longest", language_mask=True, vision_mask=True),
         heads=8,
     ),
-    "ella_fixed": Preset(
+    "ella-fixed": Preset(
         source="generate_image_with_fixed_max_length of github.com/TencentQQGYLab/ELLA at 3c228f1: every prompt at 128 "
         f"tokens, whose padding the connector hears, the language model not; {_HEADS}",
         model_id="google/flan-t5-xl",

@@ -108,7 +108,7 @@ def test_a_file_has_the_signs_of_one_row(dialect: str) -> None:
 
 def test_a_preset_that_is_taken_only_where_it_is_named() -> None:
     assert presets(ELLA) == ("ella",) and read_foreign_config(ELLA).prompt.padding == "longest"
-    fixed = read_foreign_config(ELLA, "ella_fixed").prompt
+    fixed = read_foreign_config(ELLA, "ella-fixed").prompt
     assert fixed.max_length == 128 and fixed.padding == "max_length"
     assert fixed.language_mask and not fixed.adapter_mask
 

@@ -146,7 +146,7 @@ def test_the_text_path_of_ella_is_a_prompt_alone_at_its_own_length(tmp_path: Pat
 
 def test_ellas_fixed_length_hears_padding_as_its_own_code_does(tmp_path: Path) -> None:
     folder, tokenizer, model = language("t5", tmp_path / "model")
-    bridge = imported(ELLA, folder, "--preset", "ella_fixed", to=tmp_path)
+    bridge = imported(ELLA, folder, "--preset", "ella-fixed", to=tmp_path)
     prompts = [*PROMPTS, LONG * 2]
     found = encoded(bridge, folder, prompts, "--timestep", "500")
     fixed = {"max_length": 128, "padding": "max_length", "truncation": True}
