@@ -28,7 +28,7 @@ import pairs  # registers the checkout as lavi_bridge
 import torch
 from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
-from lavi_bridge.lavi_core.config import AdapterConfig, BridgeConfig, LoRAConfig, VisionConfig
+from lavi_bridge.lavi_core.config import BridgeConfig, LoRAConfig, VisionConfig
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.lora import Delta, shapes
 from lavi_bridge.lavi_core.prompt import PromptRecipe
@@ -48,6 +48,7 @@ class Case:
 
     language: str
     heard: str | int = "last"
+    adapter: str = "mlp"
 
     @property
     def name(self) -> str:
@@ -55,6 +56,7 @@ class Case:
 
 
 T5 = Case("t5-large")
+ELLA = Case("t5-large", adapter="timestep_resampler")  # of ELLA's sizes, but for the width that it hears
 CASES = (T5, Case("smollm2-135m"), Case("smollm2-135m", 8))
 
 
@@ -88,7 +90,8 @@ class Bench:
 
     def bridge(self, case: Case, vision: str) -> str:
         """The name of a bridge with random weights, rank 32 in both models."""
-        name = f"{case.language}-{case.heard}-{vision}.safetensors"
+        kind = "" if case.adapter == "mlp" else f"-{case.adapter}"
+        name = f"{case.language}-{case.heard}-{vision}{kind}.safetensors"
         path = self.base / "models" / "lavi_bridges" / name
         if not path.is_file():
             write_bridge(path, case, self.workshop.language(pairs.Pair(case.language, vision)), vision)
@@ -103,8 +106,10 @@ def write_bridge(path: Path, case: Case, language: Path, vision: str) -> None:
         network = diffusers.UNet2DConditionModel.from_config(config)
     target = target_of(config)
     out_width = target.context_width(config)
-    inner = adapters.inner_width(encoder.config.hidden_size, out_width)
-    adapter = AdapterConfig(kind="mlp", in_width=encoder.config.hidden_size, inner_width=inner, out_width=out_width)
+    sizes: dict[str, Any] = (
+        {} if case.adapter == "mlp" else {"depth": 6, "tokens": 64, "heads": 8, "outer_norms": False}
+    )
+    adapter = adapters.configure(case.adapter, in_width=encoder.config.hidden_size, out_width=out_width, **sizes)
     ranks = LoRAConfig(rank=pairs.RANK, alpha=float(pairs.RANK))
     trained = VisionConfig(
         model_id=vision,
@@ -166,6 +171,22 @@ def steps(bench: Bench, quick: bool) -> list[str]:
         "|---|---|---|---|",
         f"| {median(found['without'])} | {median(found['with'])} | {ratio(found['with'], found['without'])} |",
     ]
+
+
+def timed(bench: Bench, quick: bool) -> list[str]:
+    lines = [
+        "A step with an adapter of ELLA's sizes, which runs at every call, beside the MLP, which ran before "
+        "(the same U-Net and language model, guidance on)",
+        "",
+        "| pixels | MLP | timestep resampler | ratio | of single turns |",
+        "|---|---|---|---|---|",
+    ]
+    other = bench.bridge(ELLA, "sd14-half")
+    for side, steps, turns in ((8, 2, 2),) if quick else ((16, 3, 7), (64, 2, 3)):
+        found = bench.ask("step", T5, "bfloat16", vision="sd14-half", side=side, steps=steps, turns=turns, other=other)
+        times = f"{median(found['with'])} | {median(found['other'])}"
+        lines.append(f"| {8 * side} | {times} | {ratio(found['other'], found['with'])} |")
+    return lines
 
 
 def encoding(bench: Bench, quick: bool) -> list[str]:
@@ -239,6 +260,7 @@ def memory(bench: Bench, quick: bool) -> list[str]:
 
 PARTS: dict[str, Callable[[Bench, bool], list[str]]] = {
     "steps": steps,
+    "timed": timed,
     "encoding": encoding,
     "prompts": prompts,
     "memory": memory,

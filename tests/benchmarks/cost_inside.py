@@ -76,8 +76,11 @@ def sample(model: Any, positive: Any, negative: Any, side: int, steps: int) -> l
     return [after - before for before, after in itertools.pairwise(ends)]
 
 
-def step(vision: str, language: str, bridge: str, dtype: str, side: int, steps: int, turns: int) -> dict[str, Any]:
-    """Steps of the model without the bridge and with it, in turns, on contexts of one length."""
+def step(
+    vision: str, language: str, bridge: str, dtype: str, side: int, steps: int, turns: int, other: str = ""
+) -> dict[str, Any]:
+    """Steps of the model without the bridge and with it, in turns, on contexts of one length; or with it and with
+    another."""
     heard = connected(language, bridge, dtype)
     conditionings = [heard.encode(text)[0] for text in (PROMPT, "")]
     plain = [[[context, {"pooled_output": more["pooled_output"]}] for context, more in one] for one in conditionings]
@@ -87,6 +90,10 @@ def step(vision: str, language: str, bridge: str, dtype: str, side: int, steps: 
         "without": (model, plain[0], plain[1]),
         "with": (bridged, conditionings[0], conditionings[1]),
     }
+    if other:
+        second = connected(language, other, dtype)
+        texts = [second.encode(text)[0] for text in (PROMPT, "")]
+        cases = {"with": cases["with"], "other": (vision_.apply(model, second, 1.0), *texts)}
     seconds: dict[str, list[list[float]]] = {name: [] for name in cases}
     for turn in range(turns + 1):
         for name, case in in_turn(cases, turn):
