@@ -14,6 +14,7 @@ NODES = {
     "LaViBridgeLoad",
     "LaViBridgeLoadWithModel",
     "LaViBridgeTextEncode",
+    "LaViBridgeTextEncodeWithClip",
     "LaViBridgeApply",
     "LaViBridgeHook",
     "LaViBridgeSave",

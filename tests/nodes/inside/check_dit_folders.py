@@ -202,7 +202,7 @@ def a_config_that_is_not_of_its_weights():
 
 def bridge_to(target, width=40, pooled=None):
     trained = SimpleNamespace(target=target, model_id=f"the {target}", context_width=width, other_pooled=None)
-    return SimpleNamespace(vision=trained, adapter=SimpleNamespace(pooled_width=pooled))
+    return SimpleNamespace(vision=trained, pooled_width=pooled)
 
 
 @check

@@ -267,8 +267,8 @@ def names_stay_inside_the_registered_folders():
     names = folders.names(*folders.LANGUAGE, folder=language_.is_language_model)
     ours = sorted(f"tiny-{kind}" for kind in KINDS)
     links = ["Qwen3-0.6B", "SmolLM2-135M", "flan-t5-xl", "gemma-3-1b-it", "lavi_demo_language"]  # of the workflows
-    links += ["t5-large", "t5gemma-2b-2b-ul2"]
-    assert names == sorted([*links, "no-tokenizer", "states-gemma", "states-t5", *ours]), names
+    links += ["lavi_demo_own", "t5-large", "t5gemma-2b-2b-ul2"]
+    assert names == sorted([*links, "no-tokenizer", "states-gemma", "states-t5", "tiny-own", *ours]), names
 
 
 @check
