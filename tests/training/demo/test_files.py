@@ -35,7 +35,7 @@ PARTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.s
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_recipe_is_read(path: Path) -> None:
-    kinds = {"start": StartRecipe, "autoencoder": AutoencoderRecipe, "plan": Plan}
+    kinds = {"start": StartRecipe, "autoencoder": AutoencoderRecipe, "plan": Plan, "connectors": Plan}
     kind = kinds.get(path.stem.split("-")[-1])
     if path.parent.name == "evaluation":
         assert Weights.read(path) if path.stem == "weights" else read_suite(path)
