@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from lavi_bridge.tests.browser.chromium import NAMES, FrontEnd, browser, find, open_page
 from lavi_bridge.tests.nodes.base_folder import STAND_INS
+from lavi_bridge.tests.nodes.foreign_bridges import SIZED
 from lavi_bridge.tests.nodes.host import Place, Server, places
 from lavi_bridge.tests.nodes.tiny import language_model
 from lavi_bridge.training.demo.install import install
@@ -51,7 +52,7 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         install(folder)
     except ValueError as error:
         pytest.skip(f"NO LANGUAGE MODEL FOR THE DEMO: {error}")
-    for name in STAND_INS:
+    for name in (*STAND_INS, *SIZED):
         kind = name.split("/")[0]
         target = folder / "models" / name
         target.parent.mkdir(exist_ok=True)
