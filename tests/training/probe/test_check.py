@@ -23,6 +23,7 @@ KEY = (TEST, STATES, SOON)
 FIGURE = ("teacher, seen words", SOON)
 PLAN = """
 title = "Tiny"
+text = "A plan for a test."
 recipe = "bridge.toml"
 seeds = [1, 2]
 prompts = 20
