@@ -7,13 +7,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from ..data.batch import micro_batch_size
 from ..loop import checkpoint, lock
 from ..loop.loss_weighting import WEIGHTINGS
 from ..loop.optimizers import OPTIMIZERS
-from ..models.device import pick_device
+from ..models.device import emulates_bf16, pick_device
 from ..recipe import Recipe
 from . import disk
 from .report import Report
@@ -38,8 +36,7 @@ def names(report: Report, recipe: Recipe, world: int) -> None:
 
 
 def precision(report: Report, recipe: Recipe, world: int) -> None:
-    emulated = pick_device().type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if recipe.precision == "bf16" and emulated:
+    if recipe.precision == "bf16" and emulates_bf16(pick_device()):
         report.notes.append(
             "this CPU has no instructions for bf16, in which a convolution takes tens of times as long: "
             "precision = 'fp32' is faster here"

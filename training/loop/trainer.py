@@ -21,6 +21,7 @@ from ..data.batch import Batches, micro_batch_size
 from ..data.ranks import Ranks
 from ..data.text_inputs import TextInputs, keeps_states
 from ..models import named
+from ..models.device import emulates_bf16
 from ..models.frozen_language import FrozenLanguage
 from ..models.fully_trained import save_fully_trained
 from ..models.layers import channels_last
@@ -54,6 +55,8 @@ class Trainer:
         self.output = Path(recipe.output)
         self.accelerator = parallel.make_accelerator()
         self.main = self.accelerator.is_main_process
+        if self.main and recipe.precision == "bf16" and emulates_bf16(self.accelerator.device):
+            log.warning("this CPU has no instructions for bf16: precision = 'fp32' is many times as fast here")
         micro_batch_size(recipe, self.accelerator.num_processes)  # refused here, before the models are read
         if self.main:
             with lock.held(self.output):  # said at once, and not after minutes of loading

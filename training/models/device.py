@@ -14,6 +14,11 @@ def fastest_precision(device: torch.device) -> Literal["bf16", "fp32"]:
     return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "fp32"
 
 
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether it has no instructions for bf16: a convolution then takes tens of times as long as in float32."""
+    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """The device asked for, or the best one here. Raises ValueError for one that is not here."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -54,12 +54,8 @@ class Pair(nn.Module):
             own_length, pooled_width = ear.prompt.max_length, None if ear.pooled_width else vision.pooled_width
         start = None
         if recipe.adapter.from_:
-            start = started_from(recipe.adapter.from_, recipe.adapter.preset, encoder.config, vision)
-            if start.config.adapter.pooled_width and not pooled_width:
-                raise ValueError(
-                    f"{recipe.adapter.from_} gives a pooled vector, which own_encoder.model {recipe.own_encoder.model} "
-                    "gives too: leave out one of them"
-                )
+            made = (recipe.adapter.from_, recipe.adapter.preset)
+            start = started_from(*made, encoder.config, vision, pooled_width, ear)
         self.started_from = None if start is None else start.config.provenance
         self.adapter_config = (
             start.config.adapter

@@ -11,7 +11,7 @@ from torch import nn
 
 from ....lavi_core.bridge import check_language
 from ....lavi_core.checkpoint import BridgeCheckpoint
-from ....lavi_core.config import LanguageConfig
+from ....lavi_core.config import LanguageConfig, OwnEncoderConfig
 from ....lavi_core.importers import read_any
 from ....lavi_core.lora import Delta
 from ...recipe import LanguageSection, VisionSection
@@ -21,9 +21,19 @@ from ..vision_model import VisionModel
 log = logging.getLogger(__name__)
 
 
-def started_from(path: str, preset: str | None, language: LanguageConfig, vision: VisionModel) -> BridgeCheckpoint:
+def started_from(
+    path: str,
+    preset: str | None,
+    language: LanguageConfig,
+    vision: VisionModel,
+    pooled_width: int | None,
+    ear: OwnEncoderConfig | None,
+) -> BridgeCheckpoint:
     """Read it. Raises ValueError for another language model than it was made for, and for a vision model that takes
-    other widths; another vision model of the same widths is what it may be trained on for."""
+    other widths; another vision model of the same widths is what it may be trained on for.
+
+    pooled_width: of the pooled vector that the bridge is to give. ear: the own encoder that the run hears beside it.
+    """
     start = read_any(path, preset)
     try:
         check_language(start.config.language, language)
@@ -32,14 +42,18 @@ def started_from(path: str, preset: str | None, language: LanguageConfig, vision
     adapter = start.config.adapter
     sizes = (
         ("context", adapter.out_width, vision.context_width),
-        ("pooled", adapter.pooled_width, vision.pooled_width),
+        ("pooled", adapter.pooled_width, pooled_width),
     )
     for what, gives, takes in sizes:
         if gives != takes:
             raise ValueError(
-                f"adapter.from = {path} gives {what} width {gives}, the vision model {vision.model_id} takes {takes}: "
-                "start from another bridge, or train on another vision model"
+                f"adapter.from = {path} gives {what} width {gives}, the vision model {vision.model_id} takes {takes}"
+                f"{' beside its own encoder' * (ear is not None)}: start from another bridge, or train on another "
+                "vision model"
             )
+    if (start.config.own_encoder is None) != (ear is None):
+        was, now = ("alone", "beside the own encoder")[:: 1 if ear is not None else -1]
+        log.warning("%s was trained to be heard %s, this run has it heard %s, see [own_encoder]", path, was, now)
     return start
 
 
