@@ -292,3 +292,23 @@ def test_a_run_goes_on_with_the_same_own_encoder_alone(recipe: Path, own: Path) 
     Trainer(read_recipe(recipe, [*changes(own, "clip"), "steps=2"])).run()
     with pytest.raises(ValueError, match=r"own_encoder\.place is 'before' there and 'after' here"):
         Trainer(read_recipe(recipe, [*changes(own, "clip"), "own_encoder.place=after"]), resume=True)
+
+
+@pytest.mark.parametrize("name", ["clip", "xl"])
+def test_a_bridge_of_two_ears_is_started_from(
+    name: str, recipe: Path, own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its pooled vector, or without, as the ears have it; what is heard otherwise is said."""
+    bridge = Trainer(read_recipe(recipe, [*changes(own, name), "steps=1"])).run()
+    begun = ["steps=1", f"adapter.from={json.dumps(str(bridge))}"]
+    with caplog.at_level("WARNING"):
+        Trainer(read_recipe(recipe, [*changes(own, name), *begun, f"output={json.dumps(str(tmp_path / 'both'))}"]))
+    assert "was trained to be heard" not in caplog.text
+    alone = [one for one in changes(own, name) if not one.startswith("own_encoder")]
+    read = read_recipe(recipe, [*alone, *begun, f"output={json.dumps(str(tmp_path / 'alone'))}"])
+    if name == "xl":  # one that gives no pooled vector cannot be heard alone
+        with pytest.raises(ValueError, match=r"gives pooled width None, the vision model .* takes 20"):
+            Trainer(read)
+        return
+    Trainer(read)
+    assert "was trained to be heard beside the own encoder, this run has it heard alone" in caplog.text
