@@ -75,6 +75,18 @@ class Adapter(nn.Module):
         middle that makes it, which is to be set first. None of kinds that need no such path."""
         return None
 
+    def set_dropout(self, share: float) -> None:
+        """In training mode, of what each block adds, or in the middle of the kinds that work token by token. No bridge
+        records it. Raises ValueError for a kind that has nothing to drop."""
+        layers = [module for module in self.modules() if isinstance(module, nn.Dropout)]
+        if not layers:
+            raise ValueError(
+                f"adapter.dropout is {share}, the adapter {self.config.kind!r} has nothing in its middle that could be "
+                "dropped: leave it out, or take another kind"
+            )
+        for layer in layers:
+            layer.p = share
+
     def forward(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
         """states: [B T D], or [B T L*D] where the config has ``layers``; float32.
 

@@ -65,13 +65,14 @@ class PerceiverBlock(nn.Module):
         self.self_attn = Attention(width, heads)
         self.cross_attn = RotaryAttention(width, heads)
         self.mlp = SwiGLU(width)
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, x: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """x [B N W], states [B T W], mask [B T] over the latter. -> [B N W]"""
         normed = self.norm1(x)
-        x = x + self.self_attn(normed, normed, mask.new_ones(x.shape[:2]))
-        x = x + self.cross_attn(self.norm2(x), self.norm2(states), mask)
-        return x + self.mlp(self.norm3(x))
+        x = x + self.dropout(self.self_attn(normed, normed, mask.new_ones(x.shape[:2])))
+        x = x + self.dropout(self.cross_attn(self.norm2(x), self.norm2(states), mask))
+        return x + self.dropout(self.mlp(self.norm3(x)))
 
 
 class RotaryAttention(nn.Module):

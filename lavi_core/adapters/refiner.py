@@ -52,8 +52,9 @@ class TransformerBlock(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         normed = self.norm1(x)
-        x = x + self.attn(normed, normed, mask)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.dropout(self.attn(normed, normed, mask))
+        return x + self.dropout(self.mlp(self.norm2(x)))

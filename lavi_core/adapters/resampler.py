@@ -70,13 +70,14 @@ class ResamplerBlock(nn.Module):
         self.norm_latents, self.norm_states, self.norm_mlp = norm(width), norm(width), norm(width)
         self.attn = Attention(width, heads)
         self.mlp = SquaredReLUMLP(width)
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, latents: Tensor, states: Tensor, mask: Tensor, *time: Tensor) -> Tensor:
         """latents [B N W], states [B T W], mask [B N+T] over both. -> [B N W]"""
         asking = self.norm_latents(latents, *time)
         heard = torch.cat([asking, self.norm_states(states, *time)], dim=1)
-        latents = latents + self.attn(asking, heard, mask)
-        return latents + self.mlp(self.norm_mlp(latents, *time))
+        latents = latents + self.dropout(self.attn(asking, heard, mask))
+        return latents + self.dropout(self.mlp(self.norm_mlp(latents, *time)))
 
 
 class SquaredReLUMLP(nn.Module):

@@ -77,6 +77,8 @@ class Pair(nn.Module):
         self.trims_padding = without_weights or encoder.may_trim(recipe.prompt)
         self.encoder = encoder
         self.adapter = adapters.build(self.adapter_config)
+        if recipe.adapter.dropout is not None:
+            self.adapter.set_dropout(recipe.adapter.dropout)
         self.adapter_dtype = torch.float16  # of the file; what was given in more is not rounded
         if start is not None and not bare:
             self.adapter.load_state_dict(start.adapter)

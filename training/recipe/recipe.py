@@ -76,6 +76,8 @@ class Recipe:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation = {self.accumulation}")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout is a share from 0 up to 1, got {self.caption_dropout}")
+        if not 0 <= (self.adapter.dropout or 0) < 1:
+            raise ValueError(f"adapter.dropout is a share from 0 up to 1, got {self.adapter.dropout}")
         own = self.own_encoder
         if own.dropout < 0 or own.language_dropout < 0 or own.dropout + own.language_dropout >= 1:
             raise ValueError(

@@ -37,6 +37,8 @@ class AdapterSection:
     has the run's rank, alpha and sites, which is said where not.
     preset: of another project's file, for what it does not say, see ``lavi_core/importers/README.md``.
 
+    dropout: of what each block adds, of ``mlp`` and ``projection`` in their middle; None = the kind's own, 0.1 of these
+    two as their authors had it, none of the others. In alignment and training alone, no bridge records it.
     layer_learning_rate: of the weights of ``prompt.hidden_states = "learned_mean"``, numbers before a softmax;
     freeze_layer_weights: the step from which on they stay as they are, after alignment; None = never.
     """
@@ -48,6 +50,7 @@ class AdapterSection:
     heads: int | None = None
     from_: str = ""
     preset: str | None = None
+    dropout: float | None = None
     learning_rate: float = 1e-4
     layer_learning_rate: float = 1e-2
     freeze_layer_weights: int | None = None

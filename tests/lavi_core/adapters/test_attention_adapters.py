@@ -51,6 +51,29 @@ def test_shapes_and_gradients(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_of_what_blocks_add_and_of_training_alone(kind: str) -> None:
+    adapter, hidden = built(kind), said()
+    names, plain = list(adapter.state_dict()), adapter(hidden, TIME).context
+    adapter.set_dropout(0.5)
+    assert torch.equal(adapter(hidden, TIME).context, plain) and list(adapter.state_dict()) == names
+    adapter.train()
+    once, twice = (adapter(hidden, TIME).context for _ in range(2))
+    assert not torch.allclose(once, twice)
+    adapter.set_dropout(1 - 1e-7)  # of blocks that add nothing each token's own path is left
+    bare = adapter(hidden, TIME).context
+    if kind == "refiner":
+        assert torch.allclose(bare, adapter.norm_out(adapter.proj_out(adapter.proj_in(adapter.norm_in(hidden.states)))))
+    adapter.set_dropout(0.0)
+    assert torch.equal(adapter(hidden, TIME).context, plain)
+
+
+def test_dropout_of_a_kind_that_has_nothing_to_drop_is_refused() -> None:
+    linear = adapters.build(adapters.configure("linear", in_width=12, out_width=10))
+    with pytest.raises(ValueError, match=r"adapter.dropout is 0.3, the adapter 'linear' has nothing in its middle"):
+        linear.set_dropout(0.3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_the_prompts_beside_are_not_heard(kind: str) -> None:
     adapter, hidden = built(kind, pooled=7), said()
     together = adapter(hidden, TIME)

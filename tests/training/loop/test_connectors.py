@@ -27,7 +27,7 @@ RUNS = {
         *("validation.every=2", "data.validation=4", "validation.bins=2", "sample.every=2", "sample.steps=2"),
         *('sample.prompts=["a red circle"]', "ema=0.9", "accumulation=2"),
     ],
-    "refiner": ["adapter.kind=refiner", *OPTIONS],
+    "refiner": ["adapter.kind=refiner", "adapter.dropout=0.5", *OPTIONS],
     "perceiver": ["adapter.kind=perceiver", "adapter.tokens=5", *OPTIONS],
     "projection": ["adapter.kind=projection"],
     "compressor, frozen language model, padding on the left": [

@@ -27,6 +27,7 @@ def test_overrides_reach_nested_keys(recipe: Path) -> None:
         ("precision=fp8", "it must be one of 'bf16', 'fp32'"),
         ("batch_size=5", None),
         ("caption_dropout=1.5", "caption_dropout is a share"),
+        ("adapter.dropout=1.0", "adapter.dropout is a share"),
         ("steps", "--set takes key=value"),
         ("steps=0", "steps must be at least 1, got 0"),
         ("batch_size=-4", "batch_size must be at least 1"),
