@@ -12,7 +12,7 @@ import pytest
 from lavi_bridge.tests.nodes.base_folder import write_base
 from lavi_bridge.tests.nodes.host import ROOT, Place, Server, environment, places
 from lavi_bridge.tests.nodes.tiny import PROMPTS
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HOSTS = places()
@@ -50,6 +50,12 @@ def base(made: tuple[Path, dict[str, Tensor]]) -> Path:
 def expected(made: tuple[Path, dict[str, Tensor]]) -> dict[str, Tensor]:
     """What transformers and diffusers compute with the same weights."""
     return made[1]
+
+
+@pytest.fixture(scope="session")
+def calls(place: Place, base: Path, inside: dict[str, str]) -> dict[str, Tensor]:
+    """NAME.SAMPLER.CALL.PART: what networks were given and said in the checks, see ``check_connectors``."""
+    return load_file(base / f"inside-{place}.json.calls")
 
 
 @pytest.fixture(scope="session")

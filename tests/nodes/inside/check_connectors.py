@@ -12,6 +12,7 @@ import comfy.samplers
 import torch
 from check_save import written
 from comfy.patcher_extension import WrappersMP
+from host_library import OUT
 from host_side import (
     EXPECTED,
     MODELS,
@@ -25,6 +26,7 @@ from host_side import (
     vision_,
     vision_model_,
 )
+from safetensors.torch import save_file
 
 import nodes as stock
 
@@ -52,15 +54,18 @@ def drawn(model, bridge, shape, sampler="euler", scheduler="simple", sides=None)
 
 
 class Seen:
-    """What a network is given at each call: its timestep in the host's own unit, and the context's rows."""
+    """What a network is given at each call: its timestep in the host's own unit, and the context's rows. whole: also
+    the latents that it is given, and what it says."""
 
     def __init__(self, model):
-        self.calls = []
+        self.calls, self.whole = [], []
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "seen", self.see)
 
     def see(self, executor, x, t, context, *args, **kwargs):
         self.calls.append((float(t[0]), context.clone()))
-        return executor(x, t, context, *args, **kwargs)
+        said = executor(x, t, context, *args, **kwargs)
+        self.whole.append({"x": x.clone(), "t": t.float().clone(), "said": said.float().clone()})
+        return said
 
 
 @check
@@ -86,7 +91,9 @@ def a_bridge_that_hears_the_timestep_draws_what_the_standalone_sampler_does():
 @check
 def the_adapter_runs_at_the_networks_own_timestep_whatever_the_sampler():
     """Of a call, both sides in it: the rows of the context are what the core gives at the timestep that the network is
-    told, also where a scheduler's levels lie between those of training."""
+    told, also where a scheduler's levels lie between those of training. What the network says is kept, for the
+    standalone one to be asked the same (``test_inside``)."""
+    kept = {}
     for name, unit in (("timed-sd1", 1.0), ("timed-flow", 1.0)):
         bridge, model = bridge_of(name), vision_model_.load(MODELS / "diffusers" / TIMED[name])
         sides = [bridge.encode(text)[0] for text in PROMPTS[:2]]
@@ -107,6 +114,9 @@ def the_adapter_runs_at_the_networks_own_timestep_whatever_the_sampler():
                 gaps = [min(float((row - one).abs().max()) for one in ours) for row in rows.split(1)]
                 assert max(gaps) < 1e-5, (name, sampler, t, gaps)
             assert (at[0](900.0) - at[0](100.0)).abs().max() > 1e-3
+            for i, call in enumerate(seen.whole):
+                kept |= {f"{name}.{sampler}.{i}.{part}": tensor.contiguous() for part, tensor in call.items()}
+    save_file(kept, f"{OUT}.calls")
 
 
 @check
