@@ -2,8 +2,12 @@
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,3 +22,21 @@ if "lavi_bridge" not in sys.modules:
     package = importlib.util.module_from_spec(spec)
     sys.modules["lavi_bridge"] = package
     spec.loader.exec_module(package)
+
+WITH_HOST = ("nodes", "browser")  # one base folder of models and one server a host serve all of these
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of ``--dist loadgroup``: which tests share a process, for they share fixtures."""
+    for item in items:
+        part = item.path.relative_to(ROOT / "tests")
+        name = "host" if part.parts[0] in WITH_HOST else part.as_posix()
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What stands in capitals in the reason of a skipped test was not there for a whole folder of tests."""
+    skipped = (str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    for reason in sorted({found[0] for text in skipped if (found := re.search(r"\bNO [A-Z]{3,}.*?(?='\)|$)", text))}):
+        terminalreporter.write_line(reason, red=True, bold=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,6 @@ DEMO = {
     "diffusers": "lavi_demo_vision",
     "vae": "lavi_demo_vae.safetensors",
 }
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not os.environ.get("CHROMIUM") and not find():
-        terminalreporter.write_line(NO_BROWSER, red=True, bold=True)
 
 
 @pytest.fixture(scope="module")

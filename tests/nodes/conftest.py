@@ -19,11 +19,6 @@ HOSTS = places()
 NO_HOST = "NO COMFYUI HOST FOUND: tests/nodes did not run; set COMFYUI_PATH (and COMFYUI_PYTHON)"
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not HOSTS:
-        terminalreporter.write_line(NO_HOST, red=True, bold=True)
-
-
 @pytest.fixture(scope="session", params=HOSTS or [None], ids=str)
 def place(request: pytest.FixtureRequest) -> Place:
     if request.param is None:

@@ -28,7 +28,7 @@ def test_inside(inside, name):
 
 @pytest.mark.parametrize("name", ["timed-sd1", "timed-flow"])
 @torch.no_grad()
-def test_networks_say_what_the_standalone_one_says_at_every_call_of_a_sampler(name, base, calls):
+def test_networks_say_what_the_standalone_one_says_at_every_call_of_a_sampler(name, calls, base):
     """dpmpp_2m with karras, lcm, uni_pc and others go where the network sends them, and it is diffusers' here, without
     the host: at each of their calls, both sides, what it says of the same latents at the same timestep is equal."""
     folder, row, _ = VISION[name]
