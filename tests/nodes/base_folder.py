@@ -78,6 +78,13 @@ STAND_INS = {
     "llm_adapters/rouweiGemma_g31b27k.safetensors": "llm_adapters/golden-rouwei.safetensors",
     "llm_adapters/rw_t5g_adapter_101k.safetensors": "llm_adapters/golden-rouwei-unfused.safetensors",
     "checkpoints/rouwei_080_base_fp16.safetensors": "checkpoints/tiny-sdxl.safetensors",
+    "LLM/Qwen3.5-0.8B-Base": "LLM/tiny-qwen35",
+    "llm_adapters/adapter_step_10000.safetensors": "llm_adapters/golden-qwen-sdxl.safetensors",
+    **dict.fromkeys(
+        ("text_encoders/DistillT5.safetensors", "llm_adapters/DistillT5.safetensors"),
+        "text_encoders/tiny-distill-t5.safetensors",
+    ),
+    "text_encoders/clip_l.safetensors": "text_encoders/tiny-clip-l.safetensors",
     "vae/AuraFlow-v0.3_vae.safetensors": "vae/tiny-taesd.safetensors",
     "vae/PixArt-Sigma-XL-2-1024-MS_vae.safetensors": "vae/tiny-taesd.safetensors",
     **dict.fromkeys(

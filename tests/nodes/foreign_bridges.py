@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from lavi_bridge.lavi_core.adapters import build
 from lavi_bridge.lavi_core.config import AdapterConfig
 from lavi_bridge.lavi_core.importers import FOREIGN
 from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
+from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.host import ROOT
 from lavi_bridge.tests.nodes.tiny import WIDTH, language_model
+from lavi_bridge.tests.training import dits
 from safetensors.torch import save_file
 
 GOLDEN = ROOT / "tests" / "golden" / "connectors"
@@ -24,6 +27,7 @@ GOLDEN_FILES = {
     "llm_adapters/golden-rouwei.safetensors": "rouwei/adapter.safetensors",
     "llm_adapters/golden-rouwei-unfused.safetensors": "rouwei/adapter_unfused.safetensors",
     "llm_adapters/golden-rouwei-turbo.safetensors": "rouwei/adapter_turbo.safetensors",
+    "llm_adapters/golden-qwen-sdxl.safetensors": "qwen_sdxl/adapter.safetensors",
 }
 # The adapters of the workflows, that speak from tiny models to those of true context width: file -> dialect, config
 SIZED = {
@@ -44,7 +48,27 @@ SIZED = {
 }
 
 
+DISTILLED, HEARD = 16, 36  # widths of the tiny DistillT5
+
+
+def distill_t5(path: Path) -> None:
+    """A T5 with T5's own vocabulary and the projection behind it, in one file, as DistillT5 is published."""
+    import transformers as hf
+
+    sizes: dict[str, Any] = {"d_model": DISTILLED, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+    torch.manual_seed(9)
+    encoder = hf.T5EncoderModel(hf.T5Config(**sizes, vocab_size=32128, feed_forward_proj="gated-gelu"))
+    tensors = {f"encoder.{name}": weight for name, weight in encoder.state_dict().items() if "embed_tokens" not in name}
+    tensors["final_projection.0.weight"] = torch.randn(HEARD, DISTILLED) / DISTILLED**0.5
+    tensors["final_projection.3.weight"] = torch.randn(HEARD, HEARD) / HEARD**0.5
+    save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, path)
+
+
 def foreign_bridges(models: Path) -> None:
+    write_qwen35(models / "LLM" / "tiny-qwen35", 64)
+    (models / "text_encoders").mkdir(exist_ok=True)
+    distill_t5(models / "text_encoders" / "tiny-distill-t5.safetensors")
+    save_file(vm.clip_l(), models / "text_encoders" / "tiny-clip-l.safetensors")
     for kind, name in LANGUAGE.items():
         language_model(models / "LLM" / name, kind, IN, positions=512)
     for name, file in GOLDEN_FILES.items():
@@ -59,3 +83,7 @@ def foreign_bridges(models: Path) -> None:
     vm.unet(models / "diffusers" / "tiny-ella", vm.EPSILON, heard, 0.18215)
     pooled = vm.SIZED_SHAPE | {"cross_attention_dim": OUT, "projection_class_embeddings_input_dim": 6 * 8 + POOLED}
     vm.unet(models / "diffusers" / "tiny-rouwei", vm.EPSILON, pooled, 0.13025)
+    told = vm.SIZED_SHAPE | {"projection_class_embeddings_input_dim": 6 * 8 + 20}
+    vm.unet(models / "diffusers" / "tiny-qwen-sdxl", vm.EPSILON, told, 0.13025)
+    wide = {"joint_attention_dim": HEARD, "pooled_projection_dim": 768}
+    dits.write("flux", models / "diffusers" / "tiny-flux-clip", changes=wide, own_latents=False)

@@ -62,12 +62,18 @@ def api_form(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str,
 def test_there_is_one_for_the_demo_and_for_each_vision_model():
     stems = {path.stem for path in WORKFLOWS if not path.stem.endswith("_two_ears")}
     # anima: Cosmos-Predict2's network in other weights
-    hosted = stems - {"demo", "anima", "ella", *ROUWEI}
+    hosted = stems - {"demo", "anima", "ella", *TWINS}
     alone = {"unet", "kolors", "sana", "flux_schnell"}  # any U-Net, no class of the host's, said in the note of flux
     assert hosted == VISION_TARGETS.keys() - alone
 
 
-ROUWEI = ("rouwei_gemma", "rouwei_t5gemma")  # whose adapters are small in every width: their tiny U-Net is a folder
+# Whose tiny adapters are small in every width -> the folder of the tiny vision model that hears them.
+TWINS = {
+    **dict.fromkeys(("rouwei_gemma", "rouwei_t5gemma"), "tiny-rouwei"),
+    "qwen_sdxl_adapter": "tiny-qwen-sdxl",
+    "distill_t5": "tiny-flux-clip",
+}
+MODEL_LOADERS = ("CheckpointLoaderSimple", "UNETLoader")
 FILES = re.compile(r"_name$|^model$|^bridge$")  # widgets that name a file or a folder
 CHOICES = {"sampler_name"}
 
@@ -76,15 +82,15 @@ CHOICES = {"sampler_name"}
 def test_the_note_says_where_every_file_goes(server, path, base):
     """In a folder of models/ where the loader finds it."""
     (note,) = [node["widgets_values"][0] for node in read(path)["nodes"] if node["type"] in DECORATION]
-    rows = dict(re.findall(r"^\| `([^`]+?)/?`[^|]*\| `models/([^`]+)` \|$", note, re.MULTILINE))
+    rows = re.findall(r"^\| `([^`]+?)/?`[^|]*\| `models/([^`]+)` \|$", note, re.MULTILINE)
     named = {
         value
         for node in read(path.parent / "api" / path.name).values()
         for key, value in node["inputs"].items()
         if FILES.search(key) and key not in CHOICES and isinstance(value, str)
     }
-    assert named == set(rows)
-    for name, folder in rows.items():
+    assert named == {name for name, _ in rows}
+    for name, folder in rows:
         assert (base / "models" / folder / name).exists(), (folder, name)
 
 
@@ -146,15 +152,15 @@ def test_it_runs(server, path):
     """As it is shipped, but for the size of the picture and the number of steps."""
     graph, side = read(path.parent / "api" / path.name), SIDES.get(path.stem, 128)
     older = needs_its_nodes(server, path)
+    loaded = [[name, 0] for name, node in graph.items() if node["class_type"] in MODEL_LOADERS]
     decoded = path.stem not in ("flux2", "ernie_image") and not (older and path.stem in VIDEO)
     for node in graph.values():
         if node["class_type"] == "KSampler":
             node["inputs"]["steps"] = 2
         if "width" in node["inputs"]:
             node["inputs"] |= {"width": side, "height": side}
-        if path.stem in ROUWEI and node["class_type"] == "LaViBridgeApply":
-            graph = {**graph, "u": {"class_type": "LaViBridgeLoadVisionModel", "inputs": {"model": "tiny-rouwei"}}}
-            node["inputs"]["model"] = ["u", 0]
+        if path.stem in TWINS and node["inputs"].get("model") in loaded:
+            node["inputs"]["model"] = ["twin", 0]
         if (name := FROM_FOLDERS.get(node["inputs"].get("unet_name", ""))) is not None:
             node |= {"class_type": "LaViBridgeLoadVisionModel", "inputs": {"model": name}}
         if not decoded and node["class_type"] == "VAEDecode":
@@ -162,6 +168,8 @@ def test_it_runs(server, path):
                 "class_type": "SaveLatent",
                 "inputs": {"samples": node["inputs"]["samples"], "filename_prefix": "l"},
             }
+    if path.stem in TWINS:
+        graph["twin"] = {"class_type": "LaViBridgeLoadVisionModel", "inputs": {"model": TWINS[path.stem]}}
     if not decoded:
         graph = {name: node for name, node in graph.items() if node["class_type"] != "SaveImage"}
     outcome = server.run(graph)

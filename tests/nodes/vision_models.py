@@ -144,23 +144,28 @@ def taesd(channels: int = 4) -> dict[str, Tensor]:
     return renamed
 
 
+def clip_l() -> dict[str, Tensor]:
+    """A CLIP-L of its true size, the one that the host knows, in float16 under the names that stock loaders take."""
+    import transformers as hf
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+    }
+    text = hf.CLIPTextModel(hf.CLIPTextConfig(**sizes)).half().state_dict()
+    # as transformers 4 has them
+    return {f"text_model.{name.removeprefix('text_model.')}": tensor.contiguous() for name, tensor in text.items()}
+
+
 def checkpoint(path: Path, model: Any, clip: bool = False) -> None:
     """A file for CheckpointLoaderSimple: a U-Net under the names of the original releases, a VAE, and a CLIP of the one
     size that the host knows for Stable Diffusion 1."""
     state = {f"model.diffusion_model.{released(k, model.config)}": w.half() for k, w in model.state_dict().items()}
     state |= {f"first_stage_model.{name}": tensor for name, tensor in taesd().items()}
     if clip:
-        import transformers as hf
-
-        sizes: dict[str, Any] = {
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-            "num_hidden_layers": 12,
-        }
-        text = hf.CLIPTextModel(hf.CLIPTextConfig(**sizes)).half().state_dict()
-        names = {name: f"text_model.{name.removeprefix('text_model.')}" for name in text}  # as transformers 4 has it
-        state |= {f"cond_stage_model.transformer.{names[name]}": tensor for name, tensor in text.items()}
+        state |= {f"cond_stage_model.transformer.{name}": tensor for name, tensor in clip_l().items()}
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
 
 

@@ -15,7 +15,7 @@ from lavi_bridge.lavi_core.conditioning import HiddenStates
 from lavi_bridge.lavi_core.config import VisionConfig
 from lavi_bridge.lavi_core.importers import read_foreign, read_foreign_config
 from lavi_bridge.lavi_core.language import TextEncoder
-from lavi_bridge.tests.lavi_core.conftest import write_tokenizer
+from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,24 +37,7 @@ def vision(width: int, target: str = "sdxl") -> VisionConfig:
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen3.5 of width 64, whose tokenizer puts nothing around a text; padding has states of its own."""
-    import transformers
-    from tokenizers.processors import TemplateProcessing
-
-    folder = tmp_path_factory.mktemp("qwen35")
-    tokenizer = write_tokenizer(folder)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
-    tokenizer.save_pretrained(folder)
-    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    linear: dict[str, Any] = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
-    linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "full_attention_interval": 2}
-    sizes: dict[str, Any] = heads | linear | {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 4}
-    torch.manual_seed(0)
-    config = transformers.Qwen3_5TextConfig(**sizes, vocab_size=len(tokenizer), pad_token_id=0)
-    model = transformers.Qwen3_5ForCausalLM(config)
-    torch.nn.init.normal_(model.model.embed_tokens.weight)
-    model.save_pretrained(folder)
-    return folder
+    return write_qwen35(tmp_path_factory.mktemp("qwen35"), width=64)
 
 
 QWEN_FILE, T5_FILE = QWEN / "adapter.safetensors", T5 / "model.safetensors"

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import torch
 from check_connectors import Seen, drawn
-from host_side import MODELS, PACK, PROMPTS, Lines, bridge_, check, language_, refused, vision_, vision_model_
+from host_side import (
+    MODELS,
+    PACK,
+    PROMPTS,
+    Lines,
+    bridge_,
+    check,
+    language_,
+    node_classes,
+    refused,
+    vision_,
+    vision_model_,
+)
 from safetensors.torch import load_file
 
 foreign_ = importlib.import_module("hyphen-pack.nodes.foreign")
@@ -124,6 +136,40 @@ def rouweis_files_give_their_own_codes_numbers_in_all_three_layouts():
                 context, more = encoded(bridge, "rouwei", i)
                 near(context, golden["context"][i : i + 1])
                 near(more["pooled_output"], golden["pooled"][i : i + 1])
+
+
+@check
+def a_file_of_qwen_sdxl_adapter_gives_its_own_codes_numbers():
+    """Of a prompt without a token too, of which all padding is masked."""
+    golden = load_file(GOLDEN / "qwen_sdxl" / "expected.safetensors")
+    bridge = loaded("golden-qwen-sdxl.safetensors", "tiny-qwen35")
+    for i in range(3):
+        context, more = encoded(bridge, "qwen_sdxl", i)
+        near(context, golden["context"][i : i + 1])
+        near(more["pooled_output"], golden["pooled"][i : i + 1])
+
+
+@check
+def the_one_file_of_distill_t5_is_language_model_and_bridge():
+    """With the host's own T5 tokenizer, 512 tokens of which padding is attended, as FluxPipeline gives them."""
+    import transformers
+
+    name, tensors = "DistillT5.safetensors", load_file(MODELS / "llm_adapters" / "DistillT5.safetensors")
+    language = node_classes["LaViBridgeLoadLanguageModel"].execute(name, "float32").args[0]
+    bridge = bridge_.LoadBridge.execute(language, name, 1.0, False).args[0]
+    tokenizer = transformers.T5TokenizerFast.from_pretrained(folders_.host_tokenizers()["t5"])
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "vocab_size": 32128}
+    theirs = transformers.T5EncoderModel(transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")).eval()
+    weights = {key.removeprefix("encoder."): tensor for key, tensor in tensors.items() if key.startswith("encoder.")}
+    missing = theirs.load_state_dict(weights, strict=False).missing_keys
+    assert set(missing) <= {"encoder.embed_tokens.weight"}, missing
+    first, last = (tensors[f"final_projection.{i}.weight"].float() for i in (0, 3))
+    pooled = [[torch.zeros(1, 77, 768), {"pooled_output": torch.ones(1, 768)}]]
+    for prompt in (PROMPT, ""):
+        ids = tokenizer(prompt, padding="max_length", max_length=512, truncation=True, return_tensors="pt").input_ids
+        context, more = bridge_.BridgeTextEncode.execute(bridge, prompt, pooled=pooled).args[0][0]
+        near(context, (theirs(ids)[0] @ first.T).relu() @ last.T)
+        assert torch.equal(more["pooled_output"], pooled[0][1]["pooled_output"])
 
 
 @check
