@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,19 @@ class FrontEnd:
 
     def templates(self) -> Any:
         """Opens the templates of this pack. Returns the locator of their cards."""
+        from playwright.sync_api import TimeoutError
+
         self.page.get_by_role("button", name="Templates").first.click()
         self.page.get_by_text(PACK, exact=True).first.click()
-        return self.page.get_by_test_id("template-workflows-content").locator("[data-testid^=template-workflow-]")
+        cards = self.page.get_by_test_id("template-workflows-content").locator("[data-testid^=template-workflow-]")
+        cards.first.wait_for()
+        offered, shown = len(self.server.get("/workflow_templates")[PACK]), 0
+        while shown < (now := cards.count()) < offered:  # newer ones bring 24 at a time, more where it is scrolled
+            shown = now
+            cards.last.scroll_into_view_if_needed()
+            with suppress(TimeoutError):
+                cards.nth(shown).wait_for(timeout=PATIENCE / 8)
+        return cards
 
     def open_template(self, name: str) -> None:
         """Until its graph is there; the one before it, which may be of the same template, is there for a while."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lavi_bridge.tests.browser.chromium import NAMES, FrontEnd, browser, find, open_page
 from lavi_bridge.tests.nodes.base_folder import STAND_INS
-from lavi_bridge.tests.nodes.foreign_bridges import SIZED
+from lavi_bridge.tests.nodes.foreign_bridges import GOLDEN, GOLDEN_FILES, IN, LANGUAGE, SIZED
 from lavi_bridge.tests.nodes.host import Place, Server, places
 from lavi_bridge.tests.nodes.tiny import language_model
 from lavi_bridge.training.demo.install import install
@@ -19,6 +19,7 @@ NO_BROWSER = f"NO CHROMIUM FOUND: tests/browser did not run; install one of {', 
 NO_HOST = "NO COMFYUI HOST FOUND: tests/browser did not run; set COMFYUI_PATH (and COMFYUI_PYTHON)"
 HOSTS = places()
 SETTINGS = {"Comfy.TutorialCompleted": True}  # else the templates open by themselves
+ELLA = "ella/golden-ella.safetensors"
 DEMO = {
     "LLM": "lavi_demo_language",
     "lavi_bridges": "lavi_demo_bridge.safetensors",
@@ -39,7 +40,8 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models/ with the demo, a file under every other name that a workflow holds, and a language model too many."""
+    """models/ with the demo, a file under every other name that a workflow holds, a language model too many, and an
+    adapter of ELLA's with its own."""
     folder = tmp_path_factory.mktemp("front_end")
     (folder / "models").mkdir()
     try:
@@ -53,6 +55,8 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not target.exists():
             target.symlink_to(folder / "models" / (f"{kind}/{DEMO[kind]}" if kind in DEMO else f"vae/{DEMO['vae']}"))
     language_model(folder / "models" / "LLM" / "tiny-llama", "llama")
+    language_model(folder / "models" / "LLM" / LANGUAGE["t5"], "t5", IN)
+    (folder / "models" / ELLA).symlink_to(GOLDEN / GOLDEN_FILES[ELLA])
     return folder / "models"
 
 

@@ -89,6 +89,17 @@ def test_a_cut_prompt_is_told_on_its_node_until_it_is_mended(front_end: FrontEnd
         front_end.page.wait_for_function(ON_THE_NODE, arg=[kind, told])
 
 
+def test_the_preset_of_anothers_adapter_is_told_on_its_node(front_end: FrontEnd):
+    """Though the run ends in an error: its vision model is the demo's."""
+    front_end.open_template("demo")
+    front_end.choose("LaViBridgeLoadLanguageModel", "model", "states-t5")
+    front_end.choose("LaViBridgeLoad", "bridge", "golden-ella.safetensors")
+    front_end.queue()
+    said = r"^golden-ella\.safetensors is an ELLA connector, read by the preset ella: the T5TextEmbedder of github\.com"
+    front_end.page.wait_for_function(ON_THE_NODE, arg=["LaViBridgeLoad", said])
+    front_end.wait_for_error(r"speaks to Stable Diffusion 1\.5 in width 64")
+
+
 def test_an_error_is_one_sentence_in_the_front_end(front_end: FrontEnd):
     front_end.open_template("demo")
     front_end.choose("LaViBridgeLoadLanguageModel", "model", "tiny-llama")

@@ -32,7 +32,6 @@ def test_load_bridge_shows_the_preset_of_anothers_adapter_and_whose_text_path_it
     file = "golden-ella.safetensors"
     told = shown_by(server, encoded("states-t5", file))
     assert told is not None and told.startswith(read_by(file, "ella", "ella")), told
-    assert "ELLA" in told and "github.com" in told
     file = "golden-rouwei-turbo.safetensors"
     for preset in ("gemma", "t5gemma"):
         told = shown_by(server, encoded("states-gemma", file, preset=preset))

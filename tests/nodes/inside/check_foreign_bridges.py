@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from check_connectors import Seen, drawn
@@ -158,7 +159,7 @@ def the_one_file_of_distill_t5_is_language_model_and_bridge():
     language = node_classes["LaViBridgeLoadLanguageModel"].execute(name, "float32").args[0]
     bridge = bridge_.LoadBridge.execute(language, name, 1.0, False).args[0]
     tokenizer = transformers.T5TokenizerFast.from_pretrained(folders_.host_tokenizers()["t5"])
-    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "vocab_size": 32128}
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "vocab_size": 32128}
     theirs = transformers.T5EncoderModel(transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")).eval()
     weights = {key.removeprefix("encoder."): tensor for key, tensor in tensors.items() if key.startswith("encoder.")}
     missing = theirs.load_state_dict(weights, strict=False).missing_keys
