@@ -61,7 +61,7 @@ def test_a_path_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 
 def test_the_file_to_copy_names_every_role() -> None:
-    path = Path(recipe.__file__).parent / "recipes" / "evaluation" / "weights.toml"
+    path = Path(recipe.__file__).parents[1] / "recipes" / "evaluation" / "weights.toml"
     found = Weights.read(path)
     assert set(found.paths) == set(ROLES) and not any(found.sums.values())
     command = "find -L . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"

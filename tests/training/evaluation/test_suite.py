@@ -105,7 +105,7 @@ def test_a_suite_that_does_not_fit_is_refused(suite: Path, old: str, new: str, s
 
 
 def test_the_committed_suites_are_the_papers_tables() -> None:
-    folder = Path(recipe.__file__).parent / "recipes" / "evaluation"
+    folder = Path(recipe.__file__).parents[1] / "recipes" / "evaluation"
     for name in PAPER:
         made = read_suite(folder / f"{name}.toml")
         assert (made.paper, [entry.name for entry in made.bridge]) == (name, list(PAPER[name].columns))
