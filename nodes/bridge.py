@@ -164,8 +164,8 @@ class LoadBridge(io.ComfyNode):
                 io.Combo.Input(
                     "bridge",
                     options=folders.names(*folders.ADAPTERS, suffixes=folders.ADAPTER_FILES),
-                    tooltip="A bridge file in models/lavi_bridges, or another project's adapter (ELLA, RouWei), there "
-                    "or in models/ella or models/llm_adapters.",
+                    tooltip="A bridge file in models/lavi_bridges, or another project's adapter (ELLA, RouWei, "
+                    "qwen-sdxl-adapter, DistillT5), there or in models/ella or models/llm_adapters.",
                 ),
                 io.Float.Input(
                     "language_lora",

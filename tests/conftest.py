@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What stands in capitals in the reason of a skipped test was not there for a whole folder of tests."""
-    skipped = (str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
-    for reason in sorted({found[0] for text in skipped if (found := re.search(r"\bNO [A-Z]{3,}.*?(?='\)|$)", text))}):
-        terminalreporter.write_line(reason, red=True, bold=True)
+    """A reason that begins with NO tells of a program or of models that were not there for many tests."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in skipped if len(report.longrepr) == 3}
+    for reason in sorted(reasons):
+        if reason.startswith("NO "):
+            terminalreporter.write_line(reason, red=True, bold=True)

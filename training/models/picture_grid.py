@@ -21,7 +21,7 @@ def png(images: np.ndarray, captions: Sequence[str], columns: int | None = None)
     count, height, width, _ = images.shape
     font = ImageFont.load_default(size=11)
     across = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.6))))
-    letters = max(8, int((width + MARGIN) / 5.6))
+    letters = max(8, int(width / 5.6))
     texts = [textwrap.wrap(c, letters)[:4] or ['""'] for c in captions]
     below = LINE * max(map(len, texts)) + 4
     rows = math.ceil(count / across)

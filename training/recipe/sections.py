@@ -10,8 +10,7 @@ Training = Literal["frozen", "lora", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageSection:
-    """model: a local folder or .gguf file, or a name that
-    ``training/models/named.py`` knows. train: "lora" is the paper's;
+    """model: a local folder or .gguf file, or a name that ``models/named.py`` knows. train: "lora" is the paper's;
     "full" trains every weight (a vision model's own small encoder); "frozen" is the "w/o LoRA" ablation: what the model
     says is then computed before the first step and kept on disk, beside the latents, up to ``states_gb`` (0 = not at
     all, and the model stays in memory). Several layers take as many times the room.

@@ -12,9 +12,12 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.files import read_safetensors
+from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.loop.trainer import Trainer
+from lavi_bridge.training.models.pair import Pair
 from lavi_bridge.training.models.pipeline import Pipeline
+from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -51,6 +54,18 @@ def tensors(path: Path) -> bytes:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [([], 0.1), (["adapter.dropout=0.3"], 0.3), (["adapter.kind=refiner"], 0.0), (["adapter.kind=projection"], 0.1)],
+)
+def test_dropout_that_no_recipe_names_is_the_kinds_own(
+    changes: list[str], share: float, recipe: Path, tiny: Path
+) -> None:
+    parts = TextEncoder.load(tiny / "text_encoder"), load_vision_model(tiny / "vision")
+    pair = Pair(read_recipe(recipe, changes), *parts)
+    assert {layer.p for layer in pair.adapter.modules() if isinstance(layer, torch.nn.Dropout)} == {share}
 
 
 @pytest.mark.parametrize("name", RUNS)
