@@ -43,28 +43,41 @@ class FrontEnd:
     page: Any
     server: Server
 
-    def templates(self) -> Any:
-        """Opens the templates of this pack. Returns the locator of their cards."""
+    def templates(self, name: str = "") -> Any:
+        """Opens the templates of this pack. Returns the locator of their cards, all of which are there; with a name: of
+        its own, and no more were brought than it takes, since a list that grows moves under a click."""
         from playwright.sync_api import TimeoutError
 
         self.page.get_by_role("button", name="Templates").first.click()
         self.page.get_by_text(PACK, exact=True).first.click()
-        cards = self.page.get_by_test_id("template-workflows-content").locator("[data-testid^=template-workflow-]")
+        content = self.page.get_by_test_id("template-workflows-content")
+        cards = content.locator("[data-testid^=template-workflow-]")
+        wanted = content.get_by_test_id(f"template-workflow-{name}") if name else cards
+        needed = 1 if name else len(self.server.get("/workflow_templates")[PACK])
         cards.first.wait_for()
-        offered, shown = len(self.server.get("/workflow_templates")[PACK]), 0
-        while shown < (now := cards.count()) < offered:  # newer ones bring 24 at a time, more where it is scrolled
+        shown = 0
+        while wanted.count() < needed and shown < (now := cards.count()):  # newer ones bring 24, more when scrolled
             shown = now
             cards.last.scroll_into_view_if_needed()
             with suppress(TimeoutError):
                 cards.nth(shown).wait_for(timeout=PATIENCE / 8)
-        return cards
+        return wanted
 
     def open_template(self, name: str) -> None:
         """Until its graph is there; the one before it, which may be of the same template, is there for a while."""
+        from playwright.sync_api import TimeoutError
+
         self.page.evaluate("() => app.graph.nodes.forEach((node) => { node.before = true })")
-        self.templates()
-        self.page.get_by_test_id(f"template-workflow-{name}").click()
-        self.page.wait_for_function(OPENED, arg=f"lavi_{name}")
+        card = self.templates(name)
+        for patience in (PATIENCE / 8, PATIENCE / 8, PATIENCE):  # a list that grows or moves can lose a click
+            if card.count():
+                card.click()
+            try:
+                self.page.wait_for_function(OPENED, arg=f"lavi_{name}", timeout=patience)
+                break
+            except TimeoutError:
+                if patience == PATIENCE:
+                    raise
 
     def node(self, kind: str, code: str, *given: Any) -> Any:
         """What ``code``, a JavaScript function's body, returns for ``node``, the first of its kind, and ``given``."""
