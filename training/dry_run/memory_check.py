@@ -8,6 +8,7 @@ import torch
 
 from ..data.batch import micro_batch_size
 from ..loop import parallel
+from ..models.own_encoder import OwnEncoder
 from ..models.pair import Pair
 from ..models.vae import vae_batch_size
 from . import memory_estimate
@@ -17,8 +18,16 @@ MARGIN = 1.5  # of a process over its tensors: 1.02 to 1.03 measured on a CPU, 1
 
 
 def check(
-    report: Report, pair: Pair, vae: Any, latents: tuple[int, int, int], tokens: int, device: torch.device, world: int
+    report: Report,
+    pair: Pair,
+    vae: Any,
+    teacher: OwnEncoder | None,
+    latents: tuple[int, int, int],
+    tokens: int,
+    device: torch.device,
+    world: int,
 ) -> None:
+    """teacher: of ``[align]``, which is there in float32 for as long as it is asked for predictions."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     recipe = pair.recipe
@@ -35,10 +44,13 @@ def check(
         "average (ema)": 4 * values if recipe.ema else 0,
         "VAE": sum(p.nbytes for p in vae.parameters()),
     }
+    if teacher is not None and recipe.align.prediction_steps:
+        kept["teacher"] = 4 * sum(p.numel() for p in teacher.parameters())
     drawn, count = 0, vae_batch_size(recipe.data.resolution)
     if recipe.sample.every:
         averages = kept["average (ema)"]  # the weights that train are kept aside
         drawn = memory_estimate.drawing(pair, vae, device, latents, tokens, count) + kept["optimizer"] + 2 * averages
+        drawn += kept.get("teacher", 0)
     peak = max(step.peak + sum(kept.values()), drawn)
     there, free = memory_estimate.of_device(device)
     report.add("memory of a step", f"an estimate, for {device.type}; {in_bytes(free)} of {in_bytes(there)} are free")

@@ -92,14 +92,16 @@ def latents(
     return channels, sizes[0], sizes[1]
 
 
-def teacher(recipe: Recipe, pair: Pair) -> None:
+def teacher(recipe: Recipe, pair: Pair) -> OwnEncoder | None:
+    """That of ``[align]``, without weights; None where nothing is asked of one."""
     if not (recipe.align.asked or recipe.align.prediction_steps):
-        return
+        return None
     own = OwnEncoder.skeleton(named.teacher(recipe.align.teacher))
     if recipe.align.asked:
         check_teacher(recipe, own, pair.adapter_config)
     if recipe.align.prediction_steps:
         check_prediction(recipe, own, pair.adapter_config)
+    return own
 
 
 def own_encoder(report: Report, recipe: Recipe) -> OwnEncoderConfig | None:

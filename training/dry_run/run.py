@@ -34,9 +34,9 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
     if encoder is not None and vision is not None and (ear is not None or not recipe.own_encoder.model):
         pair = report.got(models.pair, recipe, encoder, vision, ear)
     if pair is not None:
-        report.got(models.teacher, recipe, pair)
+        teacher = report.got(models.teacher, recipe, pair)
         models.trained(report, pair)
         report.got(disk.check, report, recipe, pair, latents, count, tokens)
         if latents is not None:
-            report.got(memory_check.check, report, pair, vae, latents, tokens, device, world)
+            report.got(memory_check.check, report, pair, vae, teacher, latents, tokens, device, world)
     return report

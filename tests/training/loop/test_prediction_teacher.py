@@ -11,9 +11,12 @@ import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.tests.training.paper import tokenizer
+from lavi_bridge.training.dry_run import dry_run
+from lavi_bridge.training.dry_run.report import in_bytes
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models import vision_model
 from lavi_bridge.training.recipe import read_recipe
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -61,6 +64,12 @@ def test_it_teaches_alone(recipe: Path, own: Path, tmp_path: Path, kind: str) ->
     found = losses(tmp_path / "run")
     assert sum(found[-10:]) < 0.8 * sum(found[:10])
     assert max(found) < 0.5  # of the noise itself the loss is about 1
+
+
+def test_a_dry_run_counts_its_weights(recipe: Path, own: Path) -> None:
+    report = dry_run(read_recipe(recipe, ["align.prediction_steps=4", f"align.teacher={json.dumps(str(own))}"]))
+    stored = sum(tensor.numel() for tensor in load_file(own / "model.safetensors").values())
+    assert ("  teacher", in_bytes(4 * stored)) in report.rows and not report.problems
 
 
 def test_before_pictures_it_resumes_to_the_bit(recipe: Path, own: Path, tmp_path: Path) -> None:
