@@ -130,16 +130,19 @@ def check_file(file: Path) -> None:
         raise ValueError(f"{file} is cut short or damaged ({error}); fetch it again") from None
 
 
-def load_tokenizer(path: Path) -> Any:
-    """From the folder itself, or from the tokenizer folder beside a diffusers text_encoder folder."""
+def load_tokenizer(path: Path, config: Any) -> Any:
+    """From the folder itself, or from the tokenizer folder beside a diffusers text_encoder folder.
+
+    config: the model's, by which transformers 5 knows whether a tokenizer.json is read as it is
+    (findings/tokenizer-without-config.sh); diffusers' tokenizer folder has none.
+    """
     for folder in (path, path.parent / path.name.replace("text_encoder", "tokenizer")):
         has_vocabulary = any((folder / name).is_file() for name in VOCABULARIES)
         if not has_vocabulary and not (folder / "tokenizer_config.json").is_file():
             continue
         try:
-            tokenizer = _tokenizer_loader(folder).from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
+            loader, more = _tokenizer_loader(folder, config)
+            tokenizer = loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **more)
         except ImportError as error:
             raise ValueError(
                 f"the tokenizer in {folder} is in a form that needs packages which are missing here: pip install "
@@ -152,16 +155,16 @@ def load_tokenizer(path: Path) -> Any:
     raise ValueError(f"{path} has no tokenizer ({', '.join(VOCABULARIES)}); copy the model's tokenizer files there")
 
 
-def _tokenizer_loader(folder: Path) -> Any:
-    """AutoTokenizer, but for what transformers 5 saves as TokenizersBackend: releases before it know that class by
-    another name."""
+def _tokenizer_loader(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
+    """AutoTokenizer, which is given the config, but for what transformers 5 saves as TokenizersBackend: releases before
+    it know that class by another name."""
     import transformers
 
     file = folder / "tokenizer_config.json"
     named = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") if file.is_file() else None
     if named == "TokenizersBackend" and version(transformers) < (5, 0):
-        return transformers.PreTrainedTokenizerFast
-    return transformers.AutoTokenizer
+        return transformers.PreTrainedTokenizerFast, {}
+    return transformers.AutoTokenizer, {"config": config}
 
 
 def first_line(error: Exception) -> str:

@@ -95,7 +95,7 @@ def find_source(
     if path.is_dir():
         read = read_config(path)
         files = check_weights(path) if whole else weight_files(path)
-        return Source(path, read, load_tokenizer(path), files)
+        return Source(path, read, load_tokenizer(path, read), files)
     raise ValueError(f"{path} is not a Hugging Face model folder, a .safetensors file or a .gguf file")
 
 

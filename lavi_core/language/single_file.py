@@ -41,12 +41,13 @@ def read_single_file(
     if folder is None and (beside / "config.json").is_file():
         folder = beside
     if folder is not None:
-        return read_config(folder), load_tokenizer(folder)
+        config = read_config(folder)
+        return config, load_tokenizer(folder, config)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     for row in KNOWN.values():
         config = row.build(shapes) if any(name.endswith(row.tells) for name in shapes) else None
         if config is not None and row.tokenizer in tokenizers:
-            return config, load_tokenizer(tokenizers[row.tokenizer])
+            return config, load_tokenizer(tokenizers[row.tokenizer], config)
     raise ValueError(
         f"{path.name} holds weights alone, of no encoder that is known by its shapes ({', '.join(KNOWN)}): put the "
         f"model's config.json and tokenizer files into a folder {beside.name} beside it, or choose a folder with them"

@@ -1,4 +1,4 @@
-"""Folders that transformers 5 has saved, under the releases before it."""
+"""Folders that transformers 5 has saved, under the releases before it; tokenizers that it rebuilds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from lavi_bridge.lavi_core.language import folder as folder_
-from lavi_bridge.lavi_core.language.folder import _check_rotation, _tokenizer_loader, load_tokenizer
+from lavi_bridge.lavi_core.language.folder import _check_rotation, _tokenizer_loader, load_tokenizer, read_config
 
 GEMMA = {"full_attention": 1e6, "sliding_attention": 1e4}
 
@@ -59,5 +59,24 @@ def test_a_tokenizer_saved_by_transformers_5(before_five, language_folder, tmp_p
     shutil.copytree(language_folder("bert"), target)
     config = target / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": saved}))
-    assert _tokenizer_loader(target) is getattr(importlib.import_module("transformers"), loader)
-    assert load_tokenizer(target)("red")["input_ids"]
+    read = read_config(target)
+    assert _tokenizer_loader(target, read)[0] is getattr(importlib.import_module("transformers"), loader)
+    assert load_tokenizer(target, read)("red")["input_ids"]
+
+
+@pytest.mark.parametrize("layout", ["one folder", "diffusers"])
+def test_a_tokenizer_json_is_read_as_it_is(tmp_path, layout):
+    """Granite and OLMo 2 split by rules of their own and name GPT-2's class, of which transformers 5 takes the rules
+    unless it sees the model's config."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    core = Tokenizer(models.WordLevel({"[UNK]": 0, "a red": 1, "cat": 2}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Split(",", "removed")  # type: ignore[assignment]
+    folder = tmp_path / "text_encoder"
+    words = folder if layout == "one folder" else tmp_path / "tokenizer"
+    for made in {folder, words}:
+        made.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "granite"}))
+    core.save(str(words / "tokenizer.json"))
+    (words / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    assert load_tokenizer(folder, read_config(folder))("a red,cat")["input_ids"] == [1, 2]
