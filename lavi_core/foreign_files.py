@@ -52,9 +52,8 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "Anima's llm_adapter",
-        ("embed.weight", ".norm_cross_attn.", ".cross_attn.k_norm."),
-        f"which asks with the token ids of T5, while {_STATES}: leave it in its vision model, which Load Diffusion "
-        "Model and Load CLIP read",
+        ("embed.weight", ".norm_cross_attn.weight", ".cross_attn.k_norm.weight", "out_proj.weight"),
+        _IMPORT_FILE,
     ),
     (
         "a seeded resampler of gguf-trainer",
