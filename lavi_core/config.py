@@ -106,8 +106,8 @@ class AdapterConfig:
     The others are None for kinds that do not have them. tokens: given out, whatever number comes in. depth: blocks;
     narrow_depth: those over the tokens that are given. heads: of attention. outer_norms: LayerNorm of what comes in and
     of what is given. timestep_channels: of the sinusoids that the timestep becomes. positions: places of what comes in
-    that have vectors of their own, and so the most states that are heard. vocabulary: ids that it asks with, of a second
-    tokenizer, which the bridge holds.
+    that have vectors of their own, and so the most states that are heard. vocabulary: ids that it asks with, of the
+    second tokenizer that the bridge holds.
     """
 
     kind: str

@@ -31,8 +31,8 @@ class Adapter(nn.Module):
     hears_timestep: the context is another at each timestep, so ``forward`` has to be given one. own_tokens: what it
     gives are tokens of its own, ``config.tokens`` of them, all to be attended; it hears real tokens alone, whatever the
     prompt recipe says of the vision model's mask. asks: the tokens of its own are one for each of ``hidden.queries``,
-    the ids of a second tokenizer, and its mask is where there is one. own_pooled: the pooled vector is made by ``gather``, not by the head
-    that other kinds have. options: those of ``OPTIONS`` that it has, with their defaults;
+    the ids of a second tokenizer, and its mask is where there is one. own_pooled: the pooled vector is made by
+    ``gather``, not by the head that other kinds have. options: those of ``OPTIONS`` that it has, with their defaults;
     None = from the widths, see ``adapters.configure``.
     """
 
@@ -106,8 +106,8 @@ class Adapter(nn.Module):
             )
         if self.asks and hidden.queries is None:
             raise ValueError(
-                f"the adapter {self.config.kind!r} asks with the prompt's token ids of a second tokenizer and was given "
-                "none: give the queries too"
+                f"the adapter {self.config.kind!r} asks with the token ids of a second tokenizer and was given none: "
+                "give the queries too"
             )
         if self.layer_mean is not None:
             hidden = hidden._replace(states=self.layer_mean(hidden.states))

@@ -1,4 +1,4 @@
-"""Queries that are the embedded token ids of a second tokenizer, as ComfyUI's ``LLMAdapter`` for Anima asks with T5's."""
+"""Queries that are the embedded token ids of a second tokenizer, as Anima asks with T5's (ComfyUI's ``LLMAdapter``)."""
 
 from __future__ import annotations
 

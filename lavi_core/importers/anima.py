@@ -23,8 +23,8 @@ KEYS = key_map(
 PRESETS = {
     # Padding is heard by nobody, so that a prompt is what it is alone, at the length that it has.
     "anima": Preset(
-        source="AnimaTEModel and Anima.preprocess_text_embeds of ComfyUI 0.33.0: the prompt alone, at its own length in "
-        "both tokenizers, the states after the final norm, one padding token for the empty prompt; zeros up to 512 "
+        source="AnimaTEModel and Anima.preprocess_text_embeds of ComfyUI 0.33.0: the prompt alone, at its own length "
+        "in both tokenizers, the states after the final norm, one padding token for the empty prompt; zeros up to 512 "
         "tokens behind what it gives",
         model_id="Qwen/Qwen3-0.6B",
         family="llama",

@@ -23,8 +23,8 @@ def read_any(
     encoder: TextEncoder | None = None,
     query_tokenizer: str | Path | None = None,
 ) -> BridgeCheckpoint:
-    """Whole. encoder, query_tokenizer: see ``read_foreign``; the latter is taken where a file needs one. Raises ValueError
-    as ``read_any_config`` does."""
+    """Whole. encoder, query_tokenizer: see ``read_foreign``; the latter is taken where a file needs one. Raises
+    ValueError as ``read_any_config`` does."""
     if _is_ours(Path(path), preset):
         return BridgeCheckpoint.load(path)
     asks = ADAPTERS[read_foreign_config(path, preset).adapter.kind].asks

@@ -113,8 +113,8 @@ def _queries(shapes: Shapes, adapter: AdapterConfig, path: str | Path | None) ->
         return None
     if path is None:
         raise ValueError(
-            f"{shapes.where} is {row.what}, which asks with the token ids of a second tokenizer, {row.query_tokenizer}, "
-            "that the file does not hold: name its tokenizer.json (--query-tokenizer, adapter.query_tokenizer)"
+            f"{shapes.where} is {row.what}, which asks with the ids of a second tokenizer, {row.query_tokenizer}, that "
+            "the file does not hold: name its tokenizer.json (--query-tokenizer, adapter.query_tokenizer)"
         )
     queries = QueryTokenizer.load(path)
     check_queries(adapter, queries)

@@ -41,8 +41,8 @@ class QueryTokenizer:
         self.vocabulary = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         if not self.read(""):
             raise ValueError(
-                f"the tokenizer of the queries in {where} gives the empty prompt no token, so that it asks nothing: take "
-                "one that adds an end token, as T5's does"
+                f"the tokenizer of the queries in {where} gives the empty prompt no token, so that it asks nothing: "
+                "take one that adds an end token, as T5's does"
             )
 
     @classmethod
