@@ -315,7 +315,7 @@ def counted_from(trained: Any, layer: int) -> Any:
 
 def _lengths(piece: Piece) -> tuple[int, int]:
     """Of a piece's tokens, and of those whose states are given on."""
-    ids, _, keep, _ = piece.tokens
+    ids, keep = piece.tokens.ids, piece.tokens.keep
     return ids.shape[1], ids.shape[1] if keep is None else int(keep.sum())
 
 
@@ -323,7 +323,7 @@ def _together(tokens: list[Any]) -> Any:
     """The core's TokenBatch of them all."""
     if len(tokens) == 1:
         return tokens[0]
-    ids, masks, keeps, reports = zip(*tokens, strict=True)
+    ids, masks, keeps, reports, _ = zip(*tokens, strict=True)
     keep = None if keeps[0] is None else torch.cat(keeps)
     return type(tokens[0])(torch.cat(ids), torch.cat(masks), keep, tuple(r for row in reports for r in row))
 

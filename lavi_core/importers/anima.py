@@ -63,7 +63,8 @@ def _vision(adapter: AdapterConfig) -> VisionConfig:
 
 ANIMA = Dialect(
     what="Anima's llm_adapter",
-    signs=("embed.weight", ".norm_cross_attn.weight", ".cross_attn.k_norm.weight", "out_proj.weight"),
+    signs=("embed.weight", ".norm_cross_attn.", ".cross_attn.k_norm."),
+    unless=("anima_v2_connector.",),  # which asks with what this one has made
     adapter=_adapter,
     keys=KEYS,
     prefixes=("llm_adapter.", "net.llm_adapter.", "model.diffusion_model.llm_adapter.", ""),

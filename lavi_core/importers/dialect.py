@@ -64,8 +64,8 @@ class Preset:
 class Dialect:
     """One way in which an adapter is kept in a file.
 
-    what: it is, for messages. signs: parts of names that its file has all of, and no file of another row. adapter: the
-    config from the shapes, and the heads that a preset or the user names. keys: see ``key_map``. presets: by name.
+    what: it is, for messages. signs: parts of names that its file has all of, and no file of another row. unless: parts
+    of names by which a file with the signs is of another kind. adapter: the config from the shapes, and the heads that a preset or the user names. keys: see ``key_map``. presets: by name.
     vision: what its adapters speak to, for the config of one. elsewhere: how the names begin of tensors in its file
     that are no part of the adapter. prefixes: before all names, the first that a file has; beside one that is not ""
     lies another model, which is left alone. query_tokenizer: whose ids it asks with, for a message.
@@ -78,6 +78,7 @@ class Dialect:
     presets: Mapping[str, Preset]
     vision: Callable[[AdapterConfig], VisionConfig]
     elsewhere: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     query_tokenizer: str | None = None
 
@@ -86,6 +87,8 @@ class Dialect:
 
     def prefix(self, names: Collection[str]) -> str | None:
         """The one that a file has; None where it is of another row."""
+        if any(sign in name for name in names for sign in self.unless):
+            return None
         return next((prefix for prefix in self.prefixes if self._has_signs(_without(prefix, names))), None)
 
     def own(self, shapes: Shapes) -> Shapes:
