@@ -65,10 +65,11 @@ class Dialect:
     """One way in which an adapter is kept in a file.
 
     what: it is, for messages. signs: parts of names that its file has all of, and no file of another row. unless: parts
-    of names by which a file with the signs is of another kind. adapter: the config from the shapes, and the heads that a preset or the user names. keys: see ``key_map``. presets: by name.
-    vision: what its adapters speak to, for the config of one. elsewhere: how the names begin of tensors in its file
-    that are no part of the adapter. prefixes: before all names, the first that a file has; beside one that is not ""
-    lies another model, which is left alone. query_tokenizer: whose ids it asks with, for a message.
+    of names by which a file with the signs is of another kind. adapter: the config from the shapes, and the heads that
+    a preset or the user names. keys: see ``key_map``. presets: by name. vision: what its adapters speak to, for the
+    config of one. elsewhere: how the names begin of tensors in its file that are no part of the adapter. prefixes:
+    before all names, the first that a file has; beside one that is not "" lies another model, which is left alone.
+    query_tokenizer: whose ids it asks with, for a message.
     """
 
     what: str

@@ -28,7 +28,12 @@ prompt_syntax_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
 save_ = importlib.import_module("hyphen-pack.nodes.save")
 
 WIDTH, FILE = 32, "anima-tiny.safetensors"
-PROMPTS = ("a red circle left of a blue square", "", "two lines\n(in parentheses), très loin", "a mill by the sea, " * 90)
+PROMPTS = (
+    "a red circle left of a blue square",
+    "",
+    "two lines\n(in parentheses), très loin",
+    "a mill by the sea, " * 90,
+)
 
 
 @contextmanager

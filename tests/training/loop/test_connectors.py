@@ -23,6 +23,8 @@ from lavi_bridge.training.recipe import read_recipe
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
 OPTIONS = ["adapter.depth=1", "adapter.heads=2"]
+T5 = Path(__file__).parents[2] / "golden" / "t5_unet" / "tokenizer"
+ASKS = ["adapter.kind=token_queries", f"adapter.query_tokenizer={T5}", *OPTIONS]
 RUNS = {
     "resampler": ["adapter.kind=resampler", "adapter.tokens=5", *OPTIONS],
     "timestep_resampler": [
@@ -33,6 +35,12 @@ RUNS = {
     "refiner": ["adapter.kind=refiner", "adapter.dropout=0.5", *OPTIONS],
     "perceiver": ["adapter.kind=perceiver", "adapter.tokens=5", *OPTIONS],
     "projection": ["adapter.kind=projection"],
+    "token_queries": [*ASKS, "accumulation=2"],
+    "token_queries, frozen language model": [
+        *(*ASKS, "language.train=frozen", "prompt.padding=longest", "prompt.vision_mask=true"),
+        *("validation.every=2", "data.validation=4", "validation.bins=2", "sample.every=2", "sample.steps=2"),
+        *('sample.prompts=["a red circle"]', "validation.text=true"),
+    ],
     "compressor, frozen language model, padding on the left": [
         *("adapter.kind=compressor", "adapter.tokens=5", *OPTIONS),
         *("language.train=frozen", "prompt.padding_side=left", "prompt.vision_mask=true"),
@@ -136,6 +144,15 @@ def test_weights_of_layers_are_learnt_and_then_stay_to_the_bit(recipe: Path, tmp
     [
         (["adapter.depth=2"], "adapter.depth is 2, the adapter 'mlp' has none of the kind: leave it out"),
         (["adapter.kind=refiner", "adapter.tokens=4"], "adapter.tokens is 4, the adapter 'refiner' has depth, heads"),
+        (
+            ["adapter.kind=token_queries"],
+            r"asks with the token ids of a second tokenizer: set adapter\.query",
+        ),
+        ([f"adapter.query_tokenizer={T5}"], "the adapter 'mlp' asks with no second tokenizer: leave it out"),
+        (
+            [*ASKS, "align.steps=3", "align.teacher=x"],
+            "'token_queries' gives those of a second tokenizer: set",
+        ),
         (["adapter.freeze_layer_weights=5"], "adapter.freeze_layer_weights is 5, but no weights of layers are learnt"),
         (
             ["prompt.hidden_states=learned_mean", "adapter.freeze_layer_weights=0"],
