@@ -4,6 +4,7 @@ bit, validated, saved, read back, drawn with."""
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.files import read_safetensors
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.tests.training import dits
 from lavi_bridge.training.commands import main
+from lavi_bridge.training.dry_run import dry_run
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.pair import Pair
 from lavi_bridge.training.models.pipeline import Pipeline
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -167,6 +171,24 @@ def test_weights_of_layers_are_learnt_and_then_stay_to_the_bit(recipe: Path, tmp
 def test_recipes_that_do_not_fit_are_refused(recipe: Path, change: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_recipe(recipe, change)
+
+
+def test_captions_of_more_queries_than_the_vision_model_hears_are_told_before(recipe: Path, tmp_path: Path) -> None:
+    report = dry_run(read_recipe(recipe, ASKS))
+    assert not report.problems and "tokens of the second tokenizer" in str(report)
+    dits.write("aura_flow", tmp_path / "dit")
+    changes = [*ASKS, f"vision.model={json.dumps(str(tmp_path / 'dit'))}", *written(tmp_path / "data", 300)]
+    changes += ["vision.target=aura_flow"]
+    (found,) = (one for one in dry_run(read_recipe(recipe, changes)).problems if "second tokenizer" in one)
+    assert re.search(r"has 3\d\d tokens of the second tokenizer, the vision model hears at most 256", found)
+
+
+def written(folder: Path, words: int) -> list[str]:
+    """A folder of one picture with a caption of so many words. -> the recipe's changes for it"""
+    folder.mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "a.png")
+    (folder / "a.txt").write_text("a " * words)
+    return ["data.kind=folder", f"data.path={json.dumps(str(folder))}", "data.count=0"]
 
 
 def test_heads_that_do_not_divide_and_layers_that_are_not_there_are_refused(recipe: Path) -> None:
