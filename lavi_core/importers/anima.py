@@ -26,7 +26,7 @@ PRESETS = {
         source="AnimaTEModel and Anima.preprocess_text_embeds of ComfyUI 0.33.0: the prompt alone, at its own length "
         "in both tokenizers, the states after the final norm, one padding token for the empty prompt; zeros up to 512 "
         "tokens behind what it gives",
-        model_id="Qwen/Qwen3-0.6B",
+        model_id="Qwen/Qwen3-0.6B-Base",
         family="llama",
         in_width=1024,
         prompt=PromptRecipe(max_length=4096, padding="longest", language_mask=True, vision_mask=True),

@@ -126,7 +126,9 @@ def test_refusals(encoder: TextEncoder, tmp_path: Path) -> None:
     refused(written(tmp_path, embed__weight=torch.zeros(9, 32)), r"has 400 ids, the adapter knows 9: it is another's")
     refused(written(tmp_path, "llm_adapter.", norm__weight=torch.zeros(3)), r"norm\.weight of .+ has shape \[3\]")
     refused(
-        FILE, r"a language model of width 24 \(Qwen/Qwen3-0\.6B\), .+ has 32", encoder=TextEncoder.skeleton(T5_MODEL)
+        FILE,
+        r"a language model of width 24 \(Qwen/Qwen3-0\.6B-Base\), .+ has 32",
+        encoder=TextEncoder.skeleton(T5_MODEL),
     )
     refused(FILE, r"a vision model of context width 32 \(Anima\), tiny cosmos has 33", vision=vision(33, "cosmos"))
     file = written(tmp_path, "llm_adapter.")

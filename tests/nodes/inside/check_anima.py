@@ -194,6 +194,6 @@ def saved_as_a_bridge_it_holds_its_tokenizer():
             assert torch.equal(again.encode(PROMPTS[0])[0][0][0], told)
         finally:
             file.unlink(missing_ok=True)
-        words = ["made for Qwen/Qwen3-0.6B (hidden 48)", "load Qwen/Qwen3-0.6B"]
+        words = ["made for Qwen/Qwen3-0.6B-Base (hidden 48)", "load Qwen/Qwen3-0.6B-Base"]
         narrow = language_.LanguageModel.load(MODELS / "LLM" / "tiny-llama", torch.float32)
         refused(words, bridge_.LoadBridge.execute, narrow, FILE, 1.0, True)
