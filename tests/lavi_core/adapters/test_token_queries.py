@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,8 @@ def test_the_numbers_are_diffusers() -> None:
     """Of a batch with its masks, and of 600 queries, whose places turn far."""
     from diffusers.models.condition_embedders.condition_embedder_anima import AnimaTextConditioner
 
-    sizes = {"source_dim": 12, "target_dim": 10, "model_dim": 16, "num_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"source_dim": 12, "target_dim": 10, "model_dim": 16}
+    sizes |= {"num_layers": 2, "num_attention_heads": 4}
     theirs, ours = AnimaTextConditioner(**sizes, target_vocab_size=50, min_sequence_length=1).eval(), built()
     theirs.load_state_dict(ours.state_dict())
     long = torch.randint(0, 50, (2, 600), generator=torch.manual_seed(2))

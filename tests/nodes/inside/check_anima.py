@@ -123,7 +123,8 @@ def a_bridge_of_animas_adapter_says_what_the_hosts_own_text_path_says():
             count = stock[0][1]["t5xxl_ids"].shape[-1]
             assert f"the adapter asks with {count} tokens" in report and heard_by(model, stock).abs().max() > 0.1
             near(heard_by(model, ours), heard_by(model, stock))
-        assert count > 512 and heard_by(model, ours).shape[1] == count
+            if len(prompt) > 1000:
+                assert count > 512 and heard_by(model, ours).shape[1] == count
 
 
 @check
