@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from . import adapters
 from . import lora as _lora
@@ -17,7 +18,9 @@ from .conditioning import Conditioning, Heard, HiddenStates, TimedConditioning, 
 from .config import BridgeConfig, LanguageConfig
 from .language import TextEncoder, TokenBatch
 from .language.facts import differing
+from .language.query_tokenizer import QueryTokenizer
 from .own_encoder import at_strength, together
+from .prompt import PromptRecipe
 from .registry import Registry
 
 _LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach})
@@ -26,11 +29,15 @@ _LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach
 class Bridge(nn.Module):
     """encoder + adapter. ``encoder.lora`` is the language LoRA in place; its ``remove()`` gives the plain model."""
 
-    def __init__(self, encoder: TextEncoder, adapter: Adapter, config: BridgeConfig):
+    def __init__(
+        self, encoder: TextEncoder, adapter: Adapter, config: BridgeConfig, queries: QueryTokenizer | None = None
+    ):
+        """queries: the second tokenizer, of an adapter that ``asks``."""
         super().__init__()
         self.encoder = encoder
         self.adapter = adapter
         self.config = config
+        self.queries = queries
 
     @classmethod
     def connect(
@@ -62,7 +69,8 @@ class Bridge(nn.Module):
         }
         adapter.load_state_dict(weights, assign=True)
         adapter.eval().requires_grad_(False)
-        bridge = cls(encoder, adapter, checkpoint.config)
+        asks = checkpoint.query_tokenizer
+        bridge = cls(encoder, adapter, checkpoint.config, None if asks is None else QueryTokenizer(asks))
         if lora is not None and checkpoint.language_lora:
             encoder.lora = _LORA_MODES[lora](encoder.model, checkpoint.language_lora, strength)
         return bridge.eval()
@@ -100,13 +108,16 @@ class Bridge(nn.Module):
         recipe = self.config.prompt
         width = self.encoder.tokenize(prompts, recipe).ids.shape[1]
         blank_recipe = replace(recipe, padding="max_length", max_length=width)
-        tokens = self.encoder.tokenize([""], blank_recipe)
+        tokens = self.tokenize([""], blank_recipe)
         blank = self.encoder(tokens.to(self.encoder.computes_on), blank_recipe)
 
         def adapt(hidden: HiddenStates, timestep: Tensor | None, own: Conditioning | None) -> Conditioning:
             told = self.alone(hidden, timestep)
             rows = len(timestep) if timestep is not None and timestep.ndim else 1
-            empty = self.alone(HiddenStates(*(part.expand(rows, *part.shape[1:]) for part in blank)), timestep)
+            parts = (None if part is None else part.expand(rows, *part.shape[1:]) for part in blank)
+            empty = self.alone(HiddenStates(*parts), timestep)  # type: ignore[arg-type]
+            if self.adapter.asks:
+                empty = filled_up(empty, told.context.shape[1])
             return together(at_strength(told, empty, strength), own, self.config.own_encoder)
 
         return adapt
@@ -115,8 +126,13 @@ class Bridge(nn.Module):
         """What the language model says of prompts, each as if it were alone, for ``adapt`` at any timestep."""
         if self.config.prompt.varies_with_batch and len(prompts) > 1:
             return stack_states([self.hear([prompt]) for prompt in prompts])
-        tokens = self.encoder.tokenize(prompts, self.config.prompt)
+        tokens = self.tokenize(prompts, self.config.prompt)
         return self.encoder(tokens.to(self.encoder.computes_on), self.config.prompt)
+
+    def tokenize(self, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
+        """As the language model reads them, and as queries where the adapter asks."""
+        tokens = self.encoder.tokenize(prompts, recipe)
+        return tokens if self.queries is None else tokens._replace(queries=self.queries(prompts))
 
     def encode_tokens(
         self, tokens: TokenBatch, timestep: Tensor | None = None, own: Conditioning | None = None
@@ -137,16 +153,25 @@ class Bridge(nn.Module):
     def alone(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
         """What the bridge says. The adapter runs in float32, whatever the language model's dtype and whatever
         autocast is on. The mask is passed on only where the recipe gives it to the vision model, or where it leaves out
-        what ``hear`` has filled up.
+        what ``hear`` has filled up, queries of shorter prompts among it.
 
         timestep: [] or [B], see ``Adapter.forward``; an adapter that does not hear it leaves it alone.
         """
         with torch.autocast(hidden.states.device.type, enabled=False):
-            conditioning: Conditioning = self.adapter(HiddenStates(hidden.states.float(), hidden.mask), timestep)
+            conditioning: Conditioning = self.adapter(hidden._replace(states=hidden.states.float()), timestep)
         check_finite(conditioning)
         recipe, mask = self.config.prompt, conditioning.mask
-        filled = recipe.varies_with_batch and mask is not None and not bool(mask.all())
-        return conditioning if recipe.vision_mask or filled else replace(conditioning, mask=None)
+        fills = recipe.varies_with_batch or self.adapter.asks
+        filled = fills and mask is not None and not bool(mask.all())
+        keeps = filled or (recipe.vision_mask and not self.adapter.own_tokens)
+        return conditioning if keeps else replace(conditioning, mask=None)
+
+
+def filled_up(empty: Conditioning, length: int) -> Conditioning:
+    """Of an adapter that asks, what it says of the empty prompt beside one of ``length`` queries: zeros behind, all
+    attended. It never has more: whatever the tokenizer adds to a prompt, it adds to the empty one."""
+    context = pad(empty.context, (0, 0, 0, length - empty.context.shape[1]))
+    return replace(empty, context=context, mask=None)
 
 
 def check_finite(conditioning: Conditioning) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import adapters
+from .adapters import ADAPTERS
 from .config import SCHEMA, BridgeConfig, from_dict
 from .files import write_safetensors
 from .foreign_files import what_it_is
@@ -24,18 +25,22 @@ HEADER = "lavi_bridge"  # the config, as JSON
 PATHS = "lavi_bridge_lora"  # {"language": [module paths], "vision": [module paths]}, as JSON
 ROWS = "rows"  # in it: {module path: output rows} of the parts of fused matrices
 ADAPTER = "adapter."
+QUERY_TOKENIZER = "query_tokenizer"  # the bytes of its tokenizer.json, [n] uint8
 LANGUAGE_KEYS = KeyFormat("language_lora.", ".", ".lora_down.weight", ".lora_up.weight")
 
 
 @dataclass
 class BridgeCheckpoint:
     """Everything a trained bridge is. The vision LoRA's tensors carry the names that stock ComfyUI reads, so the file
-    can be given to its LoRA loader as it is."""
+    can be given to its LoRA loader as it is.
+
+    query_tokenizer: the text of the tokenizer.json whose ids the adapter asks with, of a kind that ``asks``."""
 
     config: BridgeConfig
     adapter: dict[str, Tensor]
     language_lora: LoRA = field(default_factory=dict)
     vision_lora: LoRA = field(default_factory=dict)
+    query_tokenizer: str | None = None
 
     def save(
         self, path: str | Path, dtype: torch.dtype | None = None, adapter_dtype: torch.dtype | None = None
@@ -49,6 +54,8 @@ class BridgeCheckpoint:
         tensors |= lora_tensors(self.language_lora, LANGUAGE_KEYS)
         keys = VISION_TARGETS[self.config.vision.target].keys
         tensors |= lora_tensors(self.vision_lora, keys)
+        if self.query_tokenizer is not None:
+            tensors[QUERY_TOKENIZER] = torch.frombuffer(bytearray(self.query_tokenizer.encode()), dtype=torch.uint8)
         _check_tensors(self.config, tensors, self.language_lora, self.vision_lora, str(path))
         lists: dict[str, Any] = {"language": list(self.language_lora), "vision": list(self.vision_lora)}
         if rows := fused_rows(self.vision_lora, keys):
@@ -75,7 +82,8 @@ class BridgeCheckpoint:
         except KeyError as error:
             raise ValueError(f"{path} lacks the tensor {error.args[0]}; fetch or save it again") from None
         _check_tensors(config, tensors, language, vision, str(path))
-        return cls(config, adapter, language, vision)
+        queries = tensors.get(QUERY_TOKENIZER)
+        return cls(config, adapter, language, vision, None if queries is None else bytes(queries.numpy()).decode())
 
 
 def read_config(path: str | Path) -> BridgeConfig:
@@ -148,6 +156,10 @@ def _check_tensors(
             raise ValueError(f"{where}: {name} has shape {tuple(tensors[name].shape)}, its config asks for {shape}")
     known = shapes.keys() | lora_tensors(language, LANGUAGE_KEYS).keys()
     known |= lora_tensors(vision, VISION_TARGETS[config.vision.target].keys).keys()
+    if ADAPTERS[config.adapter.kind].asks:
+        known.add(QUERY_TOKENIZER)
+        if QUERY_TOKENIZER not in tensors:
+            raise ValueError(f"{where} lacks the tokenizer of its adapter's queries; fetch or save it again")
     leftover = sorted(tensors.keys() - known)
     if leftover:
         raise ValueError(f"{where} has {len(leftover)} tensors that its config does not explain, first {leftover[0]}")

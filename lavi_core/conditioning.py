@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 class HiddenStates(NamedTuple):
@@ -15,6 +16,7 @@ class HiddenStates(NamedTuple):
 
     states: Tensor  # [B T D] float; where several layers are handed on, they lie side by side on the width
     mask: Tensor  # [B T] bool, True = a real token
+    queries: Tensor | None = None  # [B Q] long, the prompts as ids of a second tokenizer, -1 behind a shorter one
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,15 @@ def stack_states(parts: Sequence[HiddenStates]) -> HiddenStates:
     states = parts[0].states.new_zeros(sum(counts), width, parts[0].states.shape[2])
     mask = parts[0].mask.new_zeros(sum(counts), width)
     for part, rows, masks in zip(parts, states.split(counts), mask.split(counts), strict=True):
-        rows[:, : part.mask.shape[1]], masks[:, : part.mask.shape[1]] = part
-    return HiddenStates(states, mask)
+        rows[:, : part.mask.shape[1]], masks[:, : part.mask.shape[1]] = part.states, part.mask
+    return HiddenStates(states, mask, stack_queries([part.queries for part in parts]))
+
+
+def stack_queries(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Batches of ``HiddenStates.queries`` as one batch: -1 behind the shorter ones."""
+    some = [part for part in parts if part is not None]
+    width = max((part.shape[1] for part in some), default=0)
+    return torch.cat([pad(part, (0, width - part.shape[1]), value=-1) for part in some]) if some else None
 
 
 def stack(parts: Sequence[Conditioning]) -> Conditioning:

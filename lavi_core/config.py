@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from .prompt import PromptRecipe
 
 # 2: facts of the language model. 3: options of adapters, several layers. 4: own encoders, other projects' text paths.
-SCHEMA = 4
+# 5: queries of a second tokenizer.
+SCHEMA = 5
 
 T = TypeVar("T")
 
@@ -105,7 +106,8 @@ class AdapterConfig:
     The others are None for kinds that do not have them. tokens: given out, whatever number comes in. depth: blocks;
     narrow_depth: those over the tokens that are given. heads: of attention. outer_norms: LayerNorm of what comes in and
     of what is given. timestep_channels: of the sinusoids that the timestep becomes. positions: places of what comes in
-    that have vectors of their own, and so the most states that are heard.
+    that have vectors of their own, and so the most states that are heard. vocabulary: ids that it asks with, of the
+    second tokenizer that the bridge holds.
     """
 
     kind: str
@@ -121,6 +123,7 @@ class AdapterConfig:
     outer_norms: bool | None = None
     timestep_channels: int | None = None
     positions: int | None = None
+    vocabulary: int | None = None
 
     @property
     def state_width(self) -> int:
@@ -181,7 +184,8 @@ class LoRAConfig:
 
 def check_positions(adapter: AdapterConfig, prompt: PromptRecipe) -> None:
     """Raise ValueError where the places of a prompt's tokens, which the adapter knows, depend on the prompts beside."""
-    if adapter.positions is not None and prompt.padding == "longest" and prompt.padding_side == "left":
+    placed = adapter.positions is not None or adapter.vocabulary is not None
+    if placed and prompt.padding == "longest" and prompt.padding_side == "left":
         raise ValueError(
             f"the adapter {adapter.kind!r} knows the places of tokens, which padding to the longest prompt on the left "
             "moves with its company: set prompt.padding_side = 'right' or prompt.padding = 'max_length'"

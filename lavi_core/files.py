@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,12 +58,17 @@ def _replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Raises ValueError, naming the file, where it is cut short or no safetensors file."""
+def read_safetensors(path: str | Path, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    """wanted: names of the tensors that are read; None = all. Raises ValueError, naming the file, where it is cut short
+    or no safetensors file."""
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     with reading(path):
-        return load_file(path)
+        if wanted is None:
+            return load_file(path)
+        with safe_open(str(path), "pt") as file:
+            return {name: file.get_tensor(name) for name in wanted}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 _IMPORT = "lavi-bridge import writes a bridge of the folder it came in"
 _IMPORT_FILE = "Load Bridge reads it as it is, and lavi-bridge import writes a bridge of it"
-_STATES = "a bridge is told the states of its language model and no more"
+_STATES = "a bridge is told the states of one language model and the tokens of its prompt"
 # (what it is, signs: parts of names that its file has all of, the way); the first whose signs are there is taken
 KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("an ELLA connector", ("connector.latents", "connector.perceiver_blocks."), _IMPORT_FILE),
@@ -53,18 +53,17 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "Anima's llm_adapter",
         ("embed.weight", ".norm_cross_attn.", ".cross_attn.k_norm."),
-        f"which asks with the token ids of T5, while {_STATES}: leave it in its vision model, which Load Diffusion "
-        "Model and Load CLIP read",
+        _IMPORT_FILE,
     ),
     (
         "a seeded resampler of gguf-trainer",
         ("adapter.query", "adapter.t5_embed."),
-        f"which asks with the token ids of T5, while {_STATES}: use it in ggk",
+        "which asks with the token ids of T5 and lies in a GGUF file, from which no adapter is read: use it in ggk",
     ),
     (
         "a Ming-Image or Qwen3.5 adapter of gguf-trainer",
         ("adapter.slot_query", "adapter.seed_embed."),
-        f"which asks with another tokenizer's ids, while {_STATES}: use it in ggk",
+        "which asks with another tokenizer's ids and lies in a GGUF file, from which no adapter is read: use it in ggk",
     ),
     (
         "a resampler of gguf-trainer",

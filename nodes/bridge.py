@@ -109,6 +109,9 @@ class ConnectedBridge:
     ) -> tuple[Any, tuple[str, str]]:
         pieces = read(self.encoder, self.config.prompt, text, options)
         report, lost = describe(pieces, self.config.prompt), cut_off(pieces)
+        if (queries := self.clip.cond_stage_model.queries) is not None:
+            count = sum(len(queries.read(piece.prompt.text)) for piece in pieces)
+            report += f"\nthe adapter asks with {count} tokens of its own tokenizer"
         if lost:
             whole = self.config.adapter.positions is None
             lost += "; long_prompts can chunk it" + (" or hear it at full length" if whole else "")
@@ -165,7 +168,7 @@ class LoadBridge(io.ComfyNode):
                     "bridge",
                     options=folders.names(*folders.ADAPTERS, suffixes=folders.ADAPTER_FILES),
                     tooltip="A bridge file in models/lavi_bridges, or another project's adapter (ELLA, RouWei, "
-                    "qwen-sdxl-adapter, DistillT5), there or in models/ella or models/llm_adapters.",
+                    "qwen-sdxl-adapter, DistillT5, Anima), there or in models/ella or models/llm_adapters.",
                 ),
                 io.Float.Input(
                     "language_lora",

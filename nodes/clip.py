@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .casting import managed, settle
 from .clip_tokens import Beside, BridgeTokenizer, BridgeTokens, heard
-from .context_tokens import CONTEXT_TOKENS, context_tokens, own_tokens
+from .context_tokens import CONTEXT_TOKENS, asked_tokens, context_tokens, own_tokens
 from .kohya_names import hear_kohya, kohya_names
 from .language import OURS, LanguageModel
 from .prompt_syntax import Piece
@@ -59,6 +59,7 @@ class BridgeShell(nn.Module):
         self._modules.update(patcher.model.named_children())
         self.dtypes = {bridge.encoder.dtype}
         self.config = bridge.config
+        self.queries = bridge.queries  # the core's ``QueryTokenizer``, of an adapter that asks; else None
         self.language = language_model
         ours = language_model.prefix == OURS  # ComfyUI's own encoders have the names that it looks for
         family = bridge.encoder.config.family
@@ -124,43 +125,62 @@ class BridgeShell(nn.Module):
 
     def _said(self, pieces: list[Piece], strength: float = 1.0, beside: Beside | None = None) -> Said:
         """What the language model says of the pieces, and of the empty prompt where any word is weighted."""
-        weights = [token_weights(piece) for piece in pieces]
+        weights = [self.weights(piece) for piece in pieces]
         blanks = {
-            _blank_key(piece): self._states(_blank(self.encoder, piece), piece.recipe)
+            _blank_key(piece): self._asking(self._states(_blank(self.encoder, piece), piece.recipe), "")
             for piece, weighted in zip(pieces, weights, strict=True)
-            if strength != 1 or bool((weighted != 1).any())
+            if strength != 1 or (self.queries is None and bool((weighted != 1).any()))
         }
-        return Said(pieces, weights, self._states_of(pieces), blanks, strength, beside)
+        found = zip(self._states_of(pieces), pieces, strict=True)
+        hidden = [self._asking(states, piece.prompt.text) for states, piece in found]
+        return Said(pieces, weights, hidden, blanks, strength, beside)
+
+    def weights(self, piece: Piece) -> Tensor:
+        """The weight of each token whose state is given on, or of each query. -> [K] float32"""
+        from ..lavi_core.language import prompt_weights
+
+        prompt = piece.prompt
+        if self.queries is None:
+            return prompt_weights.token_weights(piece.tokens, prompt.text, prompt.weights)
+        places = [query.span for query in self.queries.read(prompt.text)]
+        return prompt_weights.weights_at(places, prompt.text, prompt.weights)
+
+    def _asking(self, hidden: Any, text: str) -> Any:
+        return hidden if self.queries is None else hidden._replace(queries=self.queries([text]))
 
     def _context(self, said: Said, timestep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the vision model hears, [1 T C], and the pooled vector, on the adapter's device."""
+        from ..lavi_core.bridge import filled_up
         from ..lavi_core.conditioning import Conditioning
         from ..lavi_core.own_encoder import together
 
         settle(self._adapter.model, self._adapter.load_device)
-        contexts, pooled, own_tokens = [], None, self.adapter.own_tokens
+        contexts, pooled, own_tokens, asks = [], None, self.adapter.own_tokens, self.adapter.asks
         for piece, hidden, weights in zip(said.pieces, said.hidden, said.weights, strict=True):
-            blank = said.blanks.get(_blank_key(piece)) if bool((weights != 1).any()) else None
+            blank = said.blanks.get(_blank_key(piece)) if not asks and bool((weights != 1).any()) else None
             if blank is not None and own_tokens:  # no token of its is one of the prompt's
                 hidden = hidden._replace(states=_weighed(hidden.states, blank.states, blank.mask[0], weights))
                 blank, weights = None, torch.ones(self.config.adapter.tokens)
-            elif own_tokens:
+            elif own_tokens and not asks:
                 weights = torch.ones(self.config.adapter.tokens)
             found = self._adapt(hidden, timestep)
             context = found.context
+            if asks:  # as the host's Anima weighs what its adapter gives
+                context, weights = context * weights.to(context)[:, None], torch.ones(len(weights))
             if said.strength != 1:
                 blank, weights = said.blanks[_blank_key(piece)], weights * said.strength
             if blank is not None:
                 empty = self._adapt(blank, timestep)
+                empty = filled_up(empty, context.shape[1]) if asks else empty
                 heard = blank.mask[0] if piece.recipe.vision_mask and not own_tokens else None
                 attended = torch.ones(empty.context.shape[1], dtype=torch.bool) if heard is None else heard
                 context = _weighed(context, empty.context, attended, weights)
                 found = replace(found, pooled=_between(found.pooled, empty.pooled, said.strength))
-            masked = piece.recipe.vision_mask and found.mask is not None
+            masked = piece.recipe.vision_mask and not own_tokens
             contexts.append(context[:, hidden.mask[0]] if masked else context)
             pooled = found.pooled if pooled is None else pooled
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
-        masked = said.pieces[0].recipe.vision_mask and not self.adapter.own_tokens
+        masked = said.pieces[0].recipe.vision_mask and not own_tokens
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if masked else None
         ours, own = Conditioning(context, mask, pooled), None
         if said.beside is not None:
@@ -171,6 +191,8 @@ class BridgeShell(nn.Module):
 
     def _listed(self, said: Said) -> Any:
         """What each vector of the context is."""
+        if self.queries is not None:
+            return asked_tokens(self.queries, said.pieces, said.weights)
         if self.adapter.own_tokens:
             return own_tokens(self.config.adapter.tokens, said.pieces)
         pairs = zip(said.pieces, said.hidden, strict=True)
@@ -203,7 +225,8 @@ class BridgeShell(nn.Module):
         from ..lavi_core.bridge import check_finite
 
         here = self._adapter.load_device
-        states = type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here))
+        queries = None if hidden.queries is None else hidden.queries.to(here)
+        states = type(hidden)(hidden.states.to(here, torch.float32), hidden.mask.to(here), queries)
         conditioning = self.adapter(states, None if timestep is None else timestep.to(here))
         check_finite(conditioning)
         return conditioning
@@ -292,7 +315,7 @@ def counted_from(trained: Any, layer: int) -> Any:
 
 def _lengths(piece: Piece) -> tuple[int, int]:
     """Of a piece's tokens, and of those whose states are given on."""
-    ids, _, keep, _ = piece.tokens
+    ids, keep = piece.tokens.ids, piece.tokens.keep
     return ids.shape[1], ids.shape[1] if keep is None else int(keep.sum())
 
 
@@ -300,16 +323,9 @@ def _together(tokens: list[Any]) -> Any:
     """The core's TokenBatch of them all."""
     if len(tokens) == 1:
         return tokens[0]
-    ids, masks, keeps, reports = zip(*tokens, strict=True)
+    ids, masks, keeps, reports, _ = zip(*tokens, strict=True)
     keep = None if keeps[0] is None else torch.cat(keeps)
     return type(tokens[0])(torch.cat(ids), torch.cat(masks), keep, tuple(r for row in reports for r in row))
-
-
-def token_weights(piece: Piece) -> Tensor:
-    """The weight of each token whose state is given on. -> [K] float32"""
-    from ..lavi_core.language import prompt_weights
-
-    return prompt_weights.token_weights(piece.tokens, piece.prompt.text, piece.prompt.weights)
 
 
 def _blank(encoder: Any, piece: Piece) -> Any:

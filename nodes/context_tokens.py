@@ -96,6 +96,18 @@ def own_tokens(count: int, pieces: list[Piece]) -> ContextTokens:
     return ContextTokens(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
 
 
+def asked_tokens(queries: Any, pieces: list[Piece], weights: list[Tensor]) -> ContextTokens:
+    """Of an adapter that asks with the ids of a second tokenizer, the core's ``queries``. weights: of each piece's."""
+    tokens = []
+    for number, (piece, weighted) in enumerate(zip(pieces, weights, strict=True)):
+        text = piece.prompt.text
+        for query, weight in zip(queries.read(text), weighted.tolist(), strict=True):
+            kind, name = ("special", query.text) if query.span is None else ("prompt", text[slice(*query.span)])
+            tokens.append(ContextToken(name, kind, weight, number, query.span))
+    cut = (piece.tokens.reports[0].cut_text for piece in pieces)
+    return ContextTokens(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
+
+
 def find_context_tokens(conditioning: Any) -> tuple[Tensor, ContextTokens]:
     """The first context of a conditioning, [1 T C], and what its vectors are. Raises ValueError where nobody knows."""
     for context, more in conditioning:

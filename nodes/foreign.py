@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from .folders import host_tokenizers
 from .notice import repeat
 
 AUTO = "auto"
 # The names in the core's FOREIGN, which is not imported at the host's start.
-PRESETS = (AUTO, "ella", "ella-fixed", "gemma", "t5gemma", "qwen-sdxl", "distill-t5")
+PRESETS = (AUTO, "ella", "ella-fixed", "gemma", "t5gemma", "qwen-sdxl", "distill-t5", "anima")
 
 
 def named(preset: str) -> str | None:
@@ -27,10 +28,12 @@ def read_wanted(path: Path, preset: str) -> Any:
 
 def read(path: Path, preset: str, encoder: Any) -> Any:
     """A bridge, or another project's adapter, of which it is shown on the node how it is read. -> the core's
-    BridgeCheckpoint. encoder: the core's, of the width that the file asks for. Raises ValueError."""
+    BridgeCheckpoint. encoder: the core's, of the width that the file asks for. Where one asks with the ids of a second
+    tokenizer, that is T5's, which the host ships. Raises ValueError."""
     from ..lavi_core.importers import is_ours, read_any
 
-    checkpoint = read_any(path, named(preset), encoder=encoder)
+    t5 = host_tokenizers().get("t5")
+    checkpoint = read_any(path, named(preset), encoder=encoder, query_tokenizer=t5)
     if not is_ours(path):
         made = checkpoint.config.provenance
         text = f"{path.name} is {made['imported']}, read by the preset {made['preset']}: {made['preset_source']}"

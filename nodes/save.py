@@ -76,7 +76,8 @@ def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
     sizes = {"language_lora": _size(language), "vision_lora": _size(vision)}
     provenance = {**bridge.config.provenance, "saved from": bridge.name}
     config = replace(bridge.config, **sizes, provenance=provenance)
-    return BridgeCheckpoint(config, shell.adapter.state_dict(), language, vision)
+    queries = None if shell.queries is None else shell.queries.json
+    return BridgeCheckpoint(config, shell.adapter.state_dict(), language, vision, queries)
 
 
 def _size(found: Mapping[str, Any]) -> Any:

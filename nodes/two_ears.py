@@ -10,7 +10,7 @@ from comfy.sd1_clip import SDClipModel, SDTokenizer
 from comfy_api.latest import io
 
 from .bridge import BridgeTextEncode, ConnectedBridge
-from .clip import BridgeShell, check_beside, token_weights
+from .clip import BridgeShell, check_beside
 from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .context_tokens import ContextToken
 from .from_clip import family_of
@@ -100,8 +100,11 @@ def _name(clip: comfy.sd.CLIP, pair: Any) -> str:
 
 def _named(shell: BridgeShell, pieces: Any) -> list[tuple[str, float]]:
     (piece,) = pieces
-    words = shell.encoder.tokenizer.convert_ids_to_tokens(piece.tokens.ids[0].tolist())
-    return list(zip(map(str, words), token_weights(piece).tolist(), strict=False))
+    if shell.queries is None:
+        words = shell.encoder.tokenizer.convert_ids_to_tokens(piece.tokens.ids[0].tolist())
+    else:
+        words = [query.text for query in shell.queries.read(piece.prompt.text)]
+    return list(zip(map(str, words), shell.weights(piece).tolist(), strict=False))
 
 
 def escaped(text: str) -> str:

@@ -17,6 +17,7 @@ from .projection import ProjectionAdapter
 from .refiner import RefinerAdapter
 from .resampler import ResamplerAdapter
 from .timestep_resampler import TimestepResamplerAdapter
+from .token_queries import TokenQueriesAdapter
 
 ADAPTERS: Registry[type[Adapter]] = Registry(
     "adapter",
@@ -30,6 +31,7 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
         "perceiver": PerceiverAdapter,
         "compressor": CompressorAdapter,
         "projection": ProjectionAdapter,
+        "token_queries": TokenQueriesAdapter,
     },
 )
 
@@ -83,6 +85,7 @@ __all__ = [
     "RefinerAdapter",
     "ResamplerAdapter",
     "TimestepResamplerAdapter",
+    "TokenQueriesAdapter",
     "build",
     "check_options",
     "configure",

@@ -20,6 +20,7 @@ OPTIONS = (
     "outer_norms",
     "timestep_channels",
     "positions",
+    "vocabulary",
 )  # of AdapterConfig, that only some kinds have
 
 
@@ -29,13 +30,15 @@ class Adapter(nn.Module):
 
     hears_timestep: the context is another at each timestep, so ``forward`` has to be given one. own_tokens: what it
     gives are tokens of its own, ``config.tokens`` of them, all to be attended; it hears real tokens alone, whatever the
-    prompt recipe says of the vision model's mask. own_pooled: the pooled vector is made by ``gather``, not by the head
-    that other kinds have. options: those of ``OPTIONS`` that it has, with their defaults;
+    prompt recipe says of the vision model's mask. asks: the tokens of its own are one for each of ``hidden.queries``,
+    the ids of a second tokenizer, and its mask is where there is one. own_pooled: the pooled vector is made by
+    ``gather``, not by the head that other kinds have. options: those of ``OPTIONS`` that it has, with their defaults;
     None = from the widths, see ``adapters.configure``.
     """
 
     hears_timestep = False
     own_tokens = False
+    asks = False
     own_pooled = False
     options: Mapping[str, Any] = MappingProxyType({})
 
@@ -52,7 +55,8 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def attend(self, hidden: HiddenStates, timestep: Tensor | None) -> Tensor:
-        """All tokens of a prompt together. states [B T D], mask [B T] -> [B T C], of own tokens [B N C].
+        """All tokens of a prompt together. states [B T D], mask [B T] -> [B T C], of own tokens [B N C], N = Q where it
+        ``asks``.
 
         timestep: as ``forward`` has it, never None where ``hears_timestep``.
         """
@@ -93,17 +97,25 @@ class Adapter(nn.Module):
         timestep: [B], or [] for all, of any number type: what the vision model itself is told in training, 0 (data) to
         1000 (noise). Of DDPM models the index of the noise level (ELLA, arXiv 2403.05135, hears that one), of flows
         1000 times the share of noise, not rounded. Kinds that do not hear it leave it alone. Raises ValueError where
-        one is needed.
+        one is needed, and for states without the queries that it asks with.
         """
         if self.hears_timestep and timestep is None:
             raise ValueError(
                 f"the adapter {self.config.kind!r} gives another context at each timestep and was told none: give the "
                 "timestep (0 to 1000), at every step of a sampler"
             )
+        if self.asks and hidden.queries is None:
+            raise ValueError(
+                f"the adapter {self.config.kind!r} asks with the token ids of a second tokenizer and was given none: "
+                "give the queries too"
+            )
         if self.layer_mean is not None:
             hidden = hidden._replace(states=self.layer_mean(hidden.states))
         context, pooled = self.gather(hidden, timestep)
-        return Conditioning(context, None if self.own_tokens else hidden.mask, pooled)
+        mask = None if self.own_tokens else hidden.mask
+        if self.asks and hidden.queries is not None:
+            mask = hidden.queries >= 0
+        return Conditioning(context, mask, pooled)
 
 
 def check_options(kind: str, known: Mapping[str, Any], given: Mapping[str, Any], whole: bool = False) -> None:

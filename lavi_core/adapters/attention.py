@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD_WIDTH = 64
+THETA = 10000.0
 
 
 class Attention(nn.Module):
@@ -41,3 +42,13 @@ class Attention(nn.Module):
 def attended(mask: Tensor) -> Tensor:
     """``mask`` [B T], all True in a row that has no real token: attention to nothing is no number."""
     return mask | ~mask.any(dim=1, keepdim=True)
+
+
+def turned(x: Tensor) -> Tensor:
+    """[B heads N D] -> the same, rows turned by their number (arXiv 2104.09864): channel i with channel i + D / 2."""
+    count, width = x.shape[-2:]
+    place = torch.arange(count, dtype=torch.float32, device=x.device).unsqueeze(1)
+    speed = THETA ** -(torch.arange(0, width, 2, dtype=torch.float32, device=x.device) / width)
+    angle = (place * speed).repeat(1, 2)
+    first, second = x.chunk(2, dim=-1)
+    return x * angle.cos().to(x.dtype) + torch.cat([-second, first], dim=-1) * angle.sin().to(x.dtype)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from ..conditioning import HiddenStates
 from ..config import AdapterConfig
 from .adapter import Adapter
-from .attention import Attention
+from .attention import Attention, turned
 
 EPS = 1e-6
-THETA = 10000.0
 
 
 class PerceiverAdapter(Adapter):
@@ -97,18 +96,8 @@ class RotaryAttention(nn.Module):
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         lowest = torch.finfo(x.dtype).min  # and not -inf, of which a whole row is no number
         bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, lowest)[:, None, None]
-        found = F.scaled_dot_product_attention(_turned(query), _turned(key), value, attn_mask=bias)
+        found = F.scaled_dot_product_attention(turned(query), turned(key), value, attn_mask=bias)
         return self.to_out(found.transpose(1, 2).flatten(2))
-
-
-def _turned(x: Tensor) -> Tensor:
-    """[B heads N D] -> the same, rows turned by their number: channel i with channel i + D / 2."""
-    count, width = x.shape[-2:]
-    place = torch.arange(count, dtype=torch.float32, device=x.device).unsqueeze(1)
-    speed = THETA ** -(torch.arange(0, width, 2, dtype=torch.float32, device=x.device) / width)
-    angle = (place * speed).repeat(1, 2)
-    first, second = x.chunk(2, dim=-1)
-    return x * angle.cos().to(x.dtype) + torch.cat([-second, first], dim=-1) * angle.sin().to(x.dtype)
 
 
 class SwiGLU(nn.Module):

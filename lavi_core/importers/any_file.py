@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..adapters import ADAPTERS
 from ..checkpoint import BridgeCheckpoint, is_bridge, read_config
 from ..config import BridgeConfig
 from ..language import TextEncoder
@@ -15,9 +16,19 @@ def read_any_config(path: str | Path, preset: str | None = None) -> BridgeConfig
     return read_config(path) if _is_ours(Path(path), preset) else read_foreign_config(path, preset)
 
 
-def read_any(path: str | Path, preset: str | None = None, *, encoder: TextEncoder | None = None) -> BridgeCheckpoint:
-    """Whole. encoder: see ``read_foreign``. Raises ValueError as ``read_any_config`` does."""
-    return BridgeCheckpoint.load(path) if _is_ours(Path(path), preset) else read_foreign(path, preset, encoder=encoder)
+def read_any(
+    path: str | Path,
+    preset: str | None = None,
+    *,
+    encoder: TextEncoder | None = None,
+    query_tokenizer: str | Path | None = None,
+) -> BridgeCheckpoint:
+    """Whole. encoder, query_tokenizer: see ``read_foreign``; the latter is taken where a file needs one. Raises
+    ValueError as ``read_any_config`` does."""
+    if _is_ours(Path(path), preset):
+        return BridgeCheckpoint.load(path)
+    asks = ADAPTERS[read_foreign_config(path, preset).adapter.kind].asks
+    return read_foreign(path, preset, encoder=encoder, query_tokenizer=query_tokenizer if asks else None)
 
 
 def is_ours(path: str | Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ..config import AdapterConfig, LanguageConfig, VisionConfig
@@ -64,10 +64,12 @@ class Preset:
 class Dialect:
     """One way in which an adapter is kept in a file.
 
-    what: it is, for messages. signs: parts of names that its file has all of, and no file of another row. adapter: the
-    config from the shapes, and the heads that a preset or the user names. keys: see ``key_map``. presets: by name.
-    vision: what its adapters speak to, for the config of one. elsewhere: how the names begin of tensors in its file
-    that are no part of the adapter.
+    what: it is, for messages. signs: parts of names that its file has all of, and no file of another row. unless: parts
+    of names by which a file with the signs is of another kind. adapter: the config from the shapes, and the heads that
+    a preset or the user names. keys: see ``key_map``. presets: by name. vision: what its adapters speak to, for the
+    config of one. elsewhere: how the names begin of tensors in its file that are no part of the adapter. prefixes:
+    before all names, the first that a file has; beside one that is not "" lies another model, which is left alone.
+    query_tokenizer: whose ids it asks with, for a message.
     """
 
     what: str
@@ -77,9 +79,31 @@ class Dialect:
     presets: Mapping[str, Preset]
     vision: Callable[[AdapterConfig], VisionConfig]
     elsewhere: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    query_tokenizer: str | None = None
 
-    def is_of(self, names: Mapping[str, object]) -> bool:
+    def is_of(self, names: Collection[str]) -> bool:
+        return self.prefix(names) is not None
+
+    def prefix(self, names: Collection[str]) -> str | None:
+        """The one that a file has; None where it is of another row."""
+        if any(sign in name for name in names for sign in self.unless):
+            return None
+        return next((prefix for prefix in self.prefixes if self._has_signs(_without(prefix, names))), None)
+
+    def own(self, shapes: Shapes) -> Shapes:
+        """By the names without the prefix."""
+        names = _without(self.prefix(shapes) or "", shapes)
+        return Shapes({name: shapes[whole] for name, whole in names.items()}, shapes.where)
+
+    def _has_signs(self, names: Collection[str]) -> bool:
         return all(any(sign in name for name in names) for sign in self.signs)
+
+
+def _without(prefix: str, names: Collection[str]) -> dict[str, str]:
+    """Name without the prefix -> with it, of those that have it."""
+    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
 
 
 def published_vision(model_id: str, target: str) -> Callable[[AdapterConfig], VisionConfig]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from ..files import read_safetensors, reading
 from ..foreign_files import what_it_is
 from ..language import TextEncoder
 from ..language.gguf_file import gguf_shapes, is_gguf
+from ..language.query_tokenizer import QueryTokenizer, check_queries
 from ..language.tokens import tokenize
 from ..prompt import PromptRecipe
 from ..registry import Registry
+from .anima import ANIMA
 from .dialect import Dialect, Preset, Shapes
 from .distill_t5 import DISTILL_T5
 from .ella import ELLA
@@ -38,6 +40,7 @@ FOREIGN: Registry[Dialect] = Registry(
         "rouwei_turbo": ROUWEI_TURBO,
         "qwen_sdxl": QWEN_SDXL,
         "distill_t5": DISTILL_T5,
+        "anima": ANIMA,
     },
 )
 
@@ -53,7 +56,7 @@ def presets(path: str | Path) -> tuple[str, ...]:
     """Names of the presets of a foreign file: the one that its shapes tell, or all that there are to choose from."""
     shapes = _shapes(Path(path))
     row = FOREIGN[_named(shapes)]
-    fitting = _fitting(shapes, row)
+    fitting = _fitting(row.own(shapes), row)
     return fitting if len(fitting) == 1 else tuple(row.presets)
 
 
@@ -78,23 +81,44 @@ def read_foreign(
     vision: VisionConfig | None = None,
     heads: int | None = None,
     prompt: Mapping[str, Any] | None = None,
+    query_tokenizer: str | Path | None = None,
 ) -> BridgeCheckpoint:
     """A file of a row of ``FOREIGN`` as a bridge; tensors keep their dtypes.
 
     preset: a row of the format's presets, for what the file does not say; None = the only one, or the one whose
     published sizes the file has. encoder, vision: of the models that it is for, whose widths are checked; the weights
     are not read, so the former may be on the meta device. Without them the bridge records what the preset says, with no
-    fingerprint, and is checked by the width. heads, prompt: values in place of the preset's.
+    fingerprint, and is checked by the width. heads, prompt: values in place of the preset's. query_tokenizer: of an
+    adapter that asks with the ids of a second tokenizer, the tokenizer.json or its folder.
 
     The presets' ``max_length`` is of what is heard: with an encoder's tokenizer at hand, the tokens of a template that
     are cut from the states are added to it, counted by tokenising.
 
     Raises ValueError, in one sentence, for a file of no known format, a tensor that is missing, left over or of another
-    shape, a preset that is needed and not named, and for models of other widths.
+    shape, a preset or tokenizer that is needed and not named, and for models of other widths.
     """
     shapes = _shapes(Path(path))
     config, names = _config(shapes, preset, encoder, vision, heads, prompt or {})
-    return BridgeCheckpoint(config, joined(_tensors(Path(path)), names))
+    queries = _queries(shapes, config.adapter, query_tokenizer)
+    wanted = [name for theirs in names.values() for name in theirs]
+    return BridgeCheckpoint(config, joined(_tensors(Path(path), wanted), names), query_tokenizer=queries)
+
+
+def _queries(shapes: Shapes, adapter: AdapterConfig, path: str | Path | None) -> str | None:
+    """The text of the second tokenizer, whose ids the adapter knows."""
+    row = FOREIGN[_named(shapes)]
+    if row.query_tokenizer is None:
+        if path is not None:
+            raise ValueError(f"{shapes.where} is {row.what}, which asks with no second tokenizer: leave out {path}")
+        return None
+    if path is None:
+        raise ValueError(
+            f"{shapes.where} is {row.what}, which asks with the ids of a second tokenizer, {row.query_tokenizer}, that "
+            "the file does not hold: name its tokenizer.json (--query-tokenizer, adapter.query_tokenizer)"
+        )
+    queries = QueryTokenizer.load(path)
+    check_queries(adapter, queries)
+    return queries.json
 
 
 def _config(
@@ -107,6 +131,7 @@ def _config(
 ) -> tuple[BridgeConfig, dict[str, tuple[str, ...]]]:
     name = _named(shapes)
     row = FOREIGN[name]
+    prefix, shapes = row.prefix(shapes), row.own(shapes)
     chosen, said = _preset(shapes, row, preset)
     adapter = row.adapter(shapes, said.heads if heads is None else heads)
     names = _checked(shapes, row, adapter)
@@ -133,7 +158,7 @@ def _config(
         vision=published if vision is None else replace(vision, other_pooled=published.other_pooled),
         provenance=provenance,
     )
-    return config, names
+    return config, {ours: tuple(f"{prefix}{their}" for their in theirs) for ours, theirs in names.items()}
 
 
 def _preset(shapes: Shapes, row: Dialect, name: str | None) -> tuple[str, Preset]:
@@ -223,9 +248,12 @@ def _shapes(path: Path) -> Shapes:
     return Shapes(shapes, str(path))
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(path: Path, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    """wanted: read no others; None = all."""
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
+        return read_safetensors(path, wanted)
+    if is_gguf(path):
+        raise ValueError(f"{path} is a GGUF file, from which no adapter is read: take one that was not quantised")
     state = read_pickle(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not the state dict of an adapter")

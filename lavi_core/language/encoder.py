@@ -208,6 +208,7 @@ class TextEncoder(nn.Module):
             )
         mask = tokens.mask if recipe.adapter_mask else torch.ones_like(tokens.mask)
         hidden = HiddenStates(states, mask) if tokens.keep is None else _cut(states, mask, tokens.keep)
+        hidden = hidden._replace(queries=tokens.queries)
         unchecked = torch.is_grad_enabled() or isinstance(states, FakeTensor)  # the latter has no values
         return hidden if unchecked else self._finite(hidden, inputs, recipe)
 

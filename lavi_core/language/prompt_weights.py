@@ -38,7 +38,13 @@ def token_weights(tokens: TokenBatch, text: str, weights: Sequence[float]) -> Te
             "this language model's tokenizer does not tell where its tokens stand in the prompt, so words cannot be "
             "weighted; turn the weights off or save the tokenizer as tokenizer.json"
         )
-    for i, span in enumerate(spans(tokens)):
+    return weights_at(spans(tokens), text, weights)
+
+
+def weights_at(places: Sequence[Span | None], text: str, weights: Sequence[float]) -> Tensor:
+    """As ``token_weights``, of tokens that stand at these places in the prompt. -> [K] float32"""
+    found = torch.ones(len(places))
+    for i, span in enumerate(places):
         if span is not None and span[0] < span[1]:
             lead = next((at for at in range(*span) if not text[at].isspace()), span[0])
             found[i] = weights[lead]

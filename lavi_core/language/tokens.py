@@ -42,10 +42,11 @@ class TokenBatch(NamedTuple):
     mask: Tensor  # [B T] bool, True = a real token, the template's included
     keep: Tensor | None  # [B T] bool, False = a template token, to be cut from the states; None = nothing is cut
     reports: tuple[PromptReport, ...]
+    queries: Tensor | None = None  # see ``HiddenStates``
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        keep = None if self.keep is None else self.keep.to(device)
-        return TokenBatch(self.ids.to(device), self.mask.to(device), keep, self.reports)
+        keep, queries = (None if part is None else part.to(device) for part in (self.keep, self.queries))
+        return TokenBatch(self.ids.to(device), self.mask.to(device), keep, self.reports, queries)
 
     def trimmed(self, recipe: PromptRecipe, multiple: int = 8) -> TokenBatch:
         """Without the padding that all rows end in, to a ``multiple`` of tokens, where nothing hears padding: both
@@ -56,7 +57,7 @@ class TokenBatch(NamedTuple):
             return self
         width = -(-int(self.mask.sum(1).max()) // multiple) * multiple
         keep = None if self.keep is None else self.keep[:, :width]
-        return TokenBatch(self.ids[:, :width], self.mask[:, :width], keep, self.reports)
+        return TokenBatch(self.ids[:, :width], self.mask[:, :width], keep, self.reports, self.queries)
 
 
 class _Token(NamedTuple):

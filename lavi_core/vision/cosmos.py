@@ -51,7 +51,8 @@ COSMOS = VisionTarget(
         (r"\.ff\.net\.0\.proj$", ".mlp.layer1"),
         (r"\.ff\.net\.2$", ".mlp.layer2"),
     ),
-    text=TextRule(masked="zeroed", length=512),
+    # It attends to any number; the most that diffusers' Anima pipeline takes.
+    text=TextRule(masked="zeroed", length=512, longest=4096),
     width_key="text_embed_dim",
     latent_scale=LATENT_SCALE,
     latent_shift=LATENT_MEAN,

@@ -146,8 +146,8 @@ def test_headers(tmp_path):
     def config_with(**more):
         return lambda m: m | {"lavi_bridge": json.dumps(json.loads(m["lavi_bridge"]) | more)}
 
-    header(config_with(schema=5, tomorrow="a key of the next schema"))
-    refuses(path, "has schema 5, this version reads up to 4; update the pack")
+    header(config_with(schema=6, tomorrow="a key of the next schema"))
+    refuses(path, "has schema 6, this version reads up to 5; update the pack")
     header(config_with(colour=1))
     refuses(path, "b.safetensors: unknown key colour")
     header(lambda m: m | {"lavi_bridge": "{"})

@@ -78,7 +78,7 @@ def test_several_layers_and_options_of_adapters_there_and_back(change):
         ({"prompt__max_length": 0}, "max_length must be at least 1 token"),
         ({"vision__objective": "x0"}, "vision.objective = 'x0'; it must be one of"),
         ({"language": 3}, "language = 3; it must be a table"),
-        ({"schema": 5}, "this bridge has schema 5, this version reads up to 4; update the pack"),
+        ({"schema": 6}, "this bridge has schema 6, this version reads up to 5; update the pack"),
         ({"adapter__in_width": 512}, "the adapter takes width 512, the language model t5-large gives 1024"),
         ({"adapter__out_width": 512}, "the adapter gives width 512, the vision model sd takes 768"),
         ({"prompt__hidden_states": []}, "hidden_states is an empty list"),

@@ -25,7 +25,7 @@ PEERS = (  # names as their own code gives them, at the commits of tests/golden/
             "llm_adapter.blocks.0.norm_cross_attn.weight",
             "llm_adapter.blocks.0.cross_attn.k_norm.weight",
         ),
-        "Anima's llm_adapter, which asks with the token ids of T5",
+        "Anima's llm_adapter, Load Bridge reads it as it is",
     ),
     (("embed.weight", "blocks.0.norm_cross_attn.weight", "blocks.0.cross_attn.k_norm.weight"), "Anima's llm_adapter"),
     (("query_norms.0.weight", "semantic_attentions.0.q_proj.weight", "layer_mix_logits"), "Anima's connector"),

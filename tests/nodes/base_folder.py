@@ -79,6 +79,8 @@ STAND_INS = {
     "llm_adapters/rw_t5g_adapter_101k.safetensors": "llm_adapters/golden-rouwei-unfused.safetensors",
     "checkpoints/rouwei_080_base_fp16.safetensors": "checkpoints/tiny-sdxl.safetensors",
     "LLM/Qwen3.5-0.8B-Base": "LLM/tiny-qwen35",
+    "LLM/Qwen3-0.6B-Base": "LLM/tiny-qwen3",
+    "llm_adapters/anima-base-v1.0.safetensors": "llm_adapters/tiny-anima.safetensors",
     "llm_adapters/adapter_step_10000.safetensors": "llm_adapters/golden-qwen-sdxl.safetensors",
     **dict.fromkeys(
         ("text_encoders/DistillT5.safetensors", "llm_adapters/DistillT5.safetensors"),

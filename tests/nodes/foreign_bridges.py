@@ -11,6 +11,7 @@ from lavi_bridge.lavi_core.adapters import build
 from lavi_bridge.lavi_core.config import AdapterConfig
 from lavi_bridge.lavi_core.importers import FOREIGN
 from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
+from lavi_bridge.tests.lavi_core.language.qwen3 import write_qwen3
 from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
 from lavi_bridge.tests.nodes import vision_models as vm
 from lavi_bridge.tests.nodes.host import ROOT
@@ -45,6 +46,18 @@ SIZED = {
             timestep_channels=32,
         ),
     ),
+    "llm_adapters/tiny-anima.safetensors": (
+        "anima",
+        AdapterConfig(
+            kind="token_queries",
+            in_width=24,
+            inner_width=32,
+            out_width=dits.TEXT,
+            vocabulary=32128,
+            depth=1,
+            heads=4,
+        ),
+    ),
 }
 
 
@@ -66,6 +79,7 @@ def distill_t5(path: Path) -> None:
 
 def foreign_bridges(models: Path) -> None:
     write_qwen35(models / "LLM" / "tiny-qwen35", 64)
+    write_qwen3(models / "LLM" / "tiny-qwen3")
     (models / "text_encoders").mkdir(exist_ok=True)
     distill_t5(models / "text_encoders" / "tiny-distill-t5.safetensors")
     save_file(vm.clip_l(), models / "text_encoders" / "tiny-clip-l.safetensors")

@@ -7,7 +7,7 @@ import argparse
 HELP = "turn published weights, the authors' or another project's, into a bridge file"
 SOURCE_HELP = (
     "the authors' folder (adapter/, lora_text.pt, lora_vis.pt), or a file of another project's adapter, known by its "
-    "tensors: ELLA, RouWei (lavi_core/importers/README.md has the table)"
+    "tensors: ELLA, RouWei, Anima (lavi_core/importers/README.md has the table)"
 )
 PROMPT_HELP = (
     "change a value of the prompt recipe, which is the authors' for this vision model, or the preset's, as in "
@@ -24,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", help="of a file, for what it does not say; told where one has to be named")
     parser.add_argument("--heads", type=int, help="of the file's attention, in place of the preset's")
+    parser.add_argument(
+        "--query-tokenizer",
+        help="tokenizer.json or its folder, of a file whose adapter asks with its ids (Anima's: T5's)",
+    )
     parser.add_argument("-o", "--output", required=True, help="the bridge .safetensors to write")
     parser.add_argument("--prompt", action="append", default=[], metavar="KEY=VALUE", help=PROMPT_HELP)
 

@@ -42,7 +42,7 @@ class OwnStates:
         self.cache = TextStateCache(folder, facts, ear.prompt, self._compute, recipe.own_encoder.states_gb)
 
     def __call__(self, captions: Sequence[str]) -> Conditioning:
-        states, mask = self.cache.get(captions)
+        states, mask, _ = self.cache.get(captions)
         pooled, rows = None, self._pooled_rows
         if rows:
             states, pooled = states[:, :-rows], states[:, -rows:].flatten(1)[:, : self.ear.pooled_width]

@@ -82,7 +82,8 @@ class TextInputs:
 
     def _text(self, captions: Sequence[str]) -> TokenBatch | HiddenStates:
         if self.cache is not None:
-            return self.cache.get(captions)
+            hidden, queries = self.cache.get(captions), self.pair.queries
+            return hidden if queries is None else hidden._replace(queries=queries(captions))
         tokens = self._tokens(captions)
         return tokens.trimmed(self.pair.hearing) if self.pair.trims_padding else tokens
 
@@ -129,7 +130,7 @@ class TextInputs:
 
     def _tokens(self, captions: Sequence[str]) -> TokenBatch:
         """Says once in a run that captions are cut: which they are, the dry run counts."""
-        tokens = self.pair.encoder.tokenize(captions, self.recipe.prompt)
+        tokens = self.pair.tokenize(captions)
         cut = next((i for i, report in enumerate(tokens.reports) if report.cut), None)
         if cut is not None and not self.told_cut:
             self.told_cut = True
@@ -170,7 +171,8 @@ def _each(text: Any, change: Callable[[Tensor], Tensor]) -> Any:
         own = text.own
         parts = (None if part is None else change(part) for part in (own.context, own.mask, own.pooled))
         return Ears(_each(text.text, change), Conditioning(*parts))  # type: ignore[arg-type]
+    queries = None if text.queries is None else change(text.queries)
     if isinstance(text, HiddenStates):
-        return HiddenStates(*map(change, text))
+        return HiddenStates(change(text.states), change(text.mask), queries)
     keep = None if text.keep is None else change(text.keep)
-    return TokenBatch(change(text.ids), change(text.mask), keep, text.reports)
+    return TokenBatch(change(text.ids), change(text.mask), keep, text.reports, queries)

@@ -9,6 +9,7 @@ from typing import Any
 from ...lavi_core.language import TextEncoder
 from ..data import MAX_UNREADABLE, IndexedSource, Source, UnreadableImage
 from ..loop.validation import none_held_out
+from ..models.pair import Pair
 from ..models.progress import bar
 from ..recipe import Recipe
 from .report import Report
@@ -53,13 +54,7 @@ def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
 
 def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncoder) -> int:
     """The tokens of the longest caption, with what the recipe puts around it, up to max_length."""
-
-    if isinstance(source, IndexedSource):
-        step = max(1, len(source) // READ)
-        captions = [source.caption(i, 0) for i in range(0, len(source), step)]
-    else:
-        found = (example.caption for _, example in zip(range(OPENED), _examples(source), strict=False))
-        captions = [caption for caption in found if caption is not None]
+    captions = _captions(source)
     if empty := sum(not caption.strip() for caption in captions):
         report.notes.append(f"{empty} of {len(captions)} captions are empty: they are trained on as the empty prompt")
     reports = []
@@ -74,6 +69,30 @@ def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncode
             f"{len(cut)} of {len(captions)} captions are cut to {limit} tokens, such as {cut[0][:80]!r}"
         )
     return limit if recipe.prompt.padding == "max_length" else min(longest, limit)
+
+
+def queries(report: Report, pair: Pair, source: Source) -> None:
+    """Of an adapter that asks with the ids of a second tokenizer: those of the longest caption. Raises ValueError for
+    more than the vision model hears."""
+    if (tokenizer := pair.queries) is None:
+        return
+    rule, own = pair.vision_model.row.text, 0 if pair.ear is None else pair.ear.prompt.max_length
+    count, longest = max((len(tokenizer.read(caption)), caption) for caption in _captions(source))
+    report.add("  queries", f"the longest caption has {count} tokens of the second tokenizer")
+    limit = rule.longest or rule.length
+    if limit is not None and count + own > limit:
+        raise ValueError(
+            f"the caption {longest[:80]!r} has {count} tokens of the second tokenizer, the vision model hears at most "
+            f"{limit - own}, and the run would stop there: shorten it"
+        )
+
+
+def _captions(source: Source) -> list[str]:
+    if isinstance(source, IndexedSource):
+        step = max(1, len(source) // READ)
+        return [source.caption(i, 0) for i in range(0, len(source), step)]
+    found = (example.caption for _, example in zip(range(OPENED), _examples(source), strict=False))
+    return [caption for caption in found if caption is not None]
 
 
 def _examples(source: Source) -> Iterable[Any]:

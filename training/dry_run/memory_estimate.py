@@ -135,8 +135,10 @@ def drawing(pair: Pair, vae: Any, device: torch.device, latents: tuple[int, int,
 
 
 def _told(pair: Pair, tokens: TokenBatch) -> TokenBatch | Ears:
-    """With what the own encoder says, where one is heard."""
+    """With what the own encoder says, where one is heard, and as many queries, where the adapter asks."""
     ear, (batch, _) = pair.ear, tokens.ids.shape
+    if pair.adapter.asks:
+        tokens = tokens._replace(queries=torch.zeros_like(tokens.ids))
     if ear is None:
         return tokens
     context = torch.zeros(batch, ear.prompt.max_length, ear.width, device=tokens.ids.device)

@@ -35,6 +35,8 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
         pair = report.got(models.pair, recipe, encoder, vision, ear)
     if pair is not None:
         teacher = report.got(models.teacher, recipe, pair)
+        if source is not None:
+            report.got(data.queries, report, pair, source)
         models.trained(report, pair)
         report.got(disk.check, report, recipe, pair, latents, count, tokens)
         if latents is not None:

@@ -97,8 +97,8 @@ def own_context(recipe: Recipe, captions: Sequence[str], width: int, device: tor
         with torch.no_grad():
             for start in range(0, len(captions), batch_size):
                 tokens = encoder.tokenize(captions[start : start + batch_size], prompt).to(device)
-                every.add(*encoder(tokens, prompt))
-            empty.add(*encoder(encoder.tokenize([""], prompt).to(device), prompt))
+                every.add(*encoder(tokens, prompt)[:2])
+            empty.add(*encoder(encoder.tokenize([""], prompt).to(device), prompt)[:2])
     except ValueError as error:
         log.warning("the context is measured without that of %s beside it: %s", part, error)
         return None

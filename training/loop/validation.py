@@ -114,8 +114,10 @@ class Validation:
         hidden, _ = self.pair.hear(ears)
         middle = self.pair.timesteps(torch.full((1,), 0.5)) if self.pair.adapter.hears_timestep else None
         made = self.pair.alone(hidden, middle)
-        own = self.pair.adapter.own_tokens
-        contexts.add(made.context, torch.ones(made.context.shape[:2]).bool() if own else hidden.mask)
+        mask = hidden.mask
+        if self.pair.adapter.own_tokens:
+            mask = torch.ones(made.context.shape[:2]).bool() if made.mask is None else made.mask
+        contexts.add(made.context, mask)
 
     def _noise(self, index: int, part: int, shape: torch.Size) -> Tensor:
         seed = (self.recipe.seed * 1_000_003 + index) * 4096 + part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from ...lavi_core.checkpoint import BridgeCheckpoint
 from ...lavi_core.conditioning import Conditioning, Heard, HiddenStates, TimedConditioning
 from ...lavi_core.config import BridgeConfig, OwnEncoderConfig, VisionConfig, check_positions
 from ...lavi_core.language import TextEncoder, TokenBatch
+from ...lavi_core.language.query_tokenizer import QueryTokenizer
 from ...lavi_core.own_encoder import together
 from ..recipe import Recipe
 from .bridge_files.starting import started_from, take_over
@@ -55,8 +56,13 @@ class Pair(nn.Module):
         start = None
         if recipe.adapter.from_:
             made = (recipe.adapter.from_, recipe.adapter.preset)
-            start = started_from(*made, encoder.config, vision, pooled_width, ear)
+            start = started_from(*made, encoder.config, vision, pooled_width, ear, recipe.adapter.query_tokenizer)
         self.started_from = None if start is None else start.config.provenance
+        self.queries = None
+        if start is not None and start.query_tokenizer is not None:
+            self.queries = QueryTokenizer(start.query_tokenizer)
+        elif recipe.adapter.query_tokenizer:
+            self.queries = QueryTokenizer.load(recipe.adapter.query_tokenizer)
         self.adapter_config = (
             start.config.adapter
             if start is not None
@@ -67,6 +73,7 @@ class Pair(nn.Module):
                 inner=recipe.adapter.inner_width,
                 pooled_width=pooled_width,
                 layers=encoder.config.num_layers if recipe.prompt.hidden_states == "learned_mean" else None,
+                vocabulary=None if self.queries is None else self.queries.vocabulary,
                 **recipe.adapter.options(),
             )
         )
@@ -87,9 +94,13 @@ class Pair(nn.Module):
         # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended. To one
         # that knows places, padding before these is where they stand.
         check_positions(self.adapter_config, recipe.prompt)
-        placed = self.adapter_config.positions is not None and recipe.prompt.padding_side == "left"
+        placed = (self.adapter_config.positions or self.adapter_config.vocabulary) is not None
+        placed = placed and recipe.prompt.padding_side == "left"
         self.hearing = replace(recipe.prompt, vision_mask=not placed) if self.adapter.own_tokens else recipe.prompt
-        vision.row.text.check(recipe.prompt, vision.model_id, self.adapter_config.tokens, own_length)
+        given = recipe.prompt
+        if self.adapter.asks:  # of which there are as many as a caption has, masked where another has more
+            given = replace(given, vision_mask=True, max_length=1)
+        vision.row.text.check(given, vision.model_id, self.adapter_config.tokens, own_length)
         self.network = vision.network
         # Of the weights as they came: a frozen model's is what is computed in.
         self.dtypes = {"language": _dtype(encoder.model), "vision": _dtype(vision.network)}
@@ -177,7 +188,13 @@ class Pair(nn.Module):
         """What the bridge says. The adapter runs in float32. timesteps: [] or [B]."""
         with torch.autocast(hidden.states.device.type, enabled=False):
             conditioning = self.adapter(hidden._replace(states=hidden.states.float()), timesteps)
-        return conditioning if self.recipe.prompt.vision_mask else replace(conditioning, mask=None)
+        masked = self.recipe.prompt.vision_mask or self.adapter.asks
+        return conditioning if masked else replace(conditioning, mask=None)
+
+    def tokenize(self, captions: Sequence[str]) -> TokenBatch:
+        """As the language model reads them, and as queries where the adapter asks."""
+        tokens = self.encoder.tokenize(captions, self.recipe.prompt)
+        return tokens if self.queries is None else tokens._replace(queries=self.queries(captions))
 
     def states(self, tokens: TokenBatch, encoder: TextEncoder | None = None) -> HiddenStates:
         """What the language model says of captions. encoder: the one that has its weights; None = the pair's own."""
@@ -253,7 +270,8 @@ class Pair(nn.Module):
             deltas(self.encoder.model, self.sites["language"]),
             deltas(self.network, self.sites["vision"]),
         )
-        return BridgeCheckpoint(config, state, language, vision_lora)
+        queries = None if self.queries is None else self.queries.json
+        return BridgeCheckpoint(config, state, language, vision_lora, queries)
 
 
 def _dtype(model: nn.Module) -> torch.dtype | None:

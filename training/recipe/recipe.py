@@ -86,6 +86,17 @@ class Recipe:
             )
         if self.adapter.preset is not None and not self.adapter.from_:
             raise ValueError(f"adapter.preset is {self.adapter.preset!r}, without adapter.from: leave it out")
+        asks, named = ADAPTERS[self.adapter.kind].asks, self.adapter.query_tokenizer
+        if named and not asks:
+            raise ValueError(
+                f"adapter.query_tokenizer is {named!r}, but the adapter {self.adapter.kind!r} asks with no second "
+                "tokenizer: leave it out"
+            )
+        if asks and not named and not self.adapter.from_:
+            raise ValueError(
+                f"the adapter {self.adapter.kind!r} asks with the token ids of a second tokenizer: set "
+                "adapter.query_tokenizer to a tokenizer.json, such as T5's, or to its folder"
+            )
         check_options(self.adapter.kind, ADAPTERS[self.adapter.kind].options, self.adapter.options())
         self._check_freezing()
         self._check_alignment()
@@ -120,6 +131,11 @@ class Recipe:
         if (align.asked or align.prediction_steps) and not align.teacher:
             raise ValueError(
                 "[align] has no teacher: name the vision model's own text encoder, or its pipeline's folder"
+            )
+        if align.asked and ADAPTERS[kind].asks:
+            raise ValueError(
+                f"alignment goes by the language model's tokens, but the adapter {kind!r} gives those of a second "
+                "tokenizer: set align.steps = 0 and leave out align.start"
             )
         if align.start and ADAPTERS[kind].last_map is Adapter.last_map:
             raise ValueError(

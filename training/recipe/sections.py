@@ -35,6 +35,8 @@ class AdapterSection:
     above and the whole of [prompt], which may be left out and must not say otherwise. Its LoRA is taken over where it
     has the run's rank, alpha and sites, which is said where not.
     preset: of another project's file, for what it does not say, see ``lavi_core/importers/README.md``.
+    query_tokenizer: a tokenizer.json or its folder, whose ids "token_queries" asks with; a bridge that a run starts
+    from has its own.
 
     dropout: of what each block adds, of ``mlp`` and ``projection`` in their middle; None = the kind's own, 0.1 of these
     two as their authors had it, none of the others. In alignment and training alone, no bridge records it.
@@ -49,6 +51,7 @@ class AdapterSection:
     heads: int | None = None
     from_: str = ""
     preset: str | None = None
+    query_tokenizer: str = ""
     dropout: float | None = None
     learning_rate: float = 1e-4
     layer_learning_rate: float = 1e-2

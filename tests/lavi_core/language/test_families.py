@@ -62,7 +62,7 @@ def test_states_equal_the_whole_models(kind, which, language_folder):
     encoder = TextEncoder.load(folder)
     recipe = PromptRecipe(max_length=20, hidden_states=which)
     tokens = encoder.tokenize(PROMPTS, recipe)
-    states, mask = encoder(tokens, recipe)
+    states, mask, _ = encoder(tokens, recipe)
     with torch.no_grad():
         whole = whole_model(kind, folder).eval()(
             input_ids=tokens.ids, attention_mask=tokens.mask.long(), output_hidden_states=True
@@ -108,7 +108,7 @@ def test_normalized_mean(kind, language_folder):
     outputs = []
     for layer in encoder.layers():
         layer.register_forward_hook(lambda _m, _a, out: outputs.append(out[0] if isinstance(out, tuple) else out))
-    states, _ = encoder(tokens, recipe)
+    states, *_ = encoder(tokens, recipe)
     assert len(outputs) == LAYERS
     expected = sum(
         (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, correction=0) + 1e-5).sqrt() for h in outputs

@@ -82,7 +82,7 @@ def test_minilm():
     assert (encoder.config.family, encoder.config.hidden_size, encoder.config.num_layers) == ("bert", 384, 6)
     assert len(encoder.lora_sites()) == 24
     recipe = PromptRecipe(max_length=16)
-    states, mask = encoder(encoder.tokenize(["a dog", "a puppy", "the tax law"], recipe), recipe)
+    states, mask, _ = encoder(encoder.tokenize(["a dog", "a puppy", "the tax law"], recipe), recipe)
     means = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
     near, far = (torch.cosine_similarity(means[0], means[i], dim=0).item() for i in (1, 2))
     assert near > far + 0.3

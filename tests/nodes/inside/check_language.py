@@ -267,7 +267,15 @@ def names_stay_inside_the_registered_folders():
     names = folders.names(*folders.LANGUAGE, folder=language_.is_language_model)
     ours = sorted(f"tiny-{kind}" for kind in KINDS)
     links = ["Qwen3-0.6B", "SmolLM2-135M", "flan-t5-xl", "gemma-3-1b-it", "lavi_demo_language"]  # of the workflows
-    links += ["lavi_demo_own", "t5-large", "t5gemma-2b-2b-ul2", "Qwen3.5-0.8B-Base", "tiny-qwen35"]
+    links += [
+        "lavi_demo_own",
+        "t5-large",
+        "t5gemma-2b-2b-ul2",
+        "Qwen3.5-0.8B-Base",
+        "tiny-qwen35",
+        "Qwen3-0.6B-Base",
+        "tiny-qwen3",
+    ]
     assert names == sorted([*links, "no-tokenizer", "states-gemma", "states-t5", "tiny-own", *ours]), names
 
 

@@ -1,4 +1,4 @@
-"""qwen-sdxl-adapter and DistillT5 by the command line: imported, heard, described, exported, not drawn with."""
+"""qwen-sdxl-adapter, DistillT5 and Anima's llm_adapter by the command line: imported, heard, described, exported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lavi_bridge.training.models.pipeline import check_vision
 from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-QWEN, T5 = (GOLDEN / "connectors" / name for name in ("qwen_sdxl", "distill_t5"))
+QWEN, T5, ANIMA = (GOLDEN / "connectors" / name for name in ("qwen_sdxl", "distill_t5", "anima"))
+TOKENIZER = GOLDEN / "t5_unet" / "tokenizer"
 
 
 def exported(bridge: Path, dialect: str, own: Path, prefix: str = "") -> None:
@@ -54,3 +55,25 @@ def test_distill_t5_from_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert network.config.pooled_projection_dim == 768
     with pytest.raises(ValueError, match="gives none: draw in ComfyUI, where Bridge Text Encode takes that of another"):
         check_vision(bridge, read_config(bridge), tmp_path / "flux")
+
+
+def test_anima_with_its_second_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, prompts = ANIMA / "adapter.safetensors", ["a red fox in the snow", "", "two cats"]
+    folder, tokenizer, _ = language("t5", tmp_path / "model", width=24)
+    words = ["import", str(file), "--language-model", str(folder), "-o", str(tmp_path / "x.safetensors")]
+    assert main(words) == 2
+    assert "asks with the ids of a second tokenizer, T5's, that the file does not hold" in capsys.readouterr().err
+    bridge = imported(file, folder, "--query-tokenizer", str(TOKENIZER), to=tmp_path)
+    found = encoded(bridge, folder, prompts)
+    ids = [tokenizer(prompt).input_ids for prompt in prompts]
+    assert [row[row >= 0].tolist() for row in found["queries"]] == ids
+    assert found["mask"].sum(1).tolist() == list(map(len, ids)) and found["context"].shape[2] == 32
+    expected, output = ANIMA / "expected.safetensors", tmp_path / "states.safetensors"
+    assert main(["encode", str(bridge), "--states", str(expected), "-o", str(output)]) == 0
+    said, wanted = load_file(output), load_file(expected)
+    assert torch.equal(said["mask"], wanted["queries"] >= 0)
+    torch.testing.assert_close(said["context"][said["mask"]], wanted["context"][said["mask"]], rtol=0, atol=1e-5)
+    exported(bridge, "anima", file)
+    capsys.readouterr()
+    assert main(["inspect", str(bridge)]) == 0
+    assert "adapter token_queries, 24 -> 16 -> 32" in " ".join(capsys.readouterr().out.split())

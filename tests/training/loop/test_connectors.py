@@ -4,6 +4,7 @@ bit, validated, saved, read back, drawn with."""
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,21 @@ import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.files import read_safetensors
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.tests.training import dits
 from lavi_bridge.training.commands import main
+from lavi_bridge.training.dry_run import dry_run
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.models.pair import Pair
 from lavi_bridge.training.models.pipeline import Pipeline
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
 OPTIONS = ["adapter.depth=1", "adapter.heads=2"]
+T5 = Path(__file__).parents[2] / "golden" / "t5_unet" / "tokenizer"
+ASKS = ["adapter.kind=token_queries", f"adapter.query_tokenizer={T5}", *OPTIONS]
 RUNS = {
     "resampler": ["adapter.kind=resampler", "adapter.tokens=5", *OPTIONS],
     "timestep_resampler": [
@@ -33,6 +39,12 @@ RUNS = {
     "refiner": ["adapter.kind=refiner", "adapter.dropout=0.5", *OPTIONS],
     "perceiver": ["adapter.kind=perceiver", "adapter.tokens=5", *OPTIONS],
     "projection": ["adapter.kind=projection"],
+    "token_queries": [*ASKS, "accumulation=2"],
+    "token_queries, frozen language model": [
+        *(*ASKS, "language.train=frozen", "prompt.padding=longest", "prompt.vision_mask=true"),
+        *("validation.every=2", "data.validation=4", "validation.bins=2", "sample.every=2", "sample.steps=2"),
+        *('sample.prompts=["a red circle"]', "validation.text=true"),
+    ],
     "compressor, frozen language model, padding on the left": [
         *("adapter.kind=compressor", "adapter.tokens=5", *OPTIONS),
         *("language.train=frozen", "prompt.padding_side=left", "prompt.vision_mask=true"),
@@ -136,6 +148,15 @@ def test_weights_of_layers_are_learnt_and_then_stay_to_the_bit(recipe: Path, tmp
     [
         (["adapter.depth=2"], "adapter.depth is 2, the adapter 'mlp' has none of the kind: leave it out"),
         (["adapter.kind=refiner", "adapter.tokens=4"], "adapter.tokens is 4, the adapter 'refiner' has depth, heads"),
+        (
+            ["adapter.kind=token_queries"],
+            r"asks with the token ids of a second tokenizer: set adapter\.query",
+        ),
+        ([f"adapter.query_tokenizer={T5}"], "the adapter 'mlp' asks with no second tokenizer: leave it out"),
+        (
+            [*ASKS, "align.steps=3", "align.teacher=x"],
+            "'token_queries' gives those of a second tokenizer: set",
+        ),
         (["adapter.freeze_layer_weights=5"], "adapter.freeze_layer_weights is 5, but no weights of layers are learnt"),
         (
             ["prompt.hidden_states=learned_mean", "adapter.freeze_layer_weights=0"],
@@ -150,6 +171,24 @@ def test_weights_of_layers_are_learnt_and_then_stay_to_the_bit(recipe: Path, tmp
 def test_recipes_that_do_not_fit_are_refused(recipe: Path, change: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_recipe(recipe, change)
+
+
+def test_captions_of_more_queries_than_the_vision_model_hears_are_told_before(recipe: Path, tmp_path: Path) -> None:
+    report = dry_run(read_recipe(recipe, ASKS))
+    assert not report.problems and "tokens of the second tokenizer" in str(report)
+    dits.write("aura_flow", tmp_path / "dit")
+    changes = [*ASKS, f"vision.model={json.dumps(str(tmp_path / 'dit'))}", *written(tmp_path / "data", 300)]
+    changes += ["vision.target=aura_flow"]
+    (found,) = (one for one in dry_run(read_recipe(recipe, changes)).problems if "second tokenizer" in one)
+    assert re.search(r"has 3\d\d tokens of the second tokenizer, the vision model hears at most 256", found)
+
+
+def written(folder: Path, words: int) -> list[str]:
+    """A folder of one picture with a caption of so many words. -> the recipe's changes for it"""
+    folder.mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "a.png")
+    (folder / "a.txt").write_text("a " * words)
+    return ["data.kind=folder", f"data.path={json.dumps(str(folder))}", "data.count=0"]
 
 
 def test_heads_that_do_not_divide_and_layers_that_are_not_there_are_refused(recipe: Path) -> None:

@@ -14,6 +14,7 @@ from lavi_bridge.lavi_core.config import AdapterConfig
 from lavi_bridge.lavi_core.exporters import to_foreign
 from lavi_bridge.lavi_core.importers import read_foreign
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.tests.lavi_core.language.qwen3 import write_qwen3
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
@@ -128,3 +129,29 @@ def test_other_models_are_refused(recipe: Path, tiny: Path, tmp_path: Path) -> N
     _, wide = ella(tmp_path, tiny, width=40)
     with pytest.raises(ValueError, match=r"gives context width 40, the vision model .+ takes 24: start from another"):
         Trainer(read_recipe(recipe, [f"adapter.from={json.dumps(str(wide))}"]))
+
+
+def test_a_run_goes_on_from_an_adapter_that_asks_with_a_second_tokenizer(
+    recipe: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Of another project's file, which does not hold it; the run's bridge does."""
+    golden = Path(__file__).parents[2] / "golden"
+    tokenizer, file = golden / "t5_unet" / "tokenizer", tmp_path / "anima.safetensors"
+    language = write_qwen3(tmp_path / "qwen3")
+    sizes = {"in_width": 24, "inner_width": 32, "out_width": 24}
+    adapter = adapters.build(AdapterConfig(kind="token_queries", **sizes, vocabulary=410, depth=1, heads=2))
+    save_file({f"net.llm_adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}, file)
+    changes = [f"adapter.from={json.dumps(str(file))}", f"language.model={json.dumps(str(language))}"]
+    changes += ["prompt.max_length=4096", "adapter.learning_rate=1e-3"]
+    with pytest.raises(ValueError, match="asks with the ids of a second tokenizer, T5's, that the file does not hold"):
+        Trainer(read_recipe(recipe, [*changes, "steps=2"]))
+    named = f"adapter.query_tokenizer={json.dumps(str(tokenizer))}"
+    made = Trainer(read_recipe(recipe, [*changes, named, "steps=2"])).run()
+    found = BridgeCheckpoint.load(made)
+    assert found.config.adapter == adapter.config
+    assert found.query_tokenizer == (tokenizer / "tokenizer.json").read_text()
+    back = tmp_path / "back.safetensors"
+    assert found.language_lora and main(["export", str(made), "--format", "anima", "-o", str(back)]) == 2
+    ours = [*changes[1:], f"adapter.from={json.dumps(str(made))}", f"output={json.dumps(str(tmp_path / 'on'))}"]
+    with pytest.raises(ValueError, match=r"adapter\.query_tokenizer is .+, which the run starts from, has its own"):
+        Trainer(read_recipe(recipe, [*ours, named]))

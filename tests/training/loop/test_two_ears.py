@@ -13,6 +13,7 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.conditioning import Conditioning
+from lavi_bridge.lavi_core.config import SCHEMA
 from lavi_bridge.lavi_core.files import read_safetensors
 from lavi_bridge.tests.training.paper import write_own_encoders
 from lavi_bridge.training.commands import main
@@ -89,7 +90,7 @@ def test_trains_resumes_to_the_bit_and_draws(run: str, recipe: Path, own: Path, 
 
     config, encoder = BridgeCheckpoint.load(bridge).config, OwnEncoder.load(own / name)
     ear = config.own_encoder
-    assert ear is not None and config.schema == 4
+    assert ear is not None and config.schema == SCHEMA
     assert [one.fingerprint for one in ear.encoders] == [one.config.fingerprint for one in encoder.encoders]  # type: ignore[union-attr]
     assert ear.prompt.max_length == (16 if name == "t5" else 20) and ear.prompt.vision_mask == (name == "t5")
     assert (ear.pooled_width, config.adapter.pooled_width) == ((20, None) if name == "xl" else (None, None))

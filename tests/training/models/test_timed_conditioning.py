@@ -115,7 +115,7 @@ def test_rows_in_company_are_rows_alone(pipeline: Pipeline) -> None:
 def test_states_of_other_lengths_become_one_batch() -> None:
     a = HiddenStates(torch.ones(2, 3, 4), torch.tensor([[True, True, False]] * 2))
     b = HiddenStates(torch.full((1, 5, 4), 2.0), torch.ones(1, 5, dtype=torch.bool))
-    states, mask = stack_states([a, b])
+    states, mask, _ = stack_states([a, b])
     assert states.shape == (3, 5, 4) and mask.sum(1).tolist() == [2, 2, 5]
     assert torch.equal(states[0, :3], a.states[0]) and not states[:2, 3:].any() and torch.equal(states[2], b.states[0])
 

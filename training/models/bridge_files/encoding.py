@@ -71,10 +71,12 @@ def encode_prompts(
     """Everything between prompts and vision model, on the CPU, a row a prompt.
 
     input_ids, attention_mask: [N T] int64, the template's tokens included; attention_mask is 1 for a real token.
+    queries: [N Q] int64, ids of the second tokenizer, -1 behind a shorter prompt; of an adapter that asks with them.
     hidden_states: [N S D] float32, with the language LoRA; S = T unless the recipe cuts the template. Where the recipe
         hears several layers, they lie side by side on the width.
     context: [N S C] float32, what the vision model hears; [N adapter.tokens C] of an adapter with tokens of its own,
-        and those of the own encoder before or behind them, of a bridge that was trained beside one.
+        [N Q C] of one that asks, and those of the own encoder before or behind them, of a bridge that was trained
+        beside one.
     mask: [N S] bool, the positions of context that the vision model attends to; all of them where it is given no mask,
         but what fills up a shorter prompt that was encoded alone (``PromptRecipe.varies_with_batch``).
     pooled: [N P] float32, only where the adapter has a pooled head, or the own encoder gives one.
@@ -83,7 +85,7 @@ def encode_prompts(
     """
 
     recipe, ear = bridge.config.prompt, bridge.config.own_encoder
-    tokens = bridge.encoder.tokenize(prompts, recipe)
+    tokens = bridge.tokenize(prompts, recipe)
     for prompt, report in zip(prompts, tokens.reports, strict=True):
         if report.cut:
             log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", report.cut, shortened(prompt))
@@ -91,7 +93,7 @@ def encode_prompts(
     parts: dict[str, list[Tensor]] = {"hidden_states": [], "context": [], "mask": [], "pooled": []}
     batches = (_rows(tokens, slice(i, i + batch_size)) for i in range(0, len(prompts), batch_size))
     if recipe.varies_with_batch:
-        batches = (bridge.encoder.tokenize([prompt], recipe) for prompt in prompts)
+        batches = (bridge.tokenize([prompt], recipe) for prompt in prompts)
     with progress.bar(total=len(prompts), desc="encoding", unit="prompt") as bar:
         told = iter(prompts)
         for batch in batches:
@@ -108,13 +110,15 @@ def encode_prompts(
                 parts[name].append(tensor.cpu())
             bar.update(len(batch.ids))
     joined = {name: _join(tensors) for name, tensors in parts.items() if tensors}
-    return {"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), **joined}
+    asked = {} if tokens.queries is None else {"queries": tokens.queries}
+    return {"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), **asked, **joined}
 
 
 @torch.no_grad()
 def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: float | None = None) -> dict[str, Tensor]:
     """context, mask and pooled, as ``encode_prompts`` has them, of states that a file has: hidden_states [N T D], mask
-    [N T] (without one all are heard) and timesteps [N]. Raises ValueError for a file without them, or of other sizes.
+    [N T] (without one all are heard), timesteps [N] and, of an adapter that asks, queries [N Q]. Raises ValueError for
+    a file without them, or of other sizes.
     """
     found, config = read_safetensors(file), checkpoint.config
     states, mask, timesteps = (found.get(name) for name in ("hidden_states", "mask", "timesteps"))
@@ -131,9 +135,9 @@ def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: floa
         timesteps = None if timestep is None else torch.tensor(timestep)
     adapter = adapters.build(config.adapter).eval()
     adapter.load_state_dict(checkpoint.adapter)
-    said = adapter(HiddenStates(states.float(), mask.bool()), timesteps)
+    said = adapter(HiddenStates(states.float(), mask.bool(), found.get("queries")), timesteps)
     whole = torch.ones(said.context.shape[:2], dtype=torch.bool)
-    masked = whole if said.mask is None or not config.prompt.vision_mask else said.mask
+    masked = whole if said.mask is None or not (config.prompt.vision_mask or adapter.asks) else said.mask
     return {"context": said.context, "mask": masked} | ({} if said.pooled is None else {"pooled": said.pooled})
 
 
@@ -164,8 +168,8 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def _rows(tokens: TokenBatch, rows: slice) -> TokenBatch:
-    keep = None if tokens.keep is None else tokens.keep[rows]
-    return TokenBatch(tokens.ids[rows], tokens.mask[rows], keep, tokens.reports[rows])
+    keep, queries = (None if part is None else part[rows] for part in (tokens.keep, tokens.queries))
+    return TokenBatch(tokens.ids[rows], tokens.mask[rows], keep, tokens.reports[rows], queries)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

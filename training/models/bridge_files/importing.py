@@ -42,7 +42,8 @@ def _foreign(file: Path, encoder: TextEncoder, args: argparse.Namespace) -> Brid
         vision = read_vision(named.vision(args.vision_model), pooled)[1]
     given = [pair.partition("=")[0].strip() for pair in args.prompt]
     prompt = vars(override_prompt(config.prompt, args.prompt))
-    checkpoint = read_foreign(file, **known, vision=vision, prompt={key: prompt[key] for key in given})
+    changed = {key: prompt[key] for key in given}
+    checkpoint = read_foreign(file, **known, vision=vision, prompt=changed, query_tokenizer=args.query_tokenizer)
     made = checkpoint.config.provenance
     made["sha256"] = {file.name: _digest(file)}
     preset = FOREIGN[made["format"]].presets[made["preset"]]
@@ -62,11 +63,10 @@ def _foreign(file: Path, encoder: TextEncoder, args: argparse.Namespace) -> Brid
 def _released(folder: Path, encoder: TextEncoder, args: argparse.Namespace) -> BridgeCheckpoint:
     if not folder.is_dir():
         raise ValueError(f"there is no folder and no file {folder}")
-    for option in ("preset", "heads"):
+    for option in ("preset", "heads", "query_tokenizer"):
         if getattr(args, option) is not None:
-            raise ValueError(
-                f"--{option} is of other projects' files, {folder} is a folder of the authors': leave it out"
-            )
+            name = f"--{option.replace('_', '-')}"
+            raise ValueError(f"{name} is of other projects' files, {folder} is a folder of the authors': leave it out")
     if args.vision_model is None:
         raise ValueError("the authors' LoRA lists are in the order of the vision model's modules: give --vision-model")
     network, vision = read_vision(args.vision_model)

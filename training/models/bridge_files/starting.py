@@ -12,7 +12,7 @@ from torch import nn
 from ....lavi_core.bridge import check_language
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.config import LanguageConfig, OwnEncoderConfig
-from ....lavi_core.importers import read_any
+from ....lavi_core.importers import is_ours, read_any
 from ....lavi_core.lora import Delta
 from ...recipe import LanguageSection, VisionSection
 from ..lora_layers import LoRALayer
@@ -28,13 +28,20 @@ def started_from(
     vision: VisionModel,
     pooled_width: int | None,
     ear: OwnEncoderConfig | None,
+    query_tokenizer: str = "",
 ) -> BridgeCheckpoint:
     """Read it. Raises ValueError for another language model than it was made for, and for a vision model that takes
     other widths; another vision model of the same widths is what it may be trained on for.
 
     pooled_width: of the pooled vector that the bridge is to give. ear: the own encoder that the run hears beside it.
+    query_tokenizer: of another project's adapter that asks with a second one's ids.
     """
-    start = read_any(path, preset)
+    if query_tokenizer and is_ours(path):
+        raise ValueError(
+            f"adapter.query_tokenizer is {query_tokenizer!r}, but {path}, which the run starts from, has its own: "
+            "leave it out"
+        )
+    start = read_any(path, preset, query_tokenizer=query_tokenizer or None)
     try:
         check_language(start.config.language, language)
     except ValueError as error:
