@@ -157,7 +157,7 @@ class LoadBridge(io.ComfyNode):
             node_id="LaViBridgeLoad",
             display_name="Load Bridge (LaVi-Bridge)",
             description="Joins a bridge file to the language model it was made for.",
-            search_aliases=["lavi", "adapter", "ella", "rouwei", "llm adapter"],
+            search_aliases=["lavi", "adapter", "ella", "rouwei", "anima", "llm adapter"],
             inputs=[
                 LanguageModelWire.Input(
                     "language_model",
