@@ -11,6 +11,7 @@ import pytest
 from lavi_bridge.lavi_core.vision import VISION_TARGETS
 from lavi_bridge.tests.nodes.base_folder import DITS
 from lavi_bridge.tests.nodes.host import PACK, ROOT, Server
+from PIL import Image
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WIDGETS = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
@@ -65,6 +66,12 @@ def test_there_is_one_for_the_demo_and_for_each_vision_model():
     hosted = stems - {"demo", "anima", "anima_adapter", "ella", *TWINS}
     alone = {"unet", "kolors", "sana", "flux_schnell"}  # any U-Net, no class of the host's, said in the note of flux
     assert hosted == VISION_TARGETS.keys() - alone
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_it_has_a_picture_for_the_template_browser(path: Path):
+    with Image.open(path.with_suffix(".jpg")) as picture:
+        assert picture.size == (400, 400)
 
 
 # Whose tiny adapters are small in every width -> the folder of the tiny vision model that hears them.
