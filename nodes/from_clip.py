@@ -54,8 +54,24 @@ def _whole(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
     return model(ids, attention_mask=mask, dtype=torch.float32)[0]
 
 
+def _llama(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
+    _some_token(model, mask)
+    return _whole(model, ids, mask)
+
+
+def _some_token(model: Any, mask: Tensor | None) -> None:
+    """Raises ValueError where a prompt is masked whole: the host's attention then hears its padding, or gives NaN
+    (0.3.64), and that of transformers hears nothing."""
+    if mask is not None and not bool(mask.any(1).all()):
+        raise ValueError(
+            "a prompt without tokens, whose padding this bridge masks, is heard otherwise by ComfyUI's "
+            f"{type(model).__name__} than in training; load its Hugging Face folder with Load Language Model"
+        )
+
+
 def _clip(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
     """What the host's class does for a prompt of all its positions, for one of any length."""
+    _some_token(model, mask)
     length = ids.shape[1]
     places = comfy.ops.cast_to(model.embeddings.position_embedding.weight, torch.float32, ids.device)
     x = model.embeddings.token_embedding(ids, out_dtype=torch.float32) + places[:length]
@@ -75,7 +91,7 @@ HOST_FAMILIES = (
         forward=_clip,
     ),
     HostFamily(kind=T5, family="t5", embedding="shared", forward=_whole),
-    HostFamily(kind=Llama2_, family="llama", embedding="embed_tokens", forward=_whole),
+    HostFamily(kind=Llama2_, family="llama", embedding="embed_tokens", forward=_llama),
 )
 
 

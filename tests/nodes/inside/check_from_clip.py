@@ -69,6 +69,18 @@ def every_recipe_of_a_bridge_is_the_hosts_too():
 
 
 @check
+def a_prompt_without_tokens_is_transformers_or_refused():
+    bare = {"template": "{prompt}", "add_special_tokens": False, "no_token": "masked"}
+    for kind in CASES:
+        ours, theirs = (connected(bridge(kind, **bare), model, 0.0) for model in (host(kind), usual(kind)))
+        for prompt in PROMPTS:
+            if kind != "t5" and not prompt:
+                refused(["without tokens", "Llama2_" if kind == "qwen" else "CLIPTextModel_"], ours.encode, prompt)
+            else:
+                assert apart(*([side.encode(prompt)[0][0][0]] for side in (ours, theirs))) < 1e-4, (kind, prompt)
+
+
+@check
 def nothing_is_loaded_twice_and_all_is_given_back():
     for kind in CASES:
         comfy.model_management.unload_all_models()

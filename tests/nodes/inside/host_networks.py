@@ -164,7 +164,7 @@ def bridge(kind: str, **recipe: Any) -> str:
     )
     config = config_.BridgeConfig(
         language=encoder.config,
-        prompt=prompt_.PromptRecipe(max_length=20, template="{prompt}, best quality", **recipe),
+        prompt=prompt_.PromptRecipe(**{"max_length": 20, "template": "{prompt}, best quality"} | recipe),
         adapter=adapter,
         vision=vision,
         language_lora=ranks,
