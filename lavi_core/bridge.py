@@ -152,8 +152,8 @@ class Bridge(nn.Module):
 
     def alone(self, hidden: HiddenStates, timestep: Tensor | None = None) -> Conditioning:
         """What the bridge says. The adapter runs in float32, whatever the language model's dtype and whatever
-        autocast is on. The mask is passed on only where the recipe gives it to the vision model, or where it leaves out
-        what ``hear`` has filled up, queries of shorter prompts among it.
+        autocast is on. The mask is passed on only where the recipe gives it to the vision model, where it leaves out
+        what ``hear`` has filled up, or where the adapter asks: it was trained with it, however long its prompts were.
 
         timestep: [] or [B], see ``Adapter.forward``; an adapter that does not hear it leaves it alone.
         """
@@ -161,9 +161,8 @@ class Bridge(nn.Module):
             conditioning: Conditioning = self.adapter(hidden._replace(states=hidden.states.float()), timestep)
         check_finite(conditioning)
         recipe, mask = self.config.prompt, conditioning.mask
-        fills = recipe.varies_with_batch or self.adapter.asks
-        filled = fills and mask is not None and not bool(mask.all())
-        keeps = filled or (recipe.vision_mask and not self.adapter.own_tokens)
+        filled = recipe.varies_with_batch and mask is not None and not bool(mask.all())
+        keeps = filled or self.adapter.asks or (recipe.vision_mask and not self.adapter.own_tokens)
         return conditioning if keeps else replace(conditioning, mask=None)
 
 

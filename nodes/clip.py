@@ -180,7 +180,7 @@ class BridgeShell(nn.Module):
             contexts.append(context[:, hidden.mask[0]] if masked else context)
             pooled = found.pooled if pooled is None else pooled
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
-        masked = said.pieces[0].recipe.vision_mask and not own_tokens
+        masked = asks or (said.pieces[0].recipe.vision_mask and not own_tokens)  # as it was trained, see TextRule
         mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if masked else None
         ours, own = Conditioning(context, mask, pooled), None
         if said.beside is not None:

@@ -90,7 +90,7 @@ def _chunk(encoder: Any, recipe: Any, prompt: Prompt) -> list[tuple[Prompt, Any]
     starts, stops = [0, *(stop for _, stop in ends)], [*(start for start, _ in ends), None]
     parts = [prompt.part(start, stop) for start, stop in zip(starts, stops, strict=True)]
     found = [piece for part in parts if part.text.strip() for piece in _pieces(encoder, recipe, part)]
-    return [(piece, recipe) for piece in found] or [(Prompt.plain(""), recipe)]
+    return [(piece, recipe) for piece in found if piece.text.strip()] or [(Prompt.plain(""), recipe)]
 
 
 def _pieces(encoder: Any, recipe: Any, prompt: Prompt) -> list[Prompt]:

@@ -287,6 +287,8 @@ class Trainer:
         prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_fingerprint}
         if self.pair.ear is not None:
             prints["own_encoder"] = " ".join(str(encoder.fingerprint) for encoder in self.pair.ear.encoders)
+        if self.pair.queries is not None:
+            prints["query_tokenizer"] = hashlib.sha256(self.pair.queries.json.encode()).hexdigest()
         facts = dict(self.pair.language_config.facts or {})
         if "weights" in facts:  # hundreds of numbers
             facts["weights"] = hashlib.sha256(json.dumps(facts["weights"]).encode()).hexdigest()[:12]

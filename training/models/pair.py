@@ -100,6 +100,12 @@ class Pair(nn.Module):
         given = recipe.prompt
         if self.adapter.asks:  # of which there are as many as a caption has, masked where another has more
             given = replace(given, vision_mask=True, max_length=1)
+            if vision.row.text.masked == "refused":
+                raise ValueError(
+                    f"the adapter {self.adapter_config.kind!r} gives as many tokens as a caption has, the vision model "
+                    f"({vision.model_id}) takes no mask that would leave out what fills shorter ones up: take another "
+                    "adapter.kind, or another vision model"
+                )
         vision.row.text.check(given, vision.model_id, self.adapter_config.tokens, own_length)
         self.network = vision.network
         # Of the weights as they came: a frozen model's is what is computed in.

@@ -68,7 +68,7 @@ def test_from_prompts_to_context_and_in_one_file(encoder: TextEncoder, tmp_path:
     assert heard.mask is not None
     for i, prompt in enumerate(PROMPTS):
         alone, ids = bridge([prompt]), torch.tensor([tokenizer(prompt).input_ids])
-        assert alone.mask is None  # nothing is filled up
+        assert alone.mask is not None and bool(alone.mask.all())  # nothing is filled up
         tokens = encoder.tokenize([prompt], bridge.config.prompt)
         states, mask, _ = encoder(tokens, bridge.config.prompt)
         torch.testing.assert_close(alone.context, core(HiddenStates(states, mask, ids)).context, rtol=0, atol=1e-5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -181,6 +182,21 @@ def the_queries_are_the_ids_of_the_hosts_t5_tokenizer():
         blank, told = bridge.encode("")[0][0][0], bridge.encode(PROMPTS[0])[0][0][0]
         near(bridge.encode(PROMPTS[0], strength=0.0)[0][0][0], blank)
         near(bridge.encode(PROMPTS[0], strength=0.5)[0][0][0], (blank + told) / 2)
+
+
+@check
+def zeros_that_a_vision_model_was_trained_with_stand_behind_what_is_asked():
+    """As in training, where a shorter prompt of a batch is masked: Chroma hears one right behind each."""
+    with adapter_file("", 48):
+        bridge = bridge_.LoadBridge.execute(other_language(), FILE, 1.0, True).args[0]
+        told = bridge.encode(PROMPTS[0])[0][0][0]
+        shell = bridge.clip.cond_stage_model
+        shell.config = replace(shell.config, vision=replace(shell.config.vision, target="chroma"))
+        context, _, more = shell.encode_token_weights(bridge.clip.tokenize(PROMPTS[0]))
+        count = len(shell.queries.read(PROMPTS[0]))
+        near(context[:, :count], told[:, :count])
+        assert context.shape[1] == count + 1 and not context[:, count:].any()
+        assert more[context_tokens_.CONTEXT_TOKENS].tokens[-1].kind == "padding"
 
 
 @check

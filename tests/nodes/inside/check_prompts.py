@@ -120,6 +120,9 @@ def a_long_prompt_is_cut_chunked_or_heard_whole():
     texts = heard(bridge, LONG, long_prompts="chunk").texts
     assert " ".join(texts) == LONG and len(texts) > 1 and chunked.startswith(f"{len(texts)} pieces, "), (texts, chunked)
     assert "cut off" not in chunked + full
+    many = "two elephants in the forest (with a candy) " * 12
+    told = heard(bridge, many, long_prompts="chunk").texts
+    assert encode(bridge, many, long_prompts="chunk")[1].startswith(f"{len(told)} pieces, ")  # none of a space alone
     torch.testing.assert_close(pieces, torch.cat([encode(bridge, text)[0] for text in texts], dim=1))
     length = whole.shape[1]
     assert f"heard at {length} tokens, the bridge was trained with 16" in full, full

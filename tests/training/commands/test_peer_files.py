@@ -11,7 +11,7 @@ from lavi_bridge.tests.training import dits
 from lavi_bridge.tests.training.commands.test_foreign_files import encoded, imported, language
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.models.pipeline import check_vision
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 QWEN, T5, ANIMA = (GOLDEN / "connectors" / name for name in ("qwen_sdxl", "distill_t5", "anima"))
@@ -73,6 +73,16 @@ def test_anima_with_its_second_tokenizer(tmp_path: Path, capsys: pytest.CaptureF
     said, wanted = load_file(output), load_file(expected)
     assert torch.equal(said["mask"], wanted["queries"] >= 0)
     torch.testing.assert_close(said["context"][said["mask"]], wanted["context"][said["mask"]], rtol=0, atol=1e-5)
+    for queries, message in (
+        (wanted["queries"][:1], "has queries of shape [1, 6] and int64, the bridge takes [3, Q] of whole numbers"),
+        (wanted["queries"].float(), "has queries of shape [3, 6] and float32, the bridge takes"),
+        (wanted["queries"] + 400, "ids: they are of another tokenizer than it was trained with"),
+    ):
+        odd = tmp_path / "odd.safetensors"
+        save_file(wanted | {"queries": queries}, odd)
+        capsys.readouterr()
+        assert main(["encode", str(bridge), "--states", str(odd), "-o", str(output)]) == 2
+        assert message in capsys.readouterr().err
     exported(bridge, "anima", file)
     capsys.readouterr()
     assert main(["inspect", str(bridge)]) == 0

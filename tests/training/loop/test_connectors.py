@@ -119,6 +119,19 @@ def test_trains_resumes_to_the_bit_and_draws(name: str, recipe: Path, tiny: Path
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_does_not_go_on_with_another_second_tokenizer(recipe: Path, tmp_path: Path) -> None:
+    """Of as many ids: another word is one of them."""
+    text, file = (T5 / "tokenizer.json").read_text(), tmp_path / "tokenizer.json"
+    file.write_text(text)
+    changes = ["adapter.kind=token_queries", f"adapter.query_tokenizer={json.dumps(str(file))}", *OPTIONS]
+    Trainer(read_recipe(recipe, [*changes, "steps=1"])).run()
+    words = json.loads(text)
+    words["model"]["vocab"][13], words["model"]["vocab"][14] = (words["model"]["vocab"][i] for i in (14, 13))
+    file.write_text(json.dumps(words))
+    with pytest.raises(ValueError, match=r"does not fit this recipe: query_tokenizer\.fingerprint is"):
+        Trainer(read_recipe(recipe, [*changes, "steps=2"]), resume=True)
+
+
 def test_the_context_of_an_adapter_in_time_is_measured_over_its_own_tokens(recipe: Path, tmp_path: Path) -> None:
     changes = ["validation.every=1", "data.validation=4", "steps=1"]
     Trainer(read_recipe(recipe, [*RUNS["timestep_resampler"], *changes])).run()

@@ -31,6 +31,9 @@ SMALL += [
 ]
 
 
+T5 = Path(__file__).parents[2] / "golden" / "t5_unet" / "tokenizer"
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("modern")
@@ -96,6 +99,31 @@ def test_tokens_of_an_adapters_own_are_all_heard_whatever_becomes_of_padding(pai
     if pair == "t5-large-aura-flow":
         with pytest.raises(ValueError, match=r"hears at most 256 tokens: set adapter\.tokens = 256 or less"):
             trainer_of(pair, *changes, "adapter.tokens=257", "output=other")
+
+
+ASKS = ["adapter.kind=token_queries", f"adapter.query_tokenizer={T5}", "adapter.depth=1", "adapter.heads=2"]
+
+
+@pytest.mark.parametrize("pair", ["t5-large-chroma", "qwen3-0.6b-anima", "smollm2-sana"])
+def test_a_prompt_that_asks_is_heard_alone_as_it_is_trained_in_company(pair: str, work: Path) -> None:
+    """By models that want a zero vector behind the prompt, zeros up to a length, or a mask."""
+    trainer = trainer_of(pair, *ASKS, "precision=fp32", "sample.every=0", steps=1)
+    bridge, recipe = trainer.run(), trainer.recipe
+    assert agrees(trainer, bridge)
+    pipeline = Pipeline.load(bridge, recipe.language.model, recipe.vision.model, recipe.vision.vae)
+    x = torch.randn(2, pipeline.vision.latent_channels, 4, 4, generator=torch.manual_seed(3))
+    t, prompts = pipeline.vision.timesteps(torch.tensor([0.9, 0.3]), x), ["a", "two blue square left of a green circle"]
+    assert pipeline.bridge is not None
+    with torch.no_grad():
+        expected = trainer.pair(trainer.text_inputs(prompts), x, t)
+        rows = zip(x.split(1), t.split(1), prompts, strict=True)
+        alone = torch.cat([pipeline.vision.predict(*row, pipeline.bridge([prompt])) for *row, prompt in rows])
+    assert (alone - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_a_prompt_that_asks_needs_a_mask(work: Path) -> None:
+    with pytest.raises(ValueError, match=r"gives as many tokens as a caption has, the vision model .+ takes no mask"):
+        trainer_of("t5-large-sd35-medium", *ASKS)
 
 
 def agrees(trainer: Trainer, bridge: Path) -> bool:

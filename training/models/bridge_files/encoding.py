@@ -135,10 +135,26 @@ def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: floa
         timesteps = None if timestep is None else torch.tensor(timestep)
     adapter = adapters.build(config.adapter).eval()
     adapter.load_state_dict(checkpoint.adapter)
-    said = adapter(HiddenStates(states.float(), mask.bool(), found.get("queries")), timesteps)
+    queries = found.get("queries") if adapter.asks else None
+    if queries is not None:
+        _check_queries(queries, len(states), config.adapter.vocabulary or 0, file)
+    said = adapter(HiddenStates(states.float(), mask.bool(), queries), timesteps)
     whole = torch.ones(said.context.shape[:2], dtype=torch.bool)
     masked = whole if said.mask is None or not (config.prompt.vision_mask or adapter.asks) else said.mask
     return {"context": said.context, "mask": masked} | ({} if said.pooled is None else {"pooled": said.pooled})
+
+
+def _check_queries(queries: Tensor, rows: int, vocabulary: int, file: str | Path) -> None:
+    shape, kind = list(queries.shape), str(queries.dtype).removeprefix("torch.")
+    if queries.ndim != 2 or len(queries) != rows or queries.is_floating_point() or not queries.numel():
+        raise ValueError(
+            f"{file} has queries of shape {shape} and {kind}, the bridge takes [{rows}, Q] of whole numbers"
+        )
+    if int(queries.max()) >= vocabulary:
+        raise ValueError(
+            f"{file} has the query id {int(queries.max())}, the adapter knows {vocabulary} ids: they are of another "
+            "tokenizer than it was trained with"
+        )
 
 
 def check_timestep(kind: str, timestep: float | None) -> None:
