@@ -27,8 +27,8 @@ WITH_HOST = ("nodes", "browser")  # one base folder of models and one server a h
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of ``--dist loadgroup``: which tests share a process, for they share fixtures. Under pytest 9.2 pytest-xdist 3.8.0
-    groups nothing, without a word (its issue 1386), so that each process starts servers of its own."""
+    """Of ``--dist loadgroup``: which tests share a process, for they share fixtures. Under pytest 9.2 pytest-xdist
+    3.8.0 groups nothing, without a word (its issue 1386), and each process starts servers of its own."""
     for item in items:
         part = item.path.relative_to(ROOT / "tests")
         name = "host" if part.parts[0] in WITH_HOST else part.as_posix()
