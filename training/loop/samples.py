@@ -38,6 +38,11 @@ class SampleGrids:
         """All that it will ever draw."""
         return [*self.recipe.sample.prompts, *(caption for pairs in self.bench.values() for caption, _ in pairs)]
 
+    def drawn(self, step: int) -> bool:
+        """Whether ``draw`` has come to its end at this step, in this run or before it was resumed."""
+        target = self._target(step)
+        return target is None or target.with_suffix(".txt" if self.bench else ".png").is_file()
+
     def draw(self, step: int) -> dict[str, float]:
         """Write samples/step-NNNNNNN.png; return each category's share of correct pictures."""
         from ..shapebench import score
@@ -48,15 +53,18 @@ class SampleGrids:
         for category, pairs in self.bench.items():
             captions, scenes = zip(*pairs, strict=True)
             scores[category] = float(score(self._images(list(captions)), list(scenes))["correct"])  # type: ignore[arg-type]
-        if self.output is None:
+        target = self._target(step)
+        if target is None:
             return scores
-        target = self.output / "samples" / f"step-{step:07d}.png"
         if drawn is not None:
             write_bytes(target, png(drawn, prompts))
         if scores:
             line = " ".join(f"{name} {value:.3f}" for name, value in scores.items())
             write_bytes(target.with_suffix(".txt"), f"{line}\n".encode())
         return scores
+
+    def _target(self, step: int) -> Path | None:
+        return None if self.output is None else self.output / "samples" / f"step-{step:07d}.png"
 
     def _condition(self, prompts: list[str]) -> Heard:
         device = next(self.pair.network.parameters()).device

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from ...lavi_core.files import write_text
 from ...lavi_core.language import TextEncoder
@@ -129,8 +130,7 @@ class Trainer:
             stack.callback(journal.close)
             if self.start:
                 journal.write(self.step, self.start)
-            if not recipe.steps:  # the head start was all
-                self.save(self.optimizer)
+        self._make_up(journal, samples)
         ahead = stack.enter_context(Prefetch(batches, self.step, stop=recipe.steps))
         bar = stack.enter_context(
             tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
@@ -175,14 +175,32 @@ class Trainer:
                 with self._saving():
                     journal.draw(bool(last))
             if samples is not None and not asked and (self.step % recipe.sample.every == 0 or last):
-                with self.as_given():
-                    scores = samples.draw(self.step)
-                if journal is not None and scores:
-                    journal.write(self.step, {"bench": scores})
+                self._draw(samples, journal)
             if asked:
                 self.accelerator.wait_for_everyone()  # a launcher ends the others with the first process that leaves
                 raise Stopped(asked)
         self.accelerator.wait_for_everyone()
+
+    def _make_up(self, journal: Journal | None, samples: SampleGrids | None) -> None:
+        """What is still to be written at the step that the run begins at: no step is left to train where a head start
+        was all, or where a kill came between the last state and its bridge; and a kill while pictures were drawn leaves
+        none of them."""
+        last = self.step >= self.recipe.steps
+        if last:
+            optimizer = parallel.gathered_optimizer(self.model, self.optimizer)
+            if journal is not None:
+                self.save(optimizer)
+                journal.draw(True)
+        if samples is not None and self.step and (self.step % self.recipe.sample.every == 0 or last):
+            drawn = [self.main and samples.drawn(self.step)]
+            if not (broadcast_object_list(drawn) if parallel.is_sharded() else drawn)[0]:
+                self._draw(samples, journal)
+
+    def _draw(self, samples: SampleGrids, journal: Journal | None) -> None:
+        with self.as_given():
+            scores = samples.draw(self.step)
+        if journal is not None and scores:
+            journal.write(self.step, {"bench": scores})
 
     def _read_data(self) -> Batches:
         """Latents, those held out, and the batches of the others."""

@@ -81,6 +81,32 @@ def test_a_run_killed_before_its_first_step_aligns_once_and_one_before_its_first
     assert _tensors(resumed.run()) == _tensors(whole)
 
 
+def test_a_kill_between_the_last_state_and_its_bridge_costs_neither_bridge_nor_pictures(
+    recipe: Path, tmp_path: Path
+) -> None:
+    changes = ["steps=2", "save_every=1", "ema=0.9", "sample.every=2", "sample.bench=1", "sample.steps=2"]
+    changes += ["data.mix.single=1", 'sample.prompts=["a red circle"]']
+    whole = Trainer(read_recipe(recipe, [*changes, f"output={json.dumps(str(tmp_path / 'whole'))}"])).run()
+    Trainer(read_recipe(recipe, [*changes, "steps=1"])).run()
+    earlier = (tmp_path / "run" / "bridge.safetensors").read_bytes()
+    Trainer(read_recipe(recipe, changes), resume=True).run()
+    # as the kill leaves it: the state and the log of the last step, the bridge of the one before, no pictures
+    (tmp_path / "run" / "bridge.safetensors").write_bytes(earlier)
+    drawn = sorted((tmp_path / "run" / "samples").glob("step-0000002.*"))
+    pictures = [path.read_bytes() for path in drawn]
+    for path in drawn:
+        path.unlink()
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if "bench" not in line))
+    resumed = Trainer(read_recipe(recipe, changes), resume=True).run()
+    assert _tensors(resumed) == _tensors(whole) != earlier[8 + int.from_bytes(earlier[:8], "little") :]
+    assert [path.read_bytes() for path in drawn] == pictures and len(pictures) == 2
+    assert "bench" in log.read_text().splitlines()[-1]
+    stamp = drawn[0].stat().st_mtime_ns
+    Trainer(read_recipe(recipe, changes), resume=True).run()
+    assert drawn[0].stat().st_mtime_ns == stamp and log.read_text().count("bench") == 1
+
+
 def test_a_second_run_into_the_same_folder_is_refused(recipe: Path) -> None:
     Trainer(read_recipe(recipe, ["steps=2"])).run()
     with pytest.raises(ValueError, match="--resume"):
