@@ -38,6 +38,8 @@ class Bridge(nn.Module):
         self.adapter = adapter
         self.config = config
         self.queries = queries
+        if queries is not None:
+            queries.ask_at_most(config.adapter.tokens)
 
     @classmethod
     def connect(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically; its folder is made. An OSError leaves the old file as it was."""
-    with _replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -30,7 +30,7 @@ def write_safetensors(
     from safetensors.torch import save_file
 
     whole = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         try:
             save_file(whole, temporary, dict(metadata or {}))
         except SafetensorError as error:  # its word for a full disk
@@ -41,7 +41,7 @@ def write_safetensors(
 
 
 @contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` whose file takes its place once it is whole."""
     path = Path(path)
     if path.is_dir():

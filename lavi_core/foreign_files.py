@@ -58,12 +58,12 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "a seeded resampler of gguf-trainer",
         ("adapter.query", "adapter.t5_embed."),
-        "which asks with the token ids of T5 and lies in a GGUF file, from which no adapter is read: use it in ggk",
+        _IMPORT_FILE,
     ),
     (
         "a Ming-Image or Qwen3.5 adapter of gguf-trainer",
         ("adapter.slot_query", "adapter.seed_embed."),
-        "which asks with another tokenizer's ids and lies in a GGUF file, from which no adapter is read: use it in ggk",
+        "which asks with another tokenizer's ids and speaks to a vision model that is not known here: use it in ggk",
     ),
     (
         "a resampler of gguf-trainer",

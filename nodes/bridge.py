@@ -17,7 +17,7 @@ from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .language import LanguageModel
 from .notice import notice, repeat, take_back
 from .prompt_cache import PromptCache
-from .prompt_syntax import LONG_PROMPTS, PromptOptions, cut_off, describe, read
+from .prompt_syntax import LONG_PROMPTS, PromptOptions, cut_off, describe, read, unasked
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
 from .timed import tell_where_nothing_follows
 
@@ -115,6 +115,8 @@ class ConnectedBridge:
         if lost:
             whole = self.config.adapter.positions is None
             lost += "; long_prompts can chunk it" + (" or hear it at full length" if whole else "")
+        lost = "; ".join(filter(None, (lost, unasked(queries, pieces))))
+        if lost:
             notice(lost)
         tokens = BridgeTokens({TOKENS: pieces})
         tokens.strength, tokens.beside = strength, None if own is None else own()

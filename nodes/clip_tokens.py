@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .context_tokens import ContextToken
 from .notice import notice, take_back
-from .prompt_syntax import Piece, PromptOptions, cut_off, read
+from .prompt_syntax import Piece, PromptOptions, cut_off, read, unasked
 
 TOKENS = "lavi_bridge"  # the key under which the pieces of a prompt travel in the host's token dictionary
 # What the host's text nodes add that a bridge has no ear for; None, False and "" are as good as nothing.
@@ -65,6 +65,7 @@ class BridgeTokenizer:
     def __init__(self, bridge: Any):
         self._encoder, self._recipe, self._vision = bridge.encoder, bridge.config.prompt, bridge.config.vision
         self._whole = bridge.config.adapter.positions is None
+        self._queries = bridge.queries
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **more: Any) -> BridgeTokens:
         """Raises ValueError for what is no text; says what of a text is cut."""
@@ -84,6 +85,8 @@ class BridgeTokenizer:
         if lost := cut_off(pieces):
             whole = " or hear it at full length" if self._whole else ""
             notice(f"{lost}; Bridge Text Encode can chunk a long prompt{whole}")
+        if lost := unasked(self._queries, pieces):
+            notice(f"{lost}, in Bridge Text Encode")
         return BridgeTokens({TOKENS: pieces})
 
     def state_dict(self) -> dict[str, Tensor]:

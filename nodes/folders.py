@@ -14,7 +14,7 @@ BRIDGES = "lavi_bridges"
 BRIDGE_FILES: tuple[str, ...] = (".safetensors",)
 # Where Load Bridge looks: besides its own, the folders in which other projects' node packs keep their adapters.
 ADAPTERS = (BRIDGES, "ella", "llm_adapters")
-ADAPTER_FILES: tuple[str, ...] = (*BRIDGE_FILES, ".pt", ".pth", ".bin")
+ADAPTER_FILES: tuple[str, ...] = (*BRIDGE_FILES, ".pt", ".pth", ".bin", ".gguf")
 LANGUAGE = ("LLM", "llm", "text_encoders", "ella_encoder")  # the last: ComfyUI-ELLA's folder of FLAN-T5-XL
 LORAS = ("loras", "LLM", "llm")
 VISION = ("diffusers", "diffusion_models")

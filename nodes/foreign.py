@@ -11,7 +11,7 @@ from .notice import repeat
 
 AUTO = "auto"
 # The names in the core's FOREIGN, which is not imported at the host's start.
-PRESETS = (AUTO, "ella", "ella-fixed", "gemma", "t5gemma", "qwen-sdxl", "distill-t5", "anima")
+PRESETS = (AUTO, "ella", "ella-fixed", "gemma", "t5gemma", "qwen-sdxl", "distill-t5", "anima", "gguf-trainer-pixart")
 
 
 def named(preset: str) -> str | None:

@@ -157,6 +157,12 @@ def cut_off(pieces: list[Piece]) -> str:
     return f"{report.cut} tokens of the prompt are cut off and not heard: {report.cut_text!r}" if report.cut else ""
 
 
+def unasked(queries: Any, pieces: list[Piece]) -> str:
+    """The same of what an adapter does not ask with, in each piece; "" = nothing. queries: the core's."""
+    lost = [text for piece in pieces if (text := queries.cut_off(piece.prompt.text))] if queries is not None else []
+    return "; ".join([*lost, "long_prompts = chunk begins anew at each BREAK"]) if lost else ""
+
+
 def describe(pieces: list[Piece], trained: Any) -> str:
     """What became of a prompt: pieces, tokens, weights, template."""
     from ..lavi_core.prompt import PROMPT

@@ -129,6 +129,11 @@ def _with_latents(model: ModelPatcher, trained: Any, target: Any) -> ModelPatche
             "LaVi-Bridge: trained on latents scaled by %g, this model's are scaled by %g", trained.latent_scale, scale
         )
         return model
+    if trained.fingerprint is None:
+        notice(
+            f"this model's latents, scaled by {scale:g}, are taken as {trained.model_id}'s, scaled by "
+            f"{trained.latent_scale:g}: if it is no {trained.model_id}, import the adapter with --vision-model"
+        )
     right = model.clone()
     right.add_object_patch("latent_format", latent_format(trained.latent_channels, trained.latent_scale))
     return right

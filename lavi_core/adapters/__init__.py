@@ -16,6 +16,7 @@ from .perceiver import PerceiverAdapter
 from .projection import ProjectionAdapter
 from .refiner import RefinerAdapter
 from .resampler import ResamplerAdapter
+from .seeded_resampler import SeededResamplerAdapter
 from .timestep_resampler import TimestepResamplerAdapter
 from .token_queries import TokenQueriesAdapter
 
@@ -32,6 +33,7 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
         "compressor": CompressorAdapter,
         "projection": ProjectionAdapter,
         "token_queries": TokenQueriesAdapter,
+        "seeded_resampler": SeededResamplerAdapter,
     },
 )
 
@@ -84,6 +86,7 @@ __all__ = [
     "ProjectionAdapter",
     "RefinerAdapter",
     "ResamplerAdapter",
+    "SeededResamplerAdapter",
     "TimestepResamplerAdapter",
     "TokenQueriesAdapter",
     "build",

@@ -61,6 +61,16 @@ class Preset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GGUFHeader:
+    """Of a GGUF file that holds an adapter: its general.architecture, its numbers by key, and the names of the matrices
+    that are float32 there."""
+
+    architecture: str
+    keys: Mapping[str, int]
+    float32: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dialect:
     """One way in which an adapter is kept in a file.
 
@@ -69,7 +79,8 @@ class Dialect:
     a preset or the user names. keys: see ``key_map``. presets: by name. vision: what its adapters speak to, for the
     config of one. elsewhere: how the names begin of tensors in its file that are no part of the adapter. prefixes:
     before all names, the first that a file has; beside one that is not "" lies another model, which is left alone.
-    query_tokenizer: whose ids it asks with, for a message.
+    query_tokenizer: whose ids it asks with, for a message. gguf: the header of its file, where that is a GGUF file with
+    the first of ``prefixes``; None = it is a safetensors file without prefix, or a pickle.
     """
 
     what: str
@@ -82,6 +93,7 @@ class Dialect:
     unless: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     query_tokenizer: str | None = None
+    gguf: Callable[[AdapterConfig], GGUFHeader] | None = None
 
     def is_of(self, names: Collection[str]) -> bool:
         return self.prefix(names) is not None

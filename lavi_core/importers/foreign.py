@@ -16,7 +16,7 @@ from ..config import AdapterConfig, BridgeConfig, VisionConfig
 from ..files import read_safetensors, reading
 from ..foreign_files import what_it_is
 from ..language import TextEncoder
-from ..language.gguf_file import gguf_shapes, is_gguf
+from ..language.gguf_file import gguf_plain, gguf_shapes, is_gguf
 from ..language.query_tokenizer import QueryTokenizer, check_queries
 from ..language.tokens import tokenize
 from ..prompt import PromptRecipe
@@ -25,6 +25,7 @@ from .anima import ANIMA
 from .dialect import Dialect, Preset, Shapes
 from .distill_t5 import DISTILL_T5
 from .ella import ELLA
+from .gguf_trainer import GGUF_TRAINER
 from .key_map import joined, theirs_of
 from .pickles import read_pickle
 from .qwen_sdxl import QWEN_SDXL
@@ -41,6 +42,7 @@ FOREIGN: Registry[Dialect] = Registry(
         "qwen_sdxl": QWEN_SDXL,
         "distill_t5": DISTILL_T5,
         "anima": ANIMA,
+        "gguf_trainer": GGUF_TRAINER,
     },
 )
 
@@ -253,7 +255,7 @@ def _tensors(path: Path, wanted: Collection[str] | None = None) -> dict[str, Ten
     if path.suffix == ".safetensors":
         return read_safetensors(path, wanted)
     if is_gguf(path):
-        raise ValueError(f"{path} is a GGUF file, from which no adapter is read: take one that was not quantised")
+        return gguf_plain(path, wanted)
     state = read_pickle(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not the state dict of an adapter")

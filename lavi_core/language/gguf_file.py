@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..quantized.formats import FORMATS
+from ..quantized.formats import FORMATS, PLAIN
 from .folder import first_line
 from .gguf_keys import config_of
 from .gguf_rotation import FREQUENCIES, LONG, SHORT, factors
@@ -25,6 +25,7 @@ from .tensor_files import StoredTensor
 ELSEWHERE = ("output.", "dec.", "cls.", "v.", "mm.")
 MANY = 1000  # entries of a list: more than layers, fewer than words
 READ = (FREQUENCIES, SHORT, LONG)  # with the config
+DTYPES = {row.name: dtype for dtype, row in PLAIN.items()}  # those of GGUF among them
 
 
 def is_gguf(path: Path) -> bool:
@@ -40,6 +41,11 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     return config, tokenizer
 
 
+def has_no_tokenizer(path: Path) -> bool:
+    """Of a GGUF file. Raises ValueError for a damaged one."""
+    return "tokenizer.ggml.tokens" not in _opened(path).fields
+
+
 def gguf_config(path: Path) -> Any:
     """Raises ValueError."""
     return _config(path, _opened(path))
@@ -48,6 +54,20 @@ def gguf_config(path: Path) -> Any:
 def gguf_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """name -> shape of the tensors of any GGUF file, from its header. Raises ValueError."""
     return {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in _opened(path).tensors}
+
+
+def gguf_plain(path: Path, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Tensors of any GGUF file, in the dtype that they have there. wanted: read no others; None = all. Raises
+    ValueError for one that was quantised."""
+    found = {tensor.name: tensor for tensor in _opened(path).tensors if wanted is None or tensor.name in wanted}
+    odd = next((tensor for tensor in found.values() if tensor.tensor_type.name not in DTYPES), None)
+    if odd is not None:
+        raise ValueError(
+            f"{path.name} has weights in {odd.tensor_type.name} ({odd.name}), an adapter is read from one that was not "
+            f"quantised: take a file in {' or '.join(DTYPES)}"
+        )
+    shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in found.items()}
+    return {name: _bytes(t).view(DTYPES[t.tensor_type.name]).reshape(shapes[name]) for name, t in found.items()}
 
 
 def _opened(path: Path) -> Any:
@@ -149,11 +169,14 @@ def gguf_tensors(path: Path, model: Any) -> dict[str, StoredTensor]:
 
     transformers' processor of the architecture is asked what it does to each: rows of blocks can be put into another
     order as they are (the query and key maps of Llama); a tensor that is changed in another way is dequantised.
-    Raises ValueError for a block format that is not in the table, and for a damaged file.
+    A file that has them under the model's own names, as gguf-trainer's pig_clip, is read as it is. Raises ValueError for
+    a block format that is not in the table, and for a damaged file.
     """
     from transformers import modeling_gguf_pytorch_utils as theirs
 
     reader = _reader(path)
+    if (plain := _by_own_names(path, reader, model)) is not None:
+        return plain
     architecture = reader.fields["general.architecture"].contents()
     kind = theirs.TENSOR_PROCESSORS.get(architecture, theirs.TensorProcessor)
     processor = kind(config=model.config.to_dict())
@@ -180,6 +203,25 @@ def gguf_tensors(path: Path, model: Any) -> dict[str, StoredTensor]:
             f"{path.name} lacks {len(lacking)} tensors of {type(model).__name__} in their shapes, first {lacking[0]} "
             f"{shapes[lacking[0]]}; take the model's own folder"
         )
+    return found
+
+
+def _by_own_names(path: Path, reader: Any, model: Any) -> dict[str, StoredTensor] | None:
+    """None where the file has other names than the model's."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    stored = {tensor.name.removeprefix(prefix): tensor for tensor in reader.tensors}
+    shapes = {name.removeprefix(prefix): (name, tuple(weight.shape)) for name, weight in model.named_parameters()}
+    if not shapes.keys() <= stored.keys():
+        return None
+    found = {}
+    for bare, (name, shape) in shapes.items():
+        tensor = stored[bare]
+        _check_format(path, tensor)
+        has = tuple(int(side) for side in reversed(tensor.shape))
+        if has != shape:
+            raise ValueError(f"{path.name} has {tensor.name} of shape {has}, {type(model).__name__} has {shape} there")
+        row = FORMATS[tensor.tensor_type.name]
+        found[name] = StoredTensor(shape, row, partial(_bytes, tensor), partial(_slice, tensor))
     return found
 
 
@@ -275,6 +317,10 @@ def _rows(tensor: Any, order: Tensor) -> Tensor:
 
 def _some_rows(tensor: Any, order: Tensor, rows: slice) -> Tensor:
     return torch.from_numpy(np.array(tensor.data[order[rows].numpy()])).view(torch.uint8)
+
+
+def _slice(tensor: Any, rows: slice) -> Tensor:
+    return torch.from_numpy(np.array(tensor.data[rows])).view(torch.uint8)
 
 
 def _values(tensor: Any) -> Tensor:

@@ -18,7 +18,7 @@ from .conversions import converted
 from .families import family_of
 from .family import LanguageFamily
 from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
-from .gguf_file import gguf_tensors, is_gguf, read_gguf
+from .gguf_file import gguf_tensors, has_no_tokenizer, is_gguf, read_gguf
 from .single_file import is_single_file, read_single_file
 from .streaming import read_buffers
 from .streaming import stream as stream_from
@@ -82,12 +82,13 @@ def find_source(
     path: Path, config: Path | None = None, tokenizers: Mapping[str, Path] | None = None, whole: bool = True
 ) -> Source:
     """From a Hugging Face folder, a .gguf file, or a lone .safetensors file, whose config and tokenizer are looked for
-    (see ``read_single_file``).
+    (see ``read_single_file``); those of a .gguf file without a tokenizer too, in ``config`` or the folder beside it with
+    its name.
 
     whole: the weights must be there. Raises ValueError, in one sentence.
     """
     if is_gguf(path):
-        return Source(path, *read_gguf(path), None)
+        return Source(path, *(_beside(path, config) if has_no_tokenizer(path) else read_gguf(path)), None)
     if is_single_file(path):
         check_file(path)
         with safetensors([path]) as stored:
@@ -97,6 +98,18 @@ def find_source(
         files = check_weights(path) if whole else weight_files(path)
         return Source(path, read, load_tokenizer(path, read), files)
     raise ValueError(f"{path} is not a Hugging Face model folder, a .safetensors file or a .gguf file")
+
+
+def _beside(path: Path, folder: Path | None) -> tuple[Any, Any]:
+    """(config, tokenizer) of a GGUF file that has none of its own. Raises ValueError."""
+    folder = folder or path.with_suffix("")
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{path.name} holds no tokenizer: put the model's config.json and tokenizer files into a folder "
+            f"{path.stem} beside it, or choose a folder with them"
+        )
+    config = read_config(folder)
+    return config, load_tokenizer(folder, config)
 
 
 def load_trunk(

@@ -24,7 +24,9 @@ class Query(NamedTuple):
 
 
 class QueryTokenizer:
-    """A ``tokenizer.json`` as it is, its own special tokens put in, without its truncation and padding."""
+    """A ``tokenizer.json`` as it is, its own special tokens put in, without its padding and its own truncation."""
+
+    longest: int | None = None
 
     def __init__(self, json: str, where: str = "the bridge"):
         """json: the text of the file. where: for messages. Raises ValueError for what is no tokenizer, and for one that
@@ -57,8 +59,16 @@ class QueryTokenizer:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text ({error})") from None
 
+    def ask_at_most(self, longest: int | None) -> None:
+        """Cut a prompt of more ids than ``longest`` at its end, those that the tokenizer adds kept; None = cut none."""
+        self.longest = longest
+        if longest is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(longest)
+
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """-> [B Q] long, -1 behind a shorter prompt; nothing is cut."""
+        """-> [B Q] long, -1 behind a shorter prompt; see ``ask_at_most``."""
         rows = [self._tokenizer.encode(prompt).ids for prompt in prompts]
         queries = torch.full((len(rows), max(map(len, rows))), -1)
         for row, ids in zip(queries, rows, strict=True):
@@ -70,6 +80,25 @@ class QueryTokenizer:
         coded = self._tokenizer.encode(prompt)
         added = zip(coded.ids, coded.tokens, coded.offsets, coded.special_tokens_mask, strict=True)
         return [Query(id_, text, None if special else span) for id_, text, span, special in added]
+
+    def cut_off(self, prompt: str) -> str:
+        """What of a prompt nothing is asked with, in a sentence; "" = nothing."""
+        lost = self._lost(prompt)
+        return (
+            f"{len(lost)} tokens of the prompt are cut off and not asked with, the adapter asks with {self.longest} at "
+            f"most: {prompt[lost[0][0] :]!r}"
+            if lost
+            else ""
+        )
+
+    def count_cut(self, prompt: str) -> int:
+        """How many tokens nothing is asked with."""
+        return len(self._lost(prompt))
+
+    def _lost(self, prompt: str) -> list[Span]:
+        rest = self._tokenizer.encode(prompt).overflowing
+        rows = (zip(part.offsets, part.special_tokens_mask, strict=True) for part in rest)
+        return [span for row in rows for span, special in row if not special]
 
 
 def check_queries(adapter: AdapterConfig, queries: QueryTokenizer) -> None:

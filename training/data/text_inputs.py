@@ -54,7 +54,7 @@ class TextInputs:
     def __init__(self, recipe: Recipe, pair: Pair, output: Path, device: torch.device, language: FrozenLanguage | None):
         self.recipe, self.pair, self.device, self.language = recipe, pair, device, language
         self.cache: TextStateCache | None = None
-        self.told_cut = False
+        self.told_cut = self.told_unasked = False
         self.own = None if pair.ear is None else OwnStates(recipe, pair.ear, output, device)
         if language is None:
             return
@@ -140,7 +140,18 @@ class TextInputs:
                 shortened(captions[cut]),
                 shortened(tokens.reports[cut].cut_text),
             )
+        self._tell_unasked(captions)
         return tokens
+
+    def _tell_unasked(self, captions: Sequence[str]) -> None:
+        """The same of what an adapter does not ask with."""
+        queries = self.pair.queries
+        if queries is None or queries.longest is None or self.told_unasked:
+            return
+        lost = next((text for caption in captions if (text := queries.cut_off(caption))), "")
+        if lost:
+            self.told_unasked = True
+            log.warning("captions are cut: %s", shortened(lost, 200))
 
     def _keys(self, captions: Sequence[str]) -> list[bytes]:
         """By token ids: a tokenizer that was changed has others for the same caption."""

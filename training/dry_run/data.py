@@ -77,8 +77,15 @@ def queries(report: Report, pair: Pair, source: Source) -> None:
     if (tokenizer := pair.queries) is None:
         return
     rule, own = pair.vision_model.row.text, 0 if pair.ear is None else pair.ear.prompt.max_length
-    count, longest = max((len(tokenizer.read(caption)), caption) for caption in _captions(source))
+    captions = _captions(source)
+    count, longest = max((len(tokenizer.read(caption)), caption) for caption in captions)
     report.add("  queries", f"the longest caption has {count} tokens of the second tokenizer")
+    cut = [caption for caption in captions if tokenizer.count_cut(caption)]
+    if cut:
+        report.notes.append(
+            f"{len(cut)} of {len(captions)} captions are cut to the {tokenizer.longest} tokens of the second tokenizer "
+            f"that the adapter asks with, such as {cut[0][:80]!r}"
+        )
     limit = rule.longest or rule.length
     if limit is not None and count + own > limit:
         raise ValueError(

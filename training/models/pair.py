@@ -77,6 +77,8 @@ class Pair(nn.Module):
                 **recipe.adapter.options(),
             )
         )
+        if self.queries is not None:
+            self.queries.ask_at_most(self.adapter_config.tokens)
         weight = next(encoder.parameters(), None)
         without_weights = weight is None or weight.is_meta  # see FrozenLanguage, which checks what it loads
         if not without_weights:  # of the whole model: what a recipe never runs is dropped below

@@ -97,7 +97,9 @@ class Pipeline:
     def tokens_cut(self, prompts: Sequence[str]) -> list[int]:
         """How many tokens of each prompt are not heard, being over the bridge's length."""
         assert self.bridge is not None
-        return [one.cut for one in self.bridge.encoder.tokenize(prompts, self.bridge.config.prompt).reports]
+        reports, queries = self.bridge.encoder.tokenize(prompts, self.bridge.config.prompt).reports, self.bridge.queries
+        asked = [0 if queries is None else queries.count_cut(prompt) for prompt in prompts]
+        return [max(report.cut, cut) for report, cut in zip(reports, asked, strict=True)]
 
     def draw(self, prompts: Sequence[str], **how: Any) -> np.ndarray:
         """One picture a prompt, uint8 [B size size 3]. how: see ``batches``."""

@@ -16,9 +16,11 @@ from lavi_bridge.lavi_core.importers import FOREIGN, dialect_of, presets, read_f
 from lavi_bridge.lavi_core.importers.dialect import Shapes
 from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
 from lavi_bridge.lavi_core.importers.rouwei import PRESETS
+from lavi_bridge.lavi_core.language.gguf_file import gguf_plain
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "connectors"
+TOKENIZER = GOLDEN.parent / "t5_unet" / "tokenizer"
 ELLA = GOLDEN / "ella" / "adapter.safetensors"
 ROUWEI = GOLDEN / "rouwei" / "adapter.safetensors"
 FILES = {  # and a preset of each
@@ -29,11 +31,19 @@ FILES = {  # and a preset of each
     "qwen_sdxl": (GOLDEN / "qwen_sdxl" / "adapter.safetensors", "qwen-sdxl"),
     "distill_t5": (GOLDEN / "distill_t5" / "model.safetensors", "distill-t5"),
     "anima": (GOLDEN / "anima" / "adapter.safetensors", "anima"),
+    "gguf_trainer": (GOLDEN / "gguf_trainer" / "adapter.gguf", "gguf-trainer-pixart"),
 }
 
 
+def tensors_of(file: Path) -> dict[str, torch.Tensor]:
+    """By the names without a prefix."""
+    if file.suffix == ".gguf":
+        return {name.removeprefix("adapter."): tensor for name, tensor in gguf_plain(file).items()}
+    return load_file(file)
+
+
 def read(dialect: str) -> BridgeCheckpoint:
-    asks = {"query_tokenizer": GOLDEN.parent / "t5_unet" / "tokenizer"} if dialect == "anima" else {}
+    asks = {} if FOREIGN[dialect].query_tokenizer is None else {"query_tokenizer": TOKENIZER}
     return read_foreign(*FILES[dialect], **asks)
 
 
@@ -74,7 +84,7 @@ def test_the_numbers_are_those_of_its_own_code(dialect: str) -> None:
 
 @pytest.mark.parametrize("dialect", FILES)
 def test_the_names_are_read_both_ways(dialect: str) -> None:
-    written, own = to_foreign(read(dialect), dialect), load_file(FILES[dialect][0])
+    written, own = to_foreign(read(dialect), dialect), tensors_of(FILES[dialect][0])
     own = {name: tensor for name, tensor in own.items() if not name.startswith(FOREIGN[dialect].elsewhere)}
     assert written.keys() == own.keys()
     for name, tensor in own.items():
@@ -110,7 +120,8 @@ def test_the_last_matrix_of_attention_has_two_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dialect", FILES)
 def test_a_file_has_the_signs_of_one_row(dialect: str) -> None:
-    names = load_file(FILES[dialect][0])
+    file = FILES[dialect][0]
+    names = gguf_plain(file) if file.suffix == ".gguf" else load_file(file)
     assert [name for name, row in FOREIGN.items() if row.is_of(names)] == [dialect]
 
 

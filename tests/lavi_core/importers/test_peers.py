@@ -132,13 +132,13 @@ def test_an_adapter_in_a_gguf_is_named(tmp_path: Path) -> None:
 
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "pig")  # as gguf-trainer 0.0.14 exports it
     writer.add_uint32("adapter.in_dim", 4)
-    for name in ("query", "t5_embed.weight", "in_proj.weight"):
+    for name in ("slot_query", "seed_embed.weight", "in_proj.weight"):
         writer.add_tensor(f"adapter.{name}", np.zeros((2, 4), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(
-        ValueError, match=r"x\.gguf is a seeded resampler of gguf-trainer, which asks with the token ids"
+        ValueError, match=r"x\.gguf is a Ming-Image or Qwen3\.5 adapter of gguf-trainer, which asks with another"
     ):
         read_foreign(tmp_path / "x.gguf")

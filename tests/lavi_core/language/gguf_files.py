@@ -115,6 +115,17 @@ def _tokenizer(writer: Any, folder: Path) -> None:
     writer.add_unk_token_id(3)
 
 
+def write_own_names(path: Path, folder: Path) -> Path:
+    """The model of a folder by transformers' names of it with its head, matrices in F16, as gguf-trainer has pig_clip."""
+    import gguf
+    import transformers
+
+    writer = gguf.GGUFWriter(str(path), "pig")
+    for name, weight in transformers.AutoModel.from_pretrained(folder).state_dict().items():
+        writer.add_tensor(f"model.{name}", weight.numpy().astype(np.float16 if weight.ndim > 1 else np.float32))
+    return _closed(writer, path)
+
+
 def _closed(writer: Any, path: Path) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lavi_bridge.lavi_core.checkpoint import read_config
+from lavi_bridge.lavi_core.language.gguf_file import gguf_plain
 from lavi_bridge.tests.training import dits
 from lavi_bridge.tests.training.commands.test_foreign_files import encoded, imported, language
 from lavi_bridge.training.commands import main
@@ -55,6 +56,25 @@ def test_distill_t5_from_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert network.config.pooled_projection_dim == 768
     with pytest.raises(ValueError, match="gives none: draw in ComfyUI, where Bridge Text Encode takes that of another"):
         check_vision(bridge, read_config(bridge), tmp_path / "flux")
+
+
+def test_gguf_trainers_adapter_from_its_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, prompts = GOLDEN / "connectors" / "gguf_trainer" / "adapter.gguf", ["a red fox", "", "a red fox in the snow"]
+    folder, tokenizer, _ = language("t5", tmp_path / "model", width=24)
+    bridge = imported(file, folder, "--query-tokenizer", str(TOKENIZER), to=tmp_path)
+    found = encoded(bridge, folder, prompts)
+    ids = [tokenizer(prompt, truncation=True, max_length=12).input_ids for prompt in prompts]
+    assert [row[row >= 0].tolist() for row in found["queries"]] == ids and found["context"].shape == (3, 12, 32)
+    expected, output = file.with_name("expected.safetensors"), tmp_path / "states.safetensors"
+    assert main(["encode", str(bridge), "--states", str(expected), "-o", str(output)]) == 0
+    said, wanted = load_file(output), load_file(expected)
+    torch.testing.assert_close(said["context"][said["mask"]], wanted["context"][said["mask"]], rtol=0, atol=1e-5)
+    capsys.readouterr()
+    assert main(["export", str(bridge), "--format", "gguf_trainer", "-o", str(tmp_path / "x.safetensors")]) == 2
+    assert "gguf_trainer is a format of .gguf files" in capsys.readouterr().err
+    assert main(["export", str(bridge), "--format", "gguf_trainer", "-o", str(tmp_path / "back.gguf")]) == 0
+    back, own = gguf_plain(tmp_path / "back.gguf"), gguf_plain(file)
+    assert back.keys() == own.keys() and all(torch.equal(back[name], own[name]) for name in own)
 
 
 def test_anima_with_its_second_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 OPTIONS = ["adapter.depth=1", "adapter.heads=2"]
 T5 = Path(__file__).parents[2] / "golden" / "t5_unet" / "tokenizer"
 ASKS = ["adapter.kind=token_queries", f"adapter.query_tokenizer={T5}", *OPTIONS]
+SEEDED = ["adapter.kind=seeded_resampler", f"adapter.query_tokenizer={T5}", "adapter.tokens=9", *OPTIONS]
 RUNS = {
+    "seeded_resampler": [*SEEDED, "accumulation=2", "adapter.dropout=0.5"],
     "resampler": ["adapter.kind=resampler", "adapter.tokens=5", *OPTIONS],
     "timestep_resampler": [
         *("adapter.kind=timestep_resampler", "adapter.tokens=5", *OPTIONS),
@@ -194,6 +196,17 @@ def test_captions_of_more_queries_than_the_vision_model_hears_are_told_before(re
     changes += ["vision.target=aura_flow"]
     (found,) = (one for one in dry_run(read_recipe(recipe, changes)).problems if "second tokenizer" in one)
     assert re.search(r"has 3\d\d tokens of the second tokenizer, the vision model hears at most 256", found)
+
+
+def test_captions_that_are_cut_for_a_second_tokenizer_are_told(
+    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = [*SEEDED, *written(tmp_path / "data", 30), "data.validation=0"]
+    (note,) = (one for one in dry_run(read_recipe(recipe, changes)).notes if "second tokenizer" in one)
+    assert re.search(r"\d+ of \d+ captions are cut to the 9 tokens of the second tokenizer that the adapter asks", note)
+    Trainer(read_recipe(recipe, [*changes, "steps=2"])).run()
+    (told,) = (one.getMessage() for one in caplog.records if "asks with 9 at most" in one.getMessage())
+    assert re.search(r"captions are cut: \d+ tokens of the prompt are cut off and not asked with", told)
 
 
 def written(folder: Path, words: int) -> list[str]:

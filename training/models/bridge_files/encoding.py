@@ -89,6 +89,8 @@ def encode_prompts(
     for prompt, report in zip(prompts, tokens.reports, strict=True):
         if report.cut:
             log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", report.cut, shortened(prompt))
+        if bridge.queries is not None and (lost := bridge.queries.cut_off(prompt)):
+            log.warning("%s", lost)
     device = bridge.encoder.computes_on
     parts: dict[str, list[Tensor]] = {"hidden_states": [], "context": [], "mask": [], "pooled": []}
     batches = (_rows(tokens, slice(i, i + batch_size)) for i in range(0, len(prompts), batch_size))

@@ -17,7 +17,7 @@ import torch
 from ....lavi_core import lora
 from ....lavi_core.bridge import check_language
 from ....lavi_core.checkpoint import BridgeCheckpoint
-from ....lavi_core.exporters import to_foreign, to_peft, to_released
+from ....lavi_core.exporters import to_foreign, to_peft, to_released, write_gguf
 from ....lavi_core.files import write_bytes, write_safetensors, write_text
 from ....lavi_core.importers import FOREIGN, released_prompt
 from ....lavi_core.language import TextEncoder
@@ -118,11 +118,13 @@ def released_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Fi
 
 def foreign_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Files:
     """The adapter alone, by the names of a row of ``FOREIGN``."""
-    if Path(args.output).suffix != ".safetensors":
-        raise ValueError(f"{args.format} is a format of .safetensors files; got {args.output}")
+    row = FOREIGN[args.format]
+    suffix = ".safetensors" if row.gguf is None else ".gguf"
+    if Path(args.output).suffix != suffix:
+        raise ValueError(f"{args.format} is a format of {suffix} files; got {args.output}")
     tensors, made = to_foreign(checkpoint, args.format), checkpoint.config.provenance
     made = made.get("started_from", made)
-    preset = FOREIGN[args.format].presets.get(str(made.get("preset")))
+    preset = row.presets.get(str(made.get("preset")))
     if preset is not None:
         theirs, ours = asdict(preset.prompt), asdict(checkpoint.config.prompt)
         for key in (key for key in ours if ours[key] != theirs[key] and key not in ("max_length", "padding_side")):
@@ -132,7 +134,10 @@ def foreign_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Fil
                 theirs[key],
                 ours[key],
             )
-    return {"": lambda path: write_safetensors(path, tensors, {"format": "pt"})}
+    if row.gguf is None:
+        return {"": lambda path: write_safetensors(path, tensors, {"format": "pt"})}
+    header, named_so = row.gguf(checkpoint.config.adapter), {f"{row.prefixes[0]}{k}": t for k, t in tensors.items()}
+    return {"": lambda path: write_gguf(path, named_so, header)}
 
 
 FORMATS: Registry[Callable[[BridgeCheckpoint, argparse.Namespace], Files]] = Registry(
