@@ -159,7 +159,7 @@ class LoadBridge(io.ComfyNode):
             node_id="LaViBridgeLoad",
             display_name="Load Bridge (LaVi-Bridge)",
             description="Joins a bridge file to the language model it was made for.",
-            search_aliases=["lavi", "adapter", "ella", "rouwei", "anima", "llm adapter"],
+            search_aliases=["lavi", "adapter", "ella", "rouwei", "anima", "pig_clip", "llm adapter"],
             inputs=[
                 LanguageModelWire.Input(
                     "language_model",
@@ -170,7 +170,8 @@ class LoadBridge(io.ComfyNode):
                     "bridge",
                     options=folders.names(*folders.ADAPTERS, suffixes=folders.ADAPTER_FILES),
                     tooltip="A bridge file in models/lavi_bridges, or another project's adapter (ELLA, RouWei, "
-                    "qwen-sdxl-adapter, DistillT5, Anima), there or in models/ella or models/llm_adapters.",
+                    "qwen-sdxl-adapter, DistillT5, Anima, gguf-trainer), there or in models/ella or "
+                    "models/llm_adapters.",
                 ),
                 io.Float.Input(
                     "language_lora",

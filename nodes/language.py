@@ -148,8 +148,9 @@ class LoadLanguageModel(io.ComfyNode):
                         options=[AUTO, *configs],
                         default=AUTO,
                         optional=True,
-                        tooltip="For a lone .safetensors file: the folder with its config.json and tokenizer. auto: "
-                        "the folder beside it that has its name; CLIP and T5 encoders are known by their shapes.",
+                        tooltip="For a lone .safetensors file, or a .gguf file without a tokenizer: the folder with "
+                        "its config.json and tokenizer. auto: the folder beside it that has its name; CLIP and T5 "
+                        "encoders are known by their shapes.",
                     )
                 ),
             ],

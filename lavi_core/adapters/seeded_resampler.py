@@ -1,4 +1,4 @@
-"""A resampler whose learned queries are seeded with the token ids of a second tokenizer, as gguf-trainer's for PixArt."""
+"""A resampler whose learned queries are seeded with the ids of a second tokenizer, as gguf-trainer's for PixArt."""
 
 from __future__ import annotations
 

@@ -169,8 +169,8 @@ def gguf_tensors(path: Path, model: Any) -> dict[str, StoredTensor]:
 
     transformers' processor of the architecture is asked what it does to each: rows of blocks can be put into another
     order as they are (the query and key maps of Llama); a tensor that is changed in another way is dequantised.
-    A file that has them under the model's own names, as gguf-trainer's pig_clip, is read as it is. Raises ValueError for
-    a block format that is not in the table, and for a damaged file.
+    A file that has them under the model's own names, as gguf-trainer's pig_clip, is read as it is. Raises ValueError
+    for a block format that is not in the table, and for a damaged file.
     """
     from transformers import modeling_gguf_pytorch_utils as theirs
 

@@ -82,8 +82,8 @@ def find_source(
     path: Path, config: Path | None = None, tokenizers: Mapping[str, Path] | None = None, whole: bool = True
 ) -> Source:
     """From a Hugging Face folder, a .gguf file, or a lone .safetensors file, whose config and tokenizer are looked for
-    (see ``read_single_file``); those of a .gguf file without a tokenizer too, in ``config`` or the folder beside it with
-    its name.
+    (see ``read_single_file``); those of a .gguf file without a tokenizer too, in ``config`` or the folder beside it
+    with its name.
 
     whole: the weights must be there. Raises ValueError, in one sentence.
     """

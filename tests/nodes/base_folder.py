@@ -80,6 +80,9 @@ STAND_INS = {
     "checkpoints/rouwei_080_base_fp16.safetensors": "checkpoints/tiny-sdxl.safetensors",
     "LLM/Qwen3.5-0.8B-Base": "LLM/tiny-qwen35",
     "LLM/Qwen3-0.6B-Base": "LLM/tiny-qwen3",
+    "LLM/pig_clip-f16.gguf": "LLM/tiny-pig-clip.gguf",
+    "LLM/pig_clip-f16": "LLM/tiny-pig-clip",
+    "llm_adapters/pig_t5_adapter-f16.gguf": "llm_adapters/tiny-pig.gguf",
     "llm_adapters/anima-base-v1.0.safetensors": "llm_adapters/tiny-anima.safetensors",
     "llm_adapters/adapter_step_10000.safetensors": "llm_adapters/golden-qwen-sdxl.safetensors",
     **dict.fromkeys(

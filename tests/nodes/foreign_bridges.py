@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from lavi_bridge.lavi_core.adapters import build
 from lavi_bridge.lavi_core.config import AdapterConfig
+from lavi_bridge.lavi_core.exporters import write_gguf
 from lavi_bridge.lavi_core.importers import FOREIGN
 from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
+from lavi_bridge.tests.lavi_core.language.gguf_files import write_own_names
 from lavi_bridge.tests.lavi_core.language.qwen3 import write_qwen3
 from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
 from lavi_bridge.tests.nodes import vision_models as vm
@@ -58,6 +60,19 @@ SIZED = {
             heads=4,
         ),
     ),
+    "llm_adapters/tiny-pig.gguf": (
+        "gguf_trainer",
+        AdapterConfig(
+            kind="seeded_resampler",
+            in_width=24,
+            inner_width=64,
+            out_width=4096,
+            tokens=120,
+            vocabulary=32128,
+            depth=1,
+            heads=1,
+        ),
+    ),
 }
 
 
@@ -80,6 +95,9 @@ def distill_t5(path: Path) -> None:
 def foreign_bridges(models: Path) -> None:
     write_qwen35(models / "LLM" / "tiny-qwen35", 64)
     write_qwen3(models / "LLM" / "tiny-qwen3")
+    pig_clip = write_qwen3(models / "LLM" / "tiny-pig-clip")
+    write_own_names(pig_clip.with_suffix(".gguf"), pig_clip)
+    (pig_clip / "model.safetensors").unlink()
     (models / "text_encoders").mkdir(exist_ok=True)
     distill_t5(models / "text_encoders" / "tiny-distill-t5.safetensors")
     save_file(vm.clip_l(), models / "text_encoders" / "tiny-clip-l.safetensors")
@@ -91,8 +109,12 @@ def foreign_bridges(models: Path) -> None:
     torch.manual_seed(8)
     for name, (dialect, config) in SIZED.items():
         weights = {key: tensor + 0.02 * torch.randn_like(tensor) for key, tensor in build(config).state_dict().items()}
-        tensors = parted(weights, theirs_of(weights, FOREIGN[dialect].keys))
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, models / name)
+        row = FOREIGN[dialect]
+        tensors = parted(weights, theirs_of(weights, row.keys))
+        if row.gguf is None:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, models / name)
+        else:
+            write_gguf(models / name, {f"{row.prefixes[0]}{key}": t for key, t in tensors.items()}, row.gguf(config))
     heard = vm.TINY | {"cross_attention_dim": OUT}
     vm.unet(models / "diffusers" / "tiny-ella", vm.EPSILON, heard, 0.18215)
     pooled = vm.SIZED_SHAPE | {"cross_attention_dim": OUT, "projection_class_embeddings_input_dim": 6 * 8 + POOLED}

@@ -63,7 +63,7 @@ def api_form(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str,
 def test_there_is_one_for_the_demo_and_for_each_vision_model():
     stems = {path.stem for path in WORKFLOWS if not path.stem.endswith("_two_ears")}
     # anima: Cosmos-Predict2's network in other weights
-    hosted = stems - {"demo", "anima", "anima_adapter", "ella", *TWINS}
+    hosted = stems - {"demo", "anima", "anima_adapter", "ella", "pixart_pig_clip", *TWINS}
     alone = {"unet", "kolors", "sana", "flux_schnell"}  # any U-Net, no class of the host's, said in the note of flux
     assert hosted == VISION_TARGETS.keys() - alone
 
@@ -151,7 +151,7 @@ def test_nodes_do_not_overlap(path):
 
 # The host's own detection knows the true sizes of these alone: the tiny model is loaded from its folder.
 FROM_FOLDERS = {Path(file).name: name for name, file in DITS.values() if file.endswith(".safetensors")}
-SIDES = {"pixart": 320}  # pixels; elsewhere 128. ComfyUI's PixArt cannot do less than 264.
+SIDES = {"pixart": 320, "pixart_pig_clip": 320}  # pixels; elsewhere 128. ComfyUI's PixArt cannot do less than 264.
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

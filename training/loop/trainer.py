@@ -201,6 +201,7 @@ class Trainer:
             scores = samples.draw(self.step)
         if journal is not None and scores:
             journal.write(self.step, {"bench": scores})
+            journal.flush()
 
     def _read_data(self) -> Batches:
         """Latents, those held out, and the batches of the others."""

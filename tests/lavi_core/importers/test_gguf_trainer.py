@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.bridge import Bridge
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.conditioning import HiddenStates
 from lavi_bridge.lavi_core.exporters import write_gguf
 from lavi_bridge.lavi_core.importers import dialect_of, presets, read_foreign, read_foreign_config
 from lavi_bridge.lavi_core.importers.gguf_trainer import GGUF_TRAINER
+from lavi_bridge.lavi_core.importers.key_map import theirs_of
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.language.gguf_file import gguf_plain
 from lavi_bridge.tests.lavi_core.importers.test_peers import vision
@@ -89,7 +91,9 @@ def test_a_longer_prompt_is_cut_before_its_end_token_and_that_is_told(pig_clip: 
     assert told.startswith(f"{count} tokens of the prompt are cut off") and count > 3
     assert queries.cut_off("sea") == "" and queries.count_cut("sea") == 0
     with pytest.raises(ValueError, match=r"asks with 12 tokens of its second tokenizer at most, the prompt has 13"):
-        bridge.adapter(HiddenStates(torch.zeros(1, 2, 24), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 13).long()))
+        bridge.adapter(
+            HiddenStates(torch.zeros(1, 2, 24), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 13).long())
+        )
 
 
 def test_it_is_written_as_its_own_code_reads_it(tmp_path: Path) -> None:
@@ -109,11 +113,24 @@ def test_it_is_written_as_its_own_code_reads_it(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_the_size_of_the_published_kind_and_of_one_between_t5_large_and_sd14() -> None:
+    """176 tensors, as its pack says; the other as training/README.md has it."""
+    sizes = {"in_width": 1024, "vocabulary": 32128}
+    with torch.device("meta"):
+        state = adapters.build(adapters.configure("seeded_resampler", out_width=4096, inner=1024, **sizes)).state_dict()
+        small = adapters.build(adapters.configure("seeded_resampler", out_width=768, **sizes | {"vocabulary": 32100}))
+    assert sum(map(len, theirs_of(state, GGUF_TRAINER.keys).values())) == 176
+    assert sum(tensor.numel() for tensor in state.values()) == 139_064_320
+    assert sum(parameter.numel() for parameter in small.parameters()) == 82_844_160
+
+
 def test_refusals(pig_clip: Path, tmp_path: Path) -> None:
     import gguf
     import numpy as np
 
-    with pytest.raises(ValueError, match=r"a seeded resampler of gguf-trainer, which asks with .+ second tokenizer, T5"):
+    with pytest.raises(
+        ValueError, match=r"a seeded resampler of gguf-trainer, which asks with .+ second tokenizer, T5"
+    ):
         read_foreign(FILE)
     with pytest.raises(ValueError, match=r"a vision model of context width 32 \(PixArt-alpha\), tiny pixart has 33"):
         read_foreign(FILE, query_tokenizer=T5, vision=vision(33, "pixart"))
@@ -129,5 +146,7 @@ def test_refusals(pig_clip: Path, tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     assert read_foreign_config(tmp_path / "q8.gguf").adapter.depth == 1  # the header alone is read
-    with pytest.raises(ValueError, match=r"q8\.gguf has weights in Q8_0 \(adapter\.blocks\.0\.mlp\.0\.weight\), an ada"):
+    with pytest.raises(
+        ValueError, match=r"q8\.gguf has weights in Q8_0 \(adapter\.blocks\.0\.mlp\.0\.weight\), an ada"
+    ):
         read_foreign(tmp_path / "q8.gguf", query_tokenizer=T5)

@@ -116,7 +116,7 @@ def _tokenizer(writer: Any, folder: Path) -> None:
 
 
 def write_own_names(path: Path, folder: Path) -> Path:
-    """The model of a folder by transformers' names of it with its head, matrices in F16, as gguf-trainer has pig_clip."""
+    """The model of a folder by transformers' names of it with its head, matrices in F16, as pig_clip is."""
     import gguf
     import transformers
 

@@ -275,6 +275,8 @@ def names_stay_inside_the_registered_folders():
         "tiny-qwen35",
         "Qwen3-0.6B-Base",
         "tiny-qwen3",
+        "pig_clip-f16",
+        "tiny-pig-clip",
     ]
     assert names == sorted([*links, "no-tokenizer", "states-gemma", "states-t5", "tiny-own", *ours]), names
 
