@@ -22,6 +22,7 @@ from .language.query_tokenizer import QueryTokenizer
 from .own_encoder import at_strength, together
 from .prompt import PromptRecipe
 from .registry import Registry
+from .vision import VISION_TARGETS
 
 _LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach})
 
@@ -37,9 +38,9 @@ class Bridge(nn.Module):
         self.encoder = encoder
         self.adapter = adapter
         self.config = config
-        self.queries = queries
-        if queries is not None:
-            queries.ask_at_most(config.adapter.tokens)
+        limit, ear = VISION_TARGETS[config.vision.target].text.limit, config.own_encoder
+        heard = None if limit is None else limit - (0 if ear is None else ear.prompt.max_length)
+        self.queries = None if queries is None else queries.limited(config.adapter, heard)
 
     @classmethod
     def connect(

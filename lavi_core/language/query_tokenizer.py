@@ -59,16 +59,17 @@ class QueryTokenizer:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text ({error})") from None
 
-    def ask_at_most(self, longest: int | None) -> None:
-        """Cut a prompt of more ids than ``longest`` at its end, those that the tokenizer adds kept; None = cut none."""
-        self.longest = longest
-        if longest is None:
-            self._tokenizer.no_truncation()
-        else:
-            self._tokenizer.enable_truncation(longest)
+    def limited(self, adapter: AdapterConfig, heard: int | None) -> QueryTokenizer:
+        """Itself, which from now on cuts a prompt of more ids at its end, those that it adds kept: of more than the
+        adapter asks with, or than are ``heard`` by the vision model beside an own encoder's; None = any number."""
+        limits = [limit for limit in (adapter.tokens, heard) if limit is not None]
+        self.longest = min(limits, default=None)
+        if self.longest is not None:
+            self._tokenizer.enable_truncation(self.longest)
+        return self
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """-> [B Q] long, -1 behind a shorter prompt; see ``ask_at_most``."""
+        """-> [B Q] long, -1 behind a shorter prompt; see ``limited``."""
         rows = [self._tokenizer.encode(prompt).ids for prompt in prompts]
         queries = torch.full((len(rows), max(map(len, rows))), -1)
         for row, ids in zip(queries, rows, strict=True):
@@ -85,8 +86,8 @@ class QueryTokenizer:
         """What of a prompt nothing is asked with, in a sentence; "" = nothing."""
         lost = self._lost(prompt)
         return (
-            f"{len(lost)} tokens of the prompt are cut off and not asked with, the adapter asks with {self.longest} at "
-            f"most: {prompt[lost[0][0] :]!r}"
+            f"{len(lost)} tokens of the prompt are cut off and not heard, the bridge asks with {self.longest} at most: "
+            f"{prompt[lost[0][0] :]!r}"
             if lost
             else ""
         )

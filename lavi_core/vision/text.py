@@ -34,10 +34,15 @@ class TextRule:
     side: Literal["left", "right"] = "right"
     longest: int | None = None
 
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that are heard; None = any number."""
+        return self.longest or self.length
+
     def check(self, prompt: PromptRecipe, name: str, tokens: int | None = None, beside: int = 0) -> None:
         """Raise ValueError for a prompt recipe that the network of this name cannot hear. tokens: that an adapter gives
         of its own, all of them to be attended; None = the prompt's. beside: of an own encoder that is heard too."""
-        longest = self.longest or self.length
+        longest = self.limit
         key, given = ("prompt.max_length", prompt.max_length) if tokens is None else ("adapter.tokens", tokens)
         if longest is not None and given + beside > longest:
             more = f" beside {beside} tokens of the own encoder" if beside else ""
@@ -54,7 +59,7 @@ class TextRule:
     def hear(self, heard: Conditioning) -> Conditioning:
         """What the network is given of a bridge's conditioning; the pooled vector as it is. Raises ValueError for more
         tokens than it hears, and for a mask that it cannot take."""
-        longest, tokens = self.longest or self.length, heard.context.shape[1]
+        longest, tokens = self.limit, heard.context.shape[1]
         if longest is not None and tokens > longest:
             raise ValueError(
                 f"the bridge gives {tokens} tokens, the vision model hears at most {longest}: shorten the prompt, or "

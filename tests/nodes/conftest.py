@@ -53,6 +53,16 @@ def calls(place: Place, base: Path, inside: dict[str, str]) -> dict[str, Tensor]
 
 
 @pytest.fixture(scope="session")
+def drawn(place: Place, base: Path, calls: dict[str, Tensor]) -> dict[str, Tensor]:
+    """NAME.SAMPLER: latents of this host's samplers around the standalone network, see ``standalone_samplers``."""
+    script, out = Path(__file__).parent / "inside" / "standalone_samplers.py", base / f"inside-{place}.json.calls"
+    command = [str(part) for part in (place.python, script, place.path, base, ROOT, out)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return load_file(f"{out}.drawn")
+
+
+@pytest.fixture(scope="session")
 def server(place: Place, base: Path) -> Iterator[Server]:
     running = Server(place, base)
     yield running

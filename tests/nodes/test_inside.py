@@ -37,7 +37,7 @@ def test_networks_say_what_the_standalone_one_says_at_every_call_of_a_sampler(na
     bridge = Bridge.connect(checkpoint, TextEncoder.load(base / "models" / "LLM" / "tiny-bert"), lora=None)
     merge(vision.network, checkpoint.vision_lora)
     sides = [bridge.heard([prompt]) for prompt in PROMPTS[:2]]
-    places = sorted({key.rpartition(".")[0] for key in calls if key.startswith(f"{name}.")})
+    places = sorted({key.rpartition(".")[0] for key in calls if key.startswith(f"{name}.") and key.endswith(".x")})
     assert len({place.split(".")[1] for place in places}) == 5 and len(places) >= 15
     for place in places:
         x, t, said = (calls[f"{place}.{part}"] for part in ("x", "t", "said"))
@@ -45,6 +45,14 @@ def test_networks_say_what_the_standalone_one_says_at_every_call_of_a_sampler(na
         ours = [vision.predict(x[i : i + 1], t[i : i + 1], side.at(t[0])) for side in sides for i in (0, 1)]
         gaps = [min(float((row - one).abs().max()) for one in ours) for row in said.split(1)]
         assert max(gaps) < 1e-4 * float(said.abs().max()), (place, gaps)
+
+
+@pytest.mark.parametrize("name", ["timed-sd1", "timed-flow"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lcm", "uni_pc", "heunpp2", "euler_ancestral"])
+def test_what_a_sampler_draws_is_what_it_draws_of_the_standalone_network(name, sampler, calls, drawn):
+    """The host's own sampler, with the noise of one seed, around diffusers' network and a bridge without the host."""
+    ours, alone = calls[f"{name}.{sampler}.latents"], drawn[f"{name}.{sampler}"]
+    assert ours.std() > 0.1 and (ours - alone).abs().max() < 1e-3 * alone.abs().max()
 
 
 def test_every_check_ran(inside):

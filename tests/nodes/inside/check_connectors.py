@@ -91,8 +91,8 @@ def a_bridge_that_hears_the_timestep_draws_what_the_standalone_sampler_does():
 @check
 def the_adapter_runs_at_the_networks_own_timestep_whatever_the_sampler():
     """Of a call, both sides in it: the rows of the context are what the core gives at the timestep that the network is
-    told, also where a scheduler's levels lie between those of training. What the network says is kept, for the
-    standalone one to be asked the same (``test_inside``)."""
+    told, also where a scheduler's levels lie between those of training. What the network says, and what is drawn, is
+    kept, for the standalone one to be asked the same (``test_inside``)."""
     kept = {}
     for name, unit in (("timed-sd1", 1.0), ("timed-flow", 1.0)):
         bridge, model = bridge_of(name), vision_model_.load(MODELS / "diffusers" / TIMED[name])
@@ -107,7 +107,9 @@ def the_adapter_runs_at_the_networks_own_timestep_whatever_the_sampler():
         ):
             patched = vision_.apply(model, bridge, 1.0)
             seen = Seen(patched)
-            drawn(patched, bridge, (1, 4, 16, 16), sampler, scheduler, sides)
+            kept[f"{name}.{sampler}.latents"] = drawn(patched, bridge, (1, 4, 16, 16), sampler, scheduler, sides)
+            levels = comfy.samplers.KSampler(patched, STEPS, "cpu", sampler, scheduler, 1.0).sigmas
+            kept[f"{name}.{sampler}.sigmas"] = levels.clone()
             assert len({t for t, _ in seen.calls}) >= STEPS - 1 and all(len(c) == 2 for _, c in seen.calls)
             for t, rows in seen.calls:
                 ours = [heard(t * unit) for heard in at]

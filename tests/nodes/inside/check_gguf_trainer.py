@@ -49,7 +49,7 @@ def what_is_not_asked_with_is_told_and_chunks_begin_anew():
     with Lines() as texts:
         _, report = bridge_.BridgeTextEncode.execute(bridge, LONG).args
     assert "the adapter asks with 120 tokens" in report
-    told = [text for text in texts if "the adapter asks with 120 at most" in text]
+    told = [text for text in texts if "the bridge asks with 120 at most" in text]
     assert len(told) == 1 and "begins anew at each BREAK" in told[0], texts
     with Lines() as texts:
         bridge.clip.tokenize(LONG)

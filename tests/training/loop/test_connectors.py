@@ -188,14 +188,16 @@ def test_recipes_that_do_not_fit_are_refused(recipe: Path, change: list[str], me
         read_recipe(recipe, change)
 
 
-def test_captions_of_more_queries_than_the_vision_model_hears_are_told_before(recipe: Path, tmp_path: Path) -> None:
+def test_captions_of_more_queries_than_the_vision_model_hears_are_cut_which_is_told_before(recipe: Path, tmp_path: Path) -> None:
     report = dry_run(read_recipe(recipe, ASKS))
     assert not report.problems and "tokens of the second tokenizer" in str(report)
     dits.write("aura_flow", tmp_path / "dit")
     changes = [*ASKS, f"vision.model={json.dumps(str(tmp_path / 'dit'))}", *written(tmp_path / "data", 300)]
     changes += ["vision.target=aura_flow"]
-    (found,) = (one for one in dry_run(read_recipe(recipe, changes)).problems if "second tokenizer" in one)
-    assert re.search(r"has 3\d\d tokens of the second tokenizer, the vision model hears at most 256", found)
+    report = dry_run(read_recipe(recipe, changes))
+    assert re.search(r"the longest caption has 3\d\d tokens of the second tokenizer", str(report))
+    (found,) = (one for one in report.notes if "second tokenizer" in one)
+    assert re.search(r"captions are cut to the 256 tokens of the second tokenizer that the bridge asks with", found)
 
 
 def test_captions_that_are_cut_for_a_second_tokenizer_are_told(
@@ -203,10 +205,10 @@ def test_captions_that_are_cut_for_a_second_tokenizer_are_told(
 ) -> None:
     changes = [*SEEDED, *written(tmp_path / "data", 30), "data.validation=0"]
     (note,) = (one for one in dry_run(read_recipe(recipe, changes)).notes if "second tokenizer" in one)
-    assert re.search(r"\d+ of \d+ captions are cut to the 9 tokens of the second tokenizer that the adapter asks", note)
+    assert re.search(r"\d+ of \d+ captions are cut to the 9 tokens of the second tokenizer that the bridge asks", note)
     Trainer(read_recipe(recipe, [*changes, "steps=2"])).run()
     (told,) = (one.getMessage() for one in caplog.records if "asks with 9 at most" in one.getMessage())
-    assert re.search(r"captions are cut: \d+ tokens of the prompt are cut off and not asked with", told)
+    assert re.search(r"captions are cut: \d+ tokens of the prompt are cut off and not heard, the bridge asks", told)
 
 
 def written(folder: Path, words: int) -> list[str]:
