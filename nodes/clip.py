@@ -20,6 +20,7 @@ from .context_tokens import CONTEXT_TOKENS, asked_tokens, context_tokens, own_to
 from .kohya_names import hear_kohya, kohya_names
 from .language import OURS, LanguageModel
 from .prompt_syntax import Piece
+from .same_bridge import OF
 from .timed import SHOWN_AT, TIMED, TimedContext
 from .vision_model import counts_by_mask
 
@@ -108,7 +109,7 @@ class BridgeShell(nn.Module):
         listed = self._listed(said)
         if said.beside is not None:
             listed = listed.beside(said.beside.tokens, self.config.own_encoder.place)
-        more: dict[str, Any] = {CONTEXT_TOKENS: listed.padded(context.shape[1], row.text.side)}
+        more: dict[str, Any] = {CONTEXT_TOKENS: listed.padded(context.shape[1], row.text.side), OF: self.config}
         if timed:
             more[TIMED] = TimedContext(context, lambda timestep: self._context(said, timestep)[0], said.nbytes)
         if row.embedded_guidance != 1:

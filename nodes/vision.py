@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from . import folders, lora
 from .bridge import ConnectedBridge
 from .notice import notice, take_back
+from .same_bridge import listen
 from .saved_model import bridges_in_file
 from .schema import BridgeWire, advanced, schema
 from .timed import follow
@@ -50,6 +51,7 @@ def apply(
         else:
             bridged = within(model, patches(model, bridge), strength, start, end)
         bridged.set_attachments(APPLIED, bridge.name)
+        listen(bridged, bridge.name, bridge.config)
     shell = bridge.clip.cond_stage_model
     if shell.adapter.hears_timestep:
         bridged = bridged if bridged is not model else model.clone()

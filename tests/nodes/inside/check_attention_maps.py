@@ -75,8 +75,8 @@ def without_the_node_nothing_is_there():
     sampled(watched, positive, negative, latents(16))
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules()]
     assert not any(hooks)
-    assert not any(table for table in model.wrappers.values()), model.wrappers
-    assert any(table for table in watched.wrappers.values())
+    assert not any(attention_maps_.KEY in table for table in model.wrappers.values()), model.wrappers
+    assert any(attention_maps_.KEY in table for table in watched.wrappers.values())
     assert "patches_replace" not in watched.model_options["transformer_options"]
 
 

@@ -18,7 +18,7 @@ LONG = "a mill by the sea, " * 40
 
 
 def loaded():
-    language = node_classes["LaViBridgeLoadLanguageModel"].execute("tiny-pig-clip.gguf", "fp32").args[0]
+    language = node_classes["LaViBridgeLoadLanguageModel"].execute("tiny-pig-clip.gguf", "float32").args[0]
     return bridge_.LoadBridge.execute(language, FILE, 1.0, False).args[0]
 
 

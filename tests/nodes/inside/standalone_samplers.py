@@ -38,14 +38,14 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 MODELS, GUIDANCE, SEED = Path(BASE) / "models", 3.0, 3
 
 
-class Noise(comfy.model_sampling.EPS):
+class Noise(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
     """How latents, noise and predictions go together, without a network."""
-
-    sigma_data = 1.0
 
 
 class Flow(comfy.model_sampling.CONST):
-    sigma_data = 1.0
+    @staticmethod
+    def timestep(sigma):
+        return sigma * 1000
 
 
 class Denoiser:
@@ -57,21 +57,15 @@ class Denoiser:
         bridge = Bridge.connect(checkpoint, TextEncoder.load(MODELS / "LLM" / "tiny-bert"), lora=None)
         lora.merge(self.vision.network, checkpoint.vision_lora)
         self.sides = sides_of(*(bridge.heard([prompt]) for prompt in prompts), 1)
-        alphas = self.vision.objective.alphas_cumprod
-        self.levels = None if alphas is None else ((1 - alphas) / alphas).sqrt()
-        self.sampling = Flow() if alphas is None else Noise()
+        self.is_flow = self.vision.objective.kind == "flow"
+        self.sampling = Flow() if self.is_flow else Noise()
         patcher = SimpleNamespace(get_model_object={"model_sampling": self.sampling}.get)
         model = SimpleNamespace(model_sampling=self.sampling)
         self.inner_model = SimpleNamespace(inner_model=model, model_patcher=patcher)  # as samplers look for it
 
     def __call__(self, x, sigma, **_):
-        level = sigma.flatten()[0]
-        if self.levels is None:
-            t = level * 1000
-        else:
-            t = (self.levels.log() - level.log()).abs().argmin()  # the nearest of those of training
-        given = self.sampling.calculate_input(sigma, x)
-        said = predict_guided(self.vision, given, t, self.sides, GUIDANCE)
+        given, t = self.sampling.calculate_input(sigma, x), self.sampling.timestep(sigma)
+        said = predict_guided(self.vision, given, t[0], self.sides, GUIDANCE)
         return self.sampling.calculate_denoised(sigma, said, x)
 
 
@@ -84,10 +78,9 @@ def main() -> None:
         for key in [key for key in written if key.startswith(f"{name}.") and key.endswith(".sigmas")]:
             sampler, sigmas = key.split(".")[1], written[key]
             noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
-            whole = model.levels is not None  # the first level is the noisiest there is
-            x = model.sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), whole)
+            x = model.sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)  # the noisiest there is
             function = comfy.samplers.sampler_object(sampler).sampler_function
-            x = function(model, x, sigmas.clone(), extra_args={"seed": SEED}, callback=None, disable=True)
+            x = function(model, x, sigmas, extra_args={"seed": SEED}, callback=None, disable=True)
             drawn[f"{name}.{sampler}"] = model.vision.latents.raw(
                 model.sampling.inverse_noise_scaling(sigmas[-1], x)
             ).contiguous()

@@ -188,7 +188,9 @@ def test_recipes_that_do_not_fit_are_refused(recipe: Path, change: list[str], me
         read_recipe(recipe, change)
 
 
-def test_captions_of_more_queries_than_the_vision_model_hears_are_cut_which_is_told_before(recipe: Path, tmp_path: Path) -> None:
+def test_captions_of_more_queries_than_the_vision_model_hears_are_cut_and_told_before(
+    recipe: Path, tmp_path: Path
+) -> None:
     report = dry_run(read_recipe(recipe, ASKS))
     assert not report.problems and "tokens of the second tokenizer" in str(report)
     dits.write("aura_flow", tmp_path / "dit")

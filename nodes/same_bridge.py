@@ -1,0 +1,35 @@
+"""A conditioning says of which bridge it is, and a model with a bridge's LoRA tells where it hears another's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from .notice import notice
+
+OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
+
+
+def listen(model: ModelPatcher, name: str, config: Any) -> None:
+    """Have it told when ``model``, a clone with the LoRA of this bridge, is sampled with the conditioning of others
+    alone. A conditioning of no bridge says nothing, and one of several bridges in parts has this one among them."""
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, OF)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, OF, _telling(name, config))
+
+
+def _telling(name: str, config: Any) -> Callable[..., Any]:
+    def sample(executor: Any, *args: Any, **more: Any) -> Any:
+        conds = (cond for conds in executor.class_obj.conds.values() for cond in conds or ())
+        heard = [cond[OF] for cond in conds if OF in cond]
+        if heard and config not in heard:
+            notice(
+                f"this model has the LoRA of {name} (from {config.language.model_id}), and the prompts come from "
+                f"another bridge (from {heard[0].language.model_id}): give Bridge Text Encode the bridge that Apply "
+                "Bridge to Model has"
+            )
+        return executor(*args, **more)
+
+    return sample
