@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from torch import Tensor
 
@@ -36,8 +38,24 @@ def write_safetensors(
         except SafetensorError as error:  # its word for a full disk
             raise OSError(f"cannot write {path}: {error}") from error
         with temporary.open("rb+") as file:
+            _sort_metadata(file)
+            file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # safetensors makes its files readable by their owner alone
+
+
+def _sort_metadata(file: BinaryIO) -> None:
+    """safetensors writes them in the order of a hash map, another each time (findings/safetensors-other-bytes.sh): the
+    same content is to be the same file."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    metadata = header.get("__metadata__", {})
+    data = json.dumps(
+        header | {"__metadata__": dict(sorted(metadata.items()))}, ensure_ascii=False, separators=(",", ":")
+    )
+    if len(metadata) > 1 and len(data.encode()) <= size:
+        file.seek(8)
+        file.write(data.encode().ljust(size))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.config import BridgeConfig, from_dict
+from lavi_bridge.lavi_core.files import write_safetensors
 from lavi_bridge.lavi_core.lora import Delta
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -102,6 +103,24 @@ def test_stored_in_half(tmp_path):
     assert back.language_lora["layers.0.self_attn.q_proj"].down.dtype == torch.float16
     assert back.vision_lora["down_blocks.0.resnets.0.conv1"].scale == 1.5
     assert made.adapter["norm1.weight"].dtype == torch.float32
+
+
+def test_the_same_bridge_is_the_same_file(tmp_path):
+    """Whose metadata safetensors would put in another order each time, see findings/safetensors-other-bytes.sh."""
+    file, made = tmp_path / "bridge.safetensors", bridge()
+    found = set()
+    for _ in range(8):
+        made.save(file)
+        found.add(file.read_bytes())
+    assert len(found) == 1 and BridgeCheckpoint.load(file).config == made.config
+    texts = {"z": '\u0001\n"\u00fc\\', "b": "", "a": "\u2028 \u6f22\x7f/"}
+    kept = []
+    for _ in range(8):
+        write_safetensors(file, {"\u00e9": torch.ones(3), "a": torch.zeros(2, 2).half()}, texts)
+        kept.append(file.read_bytes())
+    assert len(set(kept)) == 1
+    with safe_open(str(file), "pt") as opened:
+        assert opened.metadata() == texts and torch.equal(opened.get_tensor("\u00e9"), torch.ones(3))
 
 
 def test_without_loras(tmp_path):
