@@ -50,12 +50,11 @@ def _sort_metadata(file: BinaryIO) -> None:
     size = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(size))
     metadata = header.get("__metadata__", {})
-    data = json.dumps(
-        header | {"__metadata__": dict(sorted(metadata.items()))}, ensure_ascii=False, separators=(",", ":")
-    )
-    if len(metadata) > 1 and len(data.encode()) <= size:
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    data = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(metadata) > 1 and len(data) <= size:
         file.seek(8)
-        file.write(data.encode().ljust(size))
+        file.write(data.ljust(size))
 
 
 @contextmanager
