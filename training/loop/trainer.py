@@ -182,16 +182,20 @@ class Trainer:
         was all, or where a kill came between the last state and its bridge; a kill while pictures were drawn leaves
         none of them, and a run that is asked to stop neither validates nor draws."""
         last, told = self.step >= self.recipe.steps, journal.told if journal is not None else set()
-        if validation is not None and self.step and (self.step % self.recipe.validation.every == 0 or last):
-            if not broadcast_object_list(["validation" in told])[0]:
-                self._validate(validation, journal)
+
+        def due(every: int) -> bool:
+            return self.step > 0 and (self.step % every == 0 or last)
+
+        validated = broadcast_object_list(["validation" in told])[0]
+        if validation is not None and due(self.recipe.validation.every) and not validated:
+            self._validate(validation, journal)
         if last:
             optimizer = parallel.gathered_optimizer(self.model, self.optimizer)
             if journal is not None:
                 journal.flush()
                 self.save(optimizer)
                 journal.draw(True)
-        if samples is not None and self.step and (self.step % self.recipe.sample.every == 0 or last):
+        if samples is not None and due(self.recipe.sample.every):
             drawn = [self.main and samples.drawn(self.step) and ("bench" in told or not samples.bench)]
             if not (broadcast_object_list(drawn) if parallel.is_sharded() else drawn)[0]:
                 self._draw(samples, journal)
