@@ -53,7 +53,7 @@ def test_the_language_model_is_read_by_its_own_names(pig_clip: Path, tmp_path: P
     assert encoder(tokens, read_foreign_config(FILE).prompt).states.shape[-1] == 24
     alone = tmp_path / "alone.gguf"
     shutil.copy(pig_clip, alone)
-    with pytest.raises(ValueError, match=r"alone\.gguf holds no tokenizer: put .+ into a folder alone beside it, or"):
+    with pytest.raises(ValueError, match=r"alone\.gguf holds no tokenizer: .+ into a folder alone beside it, or"):
         TextEncoder.load(alone)
     chosen = TextEncoder.load(alone, config=whole)
     assert chosen.config.fingerprint == encoder.config.fingerprint != None  # noqa: E711
@@ -171,6 +171,11 @@ def test_refusals(pig_clip: Path, tmp_path: Path) -> None:
         ValueError, match=r"is no bridge, but a seeded resampler of gguf-trainer, .+ lavi-bridge import"
     ):
         read_config(FILE)
+    for config in (None, pig_clip.with_suffix("")):
+        with pytest.raises(
+            ValueError, match=r"is no language model, but a seeded resampler of gguf-trainer, Load Bridge"
+        ):
+            TextEncoder.load(FILE, config=config)
     header, config = GGUF_TRAINER.gguf, read_foreign_config(FILE).adapter
     assert header is not None and config.heads == 2
     with pytest.raises(ValueError, match=r"a head for each 64 channels, 2 of 128, the bridge's adapter has 4, and"):
