@@ -17,6 +17,7 @@ from .adapters import ADAPTERS
 from .config import SCHEMA, BridgeConfig, from_dict
 from .files import write_safetensors
 from .foreign_files import what_it_is
+from .language.gguf_file import gguf_shapes, is_gguf
 from .lora import LoRA
 from .vision import VISION_TARGETS, KeyFormat
 from .vision.keys import fused_rows, lora_tensors, read_lora
@@ -102,6 +103,9 @@ def _header(path: Path) -> tuple[dict[str, str], list[str]]:
 
     if not path.is_file():
         raise ValueError(f"there is no bridge file {path}")
+    if is_gguf(path):
+        known = what_it_is(gguf_shapes(path)) or "a GGUF file of no known kind"
+        raise ValueError(f"{path} is no bridge, but {known}")
     try:
         with safe_open(str(path), "pt") as file:
             return file.metadata() or {}, list(file.keys())

@@ -104,7 +104,7 @@ def asked_tokens(queries: Any, pieces: list[Piece], weights: list[Tensor]) -> Co
         for query, weight in zip(queries.read(text), weighted.tolist(), strict=True):
             kind, name = ("special", query.text) if query.span is None else ("prompt", text[slice(*query.span)])
             tokens.append(ContextToken(name, kind, weight, number, query.span))
-    cut = (piece.tokens.reports[0].cut_text for piece in pieces)
+    cut = (queries.cut_text(piece.prompt.text) or piece.tokens.reports[0].cut_text for piece in pieces)
     return ContextTokens(tuple(tokens), tuple(piece.prompt.text for piece in pieces), tuple(cut))
 
 

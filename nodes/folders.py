@@ -95,13 +95,15 @@ def problem(what: str, name: str | None, *kinds: str) -> bool | str:
 
 
 def stamp(what: str, name: str | None, *kinds: str) -> str:
-    """Changes when the file, or a file in the folder or one level below, changes on disk: a node's cache key."""
+    """Changes when the file, a file in the folder of its name beside it, which may have its config and tokenizer, or a
+    file in the folder or one level below, changes on disk: a node's cache key."""
     return "" if name is None else stamp_of(resolve(what, name, *kinds))
 
 
 def stamp_of(path: Path) -> str:
     """The same of a path."""
-    files = [path] if path.is_file() else [file for pattern in ("*", "*/*") for file in path.glob(pattern)]
+    beside = path.with_suffix("").glob("*")
+    files = [path, *beside] if path.is_file() else [file for pattern in ("*", "*/*") for file in path.glob(pattern)]
     stats = sorted((file.as_posix(), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
     return json.dumps(stats)
 

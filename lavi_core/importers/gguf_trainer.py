@@ -57,13 +57,24 @@ def _adapter(shapes: Shapes, heads: int | None) -> AdapterConfig:
         tokens=tokens,
         vocabulary=shapes["t5_embed.weight"][0],
         depth=shapes.count("blocks."),
-        heads=heads or max(1, width // HEAD_WIDTH),
+        heads=heads or _heads(width),
     )
 
 
+def _heads(width: int) -> int:
+    return max(1, width // HEAD_WIDTH)
+
+
 def _header(adapter: AdapterConfig) -> GGUFHeader:
-    """What its ``gguf_adapter_model`` asks for; its engine goes by the shapes."""
+    """What its ``gguf_adapter_model`` asks for; its engine goes by the shapes. Raises ValueError for heads of another
+    width than that takes."""
     assert adapter.depth is not None and adapter.heads is not None and adapter.tokens is not None
+    if adapter.heads != _heads(adapter.inner_width):
+        raise ValueError(
+            f"gguf-trainer's files have a head for each {HEAD_WIDTH} channels, {_heads(adapter.inner_width)} of "
+            f"{adapter.inner_width}, the bridge's adapter has {adapter.heads}, and would be read as another: train one "
+            "with adapter.heads left out"
+        )
     sizes = {"in_dim": adapter.in_width, "out_dim": adapter.out_width, "width": adapter.inner_width}
     sizes |= {"depth": adapter.depth, "heads": adapter.heads, "num_queries": adapter.tokens}
     keys = {f"adapter.{name}": size for name, size in sizes.items()}

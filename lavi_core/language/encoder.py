@@ -109,7 +109,7 @@ class TextEncoder(nn.Module):
         source = find_source(Path(path), None if config is None else Path(config), tokenizers)
         model = load_trunk(source, dtype, stream, weights, progress)
         known = source.tokenizer, source.family, model_id(source.path)
-        packed = source.files is not None and bool(STORAGES[weights].linear)
+        packed = bool(STORAGES[weights].linear)
         # a streamed model's print is that of its files, and one that was quantised here keeps the one it had before
         encoder = cls(model, *known, source.print if stream or packed else None).eval()
         encoder.files = tuple([source.path] if source.files is None else source.files)

@@ -63,7 +63,11 @@ def _rotation(config: Any) -> dict[str, Any]:
         if theta is None:
             return {}
         found = {"rope_theta": theta, **(scaling if isinstance(scaling, Mapping) else {})}
-    kinds = {"": found} if not any(isinstance(value, Mapping) for value in found.values()) else found
+    kinds: Mapping[str, Any] = {"": found}
+    if any(
+        isinstance(value, Mapping) for value in found.values()
+    ):  # by kind of layer; Gemma's keeps what is not so too
+        kinds = {kind: values for kind, values in found.items() if values is None or isinstance(values, Mapping)}
     facts: dict[str, Any] = {}
     for kind, values in kinds.items():
         suffix = f" of {kind}" if kind else ""

@@ -207,19 +207,30 @@ def gguf_tensors(path: Path, model: Any) -> dict[str, StoredTensor]:
 
 
 def _by_own_names(path: Path, reader: Any, model: Any) -> dict[str, StoredTensor] | None:
-    """None where the file has other names than the model's."""
+    """None where the file has other names than the model's. Raises ValueError where it has less or more than these."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     stored = {tensor.name.removeprefix(prefix): tensor for tensor in reader.tensors}
     shapes = {name.removeprefix(prefix): (name, tuple(weight.shape)) for name, weight in model.named_parameters()}
-    if not shapes.keys() <= stored.keys():
+    if not shapes.keys() & stored.keys():
         return None
+    kind, way = type(model).__name__, "choose the config that belongs to it"
+    lacking = [name for bare, (name, _) in shapes.items() if bare not in stored]
+    if lacking:
+        raise ValueError(
+            f"{path.name} lacks {len(lacking)} tensors that {kind} has by its config, first {lacking[0]}; {way}"
+        )
+    parts = {bare.partition(".")[0] for bare in shapes}  # beside them lie a head, and what belongs to pictures
+    left = (tensor.name for bare, tensor in stored.items() if bare not in shapes and bare.partition(".")[0] in parts)
+    odd = [name for name in left if not name.endswith(".inv_freq")]
+    if odd:
+        raise ValueError(f"{path.name} has {len(odd)} tensors that {kind} has no place for, first {odd[0]}; {way}")
     found = {}
     for bare, (name, shape) in shapes.items():
         tensor = stored[bare]
         _check_format(path, tensor)
         has = tuple(int(side) for side in reversed(tensor.shape))
         if has != shape:
-            raise ValueError(f"{path.name} has {tensor.name} of shape {has}, {type(model).__name__} has {shape} there")
+            raise ValueError(f"{path.name} has {tensor.name} of shape {has}, {kind} has {shape} there; {way}")
         row = FORMATS[tensor.tensor_type.name]
         found[name] = StoredTensor(shape, row, partial(_bytes, tensor), partial(_slice, tensor))
     return found

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from ..fingerprint import files_fingerprint, files_magnitudes, parts_fingerprint, parts_magnitudes
+from ..foreign_files import what_it_is
 from ..quantized.storage import STORAGES, Storage, requantize
 from .conversions import converted
 from .families import family_of
 from .family import LanguageFamily
 from .folder import check_file, check_weights, first_line, load_tokenizer, read_config, version, weight_files
-from .gguf_file import gguf_tensors, has_no_tokenizer, is_gguf, read_gguf
+from .gguf_file import gguf_shapes, gguf_tensors, has_no_tokenizer, is_gguf, read_gguf
 from .single_file import is_single_file, read_single_file
 from .streaming import read_buffers
 from .streaming import stream as stream_from
@@ -102,11 +103,14 @@ def find_source(
 
 def _beside(path: Path, folder: Path | None) -> tuple[Any, Any]:
     """(config, tokenizer) of a GGUF file that has none of its own. Raises ValueError."""
+    names = gguf_shapes(path)
+    if any(name.startswith("adapter.") for name in names):
+        raise ValueError(f"{path.name} is no language model, but {what_it_is(names) or 'an adapter of no known kind'}")
     folder = folder or path.with_suffix("")
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{path.name} holds no tokenizer: put the model's config.json and tokenizer files into a folder "
-            f"{path.stem} beside it, or choose a folder with them"
+            f"{path.name} holds no tokenizer: if it is a language model, put its config.json and tokenizer files into "
+            f"a folder {path.stem} beside it, or choose a folder with them"
         )
     config = read_config(folder)
     return config, load_tokenizer(folder, config)

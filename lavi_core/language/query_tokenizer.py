@@ -84,13 +84,18 @@ class QueryTokenizer:
 
     def cut_off(self, prompt: str) -> str:
         """What of a prompt nothing is asked with, in a sentence; "" = nothing."""
-        lost = self._lost(prompt)
+        text = self.cut_text(prompt)
         return (
-            f"{len(lost)} tokens of the prompt are cut off and not heard, the bridge asks with {self.longest} at most: "
-            f"{prompt[lost[0][0] :]!r}"
-            if lost
+            f"{self.count_cut(prompt)} tokens of the prompt are cut off and not heard, the bridge asks with "
+            f"{self.longest} at most: {text!r}"
+            if text
             else ""
         )
+
+    def cut_text(self, prompt: str) -> str:
+        """From where on nothing is asked with; "" = all is."""
+        lost = self._lost(prompt)
+        return prompt[lost[0][0] :] if lost else ""
 
     def count_cut(self, prompt: str) -> int:
         """How many tokens nothing is asked with."""

@@ -79,5 +79,5 @@ def quiet_libraries() -> None:
     """Turn the libraries' own notices off; their errors are raised."""
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):  # read when they are first imported
         os.environ.setdefault(name, "error")
-    for name in ("accelerate", "bitsandbytes", "diffusers", "httpx", "huggingface_hub", "transformers"):
+    for name in ("accelerate", "bitsandbytes", "diffusers", "gguf", "httpx", "huggingface_hub", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -76,13 +76,17 @@ TRACKERS: Registry[type[Tracker]] = Registry("tracker", {"tensorboard": TensorBo
 class Journal:
     """One line of log.jsonl for each step and each validation, and the same to the recipe's trackers. A resumed run
     cuts what came after its state.
+
+    told: the keys of what was written before at the step that the run begins at.
     """
 
     def __init__(self, recipe: Recipe, output: Path, step: int):
         self.output, self.drawn = output, time.monotonic()
         path = output / "log.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        read = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+        write_text(path, "".join(line for line, entry in read if entry["step"] <= step))
+        self.told = {key for _, entry in read if entry["step"] == step for key in entry}
         self.file = path.open("a")
         self.trackers = []
         for name in recipe.trackers:

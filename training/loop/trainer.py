@@ -130,7 +130,7 @@ class Trainer:
             stack.callback(journal.close)
             if self.start:
                 journal.write(self.step, self.start)
-        self._make_up(journal, samples)
+        self._make_up(journal, validation, samples)
         ahead = stack.enter_context(Prefetch(batches, self.step, stop=recipe.steps))
         bar = stack.enter_context(
             tqdm(total=recipe.steps, initial=self.step, desc=recipe.name, disable=not self.main, mininterval=2)
@@ -161,11 +161,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{loss:.4f}", imgs=f"{speed:.1f}/s", refresh=False)
             bar.update()
             if validation is not None and not asked and (self.step % recipe.validation.every == 0 or last):
-                with self.as_given():
-                    found = validation.run(device)
-                if journal is not None:
-                    journal.write(self.step, found)
-                    log.info("step %d: %s", self.step, in_words(found))
+                self._validate(validation, journal)
             due = self.step % recipe.save_every == 0 or last
             optimizer = parallel.gathered_optimizer(self.model, self.optimizer) if due else None
             if journal is not None and due:
@@ -181,20 +177,35 @@ class Trainer:
                 raise Stopped(asked)
         self.accelerator.wait_for_everyone()
 
-    def _make_up(self, journal: Journal | None, samples: SampleGrids | None) -> None:
+    def _make_up(self, journal: Journal | None, validation: Validation | None, samples: SampleGrids | None) -> None:
         """What is still to be written at the step that the run begins at: no step is left to train where a head start
-        was all, or where a kill came between the last state and its bridge; and a kill while pictures were drawn leaves
-        none of them."""
-        last = self.step >= self.recipe.steps
+        was all, or where a kill came between the last state and its bridge; a kill while pictures were drawn leaves
+        none of them, and a run that is asked to stop neither validates nor draws."""
+        last, told = self.step >= self.recipe.steps, journal.told if journal is not None else set()
+
+        def due(every: int) -> bool:
+            return self.step > 0 and (self.step % every == 0 or last)
+
+        validated = broadcast_object_list(["validation" in told])[0]
+        if validation is not None and due(self.recipe.validation.every) and not validated:
+            self._validate(validation, journal)
         if last:
             optimizer = parallel.gathered_optimizer(self.model, self.optimizer)
             if journal is not None:
+                journal.flush()
                 self.save(optimizer)
                 journal.draw(True)
-        if samples is not None and self.step and (self.step % self.recipe.sample.every == 0 or last):
-            drawn = [self.main and samples.drawn(self.step)]
+        if samples is not None and due(self.recipe.sample.every):
+            drawn = [self.main and samples.drawn(self.step) and ("bench" in told or not samples.bench)]
             if not (broadcast_object_list(drawn) if parallel.is_sharded() else drawn)[0]:
                 self._draw(samples, journal)
+
+    def _validate(self, validation: Validation, journal: Journal | None) -> None:
+        with self.as_given():
+            found = validation.run(self.accelerator.device)
+        if journal is not None:
+            journal.write(self.step, found)
+            log.info("step %d: %s", self.step, in_words(found))
 
     def _draw(self, samples: SampleGrids, journal: Journal | None) -> None:
         with self.as_given():

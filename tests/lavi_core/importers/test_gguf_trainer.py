@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.bridge import Bridge
-from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
+from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint, read_config
 from lavi_bridge.lavi_core.conditioning import HiddenStates
 from lavi_bridge.lavi_core.exporters import write_gguf
 from lavi_bridge.lavi_core.importers import dialect_of, presets, read_foreign, read_foreign_config
@@ -51,10 +53,41 @@ def test_the_language_model_is_read_by_its_own_names(pig_clip: Path, tmp_path: P
     assert encoder(tokens, read_foreign_config(FILE).prompt).states.shape[-1] == 24
     alone = tmp_path / "alone.gguf"
     shutil.copy(pig_clip, alone)
-    with pytest.raises(ValueError, match=r"alone\.gguf holds no tokenizer: put .+ into a folder alone beside it, or"):
+    with pytest.raises(ValueError, match=r"alone\.gguf holds no tokenizer: .+ into a folder alone beside it, or"):
         TextEncoder.load(alone)
     chosen = TextEncoder.load(alone, config=whole)
     assert chosen.config.fingerprint == encoder.config.fingerprint != None  # noqa: E711
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"num_hidden_layers": 1, "layer_types": None},
+            r"has 11 tensors that Qwen3Model has no place for, first model\.layers\.1",
+        ),
+        ({"model_type": "llama"}, r"has 4 tensors that LlamaModel has no place for, first .+q_norm"),
+        (
+            {"num_hidden_layers": 3, "layer_types": None},
+            r"lacks 11 tensors that Qwen3Model has by its config, first layers\.2",
+        ),
+        ({"hidden_size": 48}, r"embed_tokens\.weight of shape \(378, 24\), Qwen3Model has \(378, 48\)"),
+    ],
+)
+def test_the_config_of_another_model_is_refused(pig_clip: Path, tmp_path: Path, changed: dict, message: str) -> None:
+    """Of fewer layers too, or of a family without some of its weights, which would give other states."""
+    folder = shutil.copytree(pig_clip.with_suffix(""), tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(config))
+    for read in (TextEncoder.load, TextEncoder.skeleton):
+        with pytest.raises(ValueError, match=message + ".*; choose the config that belongs to it"):
+            assert read(pig_clip, config=folder).config.fingerprint
+
+
+def test_quantised_here_it_is_told_by_the_weights_before(pig_clip: Path) -> None:
+    plain = TextEncoder.skeleton(pig_clip).config
+    for weights in ("stored", "8-bit", "4-bit"):
+        assert TextEncoder.load(pig_clip, weights=weights).config.fingerprint == plain.fingerprint, weights
 
 
 @torch.no_grad()
@@ -134,6 +167,19 @@ def test_refusals(pig_clip: Path, tmp_path: Path) -> None:
         read_foreign(FILE)
     with pytest.raises(ValueError, match=r"a vision model of context width 32 \(PixArt-alpha\), tiny pixart has 33"):
         read_foreign(FILE, query_tokenizer=T5, vision=vision(33, "pixart"))
+    with pytest.raises(
+        ValueError, match=r"is no bridge, but a seeded resampler of gguf-trainer, .+ lavi-bridge import"
+    ):
+        read_config(FILE)
+    for config in (None, pig_clip.with_suffix("")):
+        with pytest.raises(
+            ValueError, match=r"is no language model, but a seeded resampler of gguf-trainer, Load Bridge"
+        ):
+            TextEncoder.load(FILE, config=config)
+    header, config = GGUF_TRAINER.gguf, read_foreign_config(FILE).adapter
+    assert header is not None and config.heads == 2
+    with pytest.raises(ValueError, match=r"a head for each 64 channels, 2 of 128, the bridge's adapter has 4, and"):
+        header(replace(config, heads=4))
     writer = gguf.GGUFWriter(str(tmp_path / "q8.gguf"), "pig")
     for name, tensor in gguf_plain(FILE).items():
         if name == "adapter.blocks.0.mlp.0.weight":

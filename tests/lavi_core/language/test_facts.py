@@ -106,4 +106,12 @@ def test_both_ways_of_writing_rotary_positions_are_one():
         rope_parameters = {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0}  # noqa: RUF012
 
     assert config_facts(Old()) == config_facts(New()) == {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0}
+
+
+def test_rotation_by_kind_of_layer_is_read_beside_what_a_flat_config_left_there():
+    from transformers import Gemma3TextConfig
+
+    config = Gemma3TextConfig(rope_parameters={"rope_theta": 5e4, "rope_type": "default"})
+    kinds = [fact for fact in config_facts(config) if fact.startswith("rope_theta")]
+    assert kinds == ["rope_theta of full_attention", "rope_theta of sliding_attention"]
     assert differing({"factor": 4.0, "heads": 4}, {"factor": 8.0}) == ("factor", 4.0, 8.0)

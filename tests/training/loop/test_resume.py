@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lavi_bridge.lavi_core.files import read_safetensors, write_safetensors
+from lavi_bridge.training.loop.stopping import StopSignals
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 
@@ -105,6 +107,31 @@ def test_a_kill_between_the_last_state_and_its_bridge_costs_neither_bridge_nor_p
     stamp = drawn[0].stat().st_mtime_ns
     Trainer(read_recipe(recipe, changes), resume=True).run()
     assert drawn[0].stat().st_mtime_ns == stamp and log.read_text().count("bench") == 1
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_what_a_stop_leaves_out_is_made_up_for(
+    at: int, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is asked to stop neither validates nor draws, at its last step too."""
+    changes = ["steps=2", "validation.every=1", "data.validation=4", "sample.every=1", "sample.bench=1"]
+    changes += ["sample.steps=2", "data.mix.single=1"]
+    whole = Trainer(read_recipe(recipe, [*changes, f"output={json.dumps(str(tmp_path / 'whole'))}"])).run()
+    with monkeypatch.context() as patched:
+        patched.setattr(StopSignals, "agreed", lambda *_: signal.SIGTERM if trainer.step == at else 0)
+        trainer = Trainer(read_recipe(recipe, changes))
+        with pytest.raises(SystemExit):
+            trainer.run()
+    assert told(tmp_path / "run") == told(whole.parent)[: 3 * at - 2]
+    assert _tensors(Trainer(read_recipe(recipe, changes), resume=True).run()) == _tensors(whole)
+    assert told(tmp_path / "run") == told(whole.parent) and len(told(whole.parent)) == 6
+    Trainer(read_recipe(recipe, changes), resume=True).run()
+    assert told(tmp_path / "run") == told(whole.parent)
+
+
+def told(output: Path) -> list[tuple[int, str, Any]]:
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [(line["step"], key, line[key]) for line in lines for key in ("loss", "validation", "bench") if key in line]
 
 
 def test_a_second_run_into_the_same_folder_is_refused(recipe: Path) -> None:
