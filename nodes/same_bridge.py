@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -20,11 +21,16 @@ def listen(model: ModelPatcher, name: str, config: Any) -> None:
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, OF, _telling(name, config))
 
 
+def _made(config: Any) -> Any:
+    """What a copy that Save Bridge wrote has too."""
+    return replace(config, provenance={"recipe": config.provenance.get("recipe")})
+
+
 def _telling(name: str, config: Any) -> Callable[..., Any]:
     def sample(executor: Any, *args: Any, **more: Any) -> Any:
         conds = (cond for conds in executor.class_obj.conds.values() for cond in conds or ())
         heard = [cond[OF] for cond in conds if OF in cond]
-        if heard and config not in heard:
+        if heard and _made(config) not in map(_made, heard):
             notice(
                 f"this model has the LoRA of {name} (from {config.language.model_id}), and the prompts come from "
                 f"another bridge (from {heard[0].language.model_id}): give Bridge Text Encode the bridge that Apply "

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 
 from check_connectors import bridge_of, drawn
+from check_save import written
 from host_side import MODELS, PROMPTS, Lines, check, connected, language_model, vision_, vision_model_
 
 same_bridge_ = importlib.import_module("hyphen-pack.nodes.same_bridge")
@@ -19,6 +20,11 @@ def prompts_of_another_bridge_are_told_of():
     for more in ({}, {"start": 0.2}):
         model = vision_.apply(vision_model_.load(MODELS / "diffusers" / "tiny-sd1"), ours, 1.0, **more)
         mine, theirs = ([b.encode(text)[0] for text in PROMPTS[:2]] for b in (ours, other))
+        copy = written(ours)
+        try:
+            saved = [connected("saved", language_model("bert")).encode(text)[0] for text in PROMPTS[:2]]
+        finally:
+            copy.unlink()
         bare = [[[context, {k: v for k, v in rest.items() if k != same_bridge_.OF}]] for ((context, rest),) in theirs]
         for sides, told in (
             (mine, False),
@@ -26,6 +32,7 @@ def prompts_of_another_bridge_are_told_of():
             ((mine[0], theirs[1]), False),  # a negative prompt of another ear
             ((mine[0] + theirs[0], theirs[1]), False),
             (bare, False),  # of a stock CLIP
+            (saved, False),  # the same bridge
         ):
             with Lines(TOLD) as lines:
                 drawn(model, ours, SHAPE, sides=sides)
