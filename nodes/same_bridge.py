@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -22,8 +21,9 @@ def listen(model: ModelPatcher, name: str, config: Any) -> None:
 
 
 def _made(config: Any) -> Any:
-    """What a copy that Save Bridge wrote has too."""
-    return replace(config, provenance={"recipe": config.provenance.get("recipe")})
+    """What a copy that Save Bridge wrote has too, which may be without its LoRA."""
+    parts = (config.language, config.prompt, config.adapter, config.vision, config.own_encoder)
+    return *parts, config.provenance.get("recipe")
 
 
 def _telling(name: str, config: Any) -> Callable[..., Any]:
