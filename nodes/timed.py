@@ -7,6 +7,7 @@ through it as it is.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -23,25 +24,39 @@ from .notice import notice
 TIMED = "lavi_bridge_timed"  # the key under which a TimedContext travels in a conditioning
 KEY = "lavi_bridge_timestep"  # of our wrapper and of the adapter in the host's tables
 FOLLOWED_BY = ("LaViBridgeApply", "LaViBridgeHook")  # nodes whose model follows
+KEPT = 32 * 2**20  # bytes: 160 timesteps of ELLA's 64 tokens, 50 of 77 tokens for SDXL
 SHOWN_AT = 500.0  # the timestep of the context that stands in the conditioning, for nodes that look at it
 
 
 class TimedContext:
-    """The context of a prompt at each timestep. shown: that at SHOWN_AT. nbytes: of what it keeps."""
+    """The context of a prompt at each timestep; those that were asked for last are kept, up to KEPT bytes, so that a
+    further picture of the same steps asks nothing anew. shown: that at SHOWN_AT. nbytes: of what the adapter hears."""
 
     def __init__(self, shown: Tensor, at: Callable[[Tensor], Tensor], nbytes: int):
-        self.shown, self.nbytes = shown, nbytes
-        self._at = at
-        self._last: tuple[float, Tensor] | None = None
+        self.shown = shown
+        self._at, self._heard = at, nbytes
+        self._kept: OrderedDict[float, Tensor] = OrderedDict()
 
     def __str__(self) -> str:
         return "a context for each timestep"
 
     def at(self, timestep: float) -> Tensor:
         """[1 T C]; timestep as the core's ``Adapter.forward`` has it. Regions and both sides of a step share one."""
-        if self._last is None or self._last[0] != timestep:
-            self._last = (timestep, self._at(torch.tensor(timestep)))
-        return self._last[1]
+        if timestep not in self._kept:
+            self._kept[timestep] = self._at(torch.tensor(timestep))
+            while len(self._kept) > 1 and self._kept_bytes > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(timestep)
+        return self._kept[timestep]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that it keeps."""
+        return self._heard + self._kept_bytes
+
+    @property
+    def _kept_bytes(self) -> int:
+        return sum(context.nbytes for context in self._kept.values())
 
 
 def tell_where_nothing_follows(name: str) -> None:

@@ -33,6 +33,7 @@ import torch  # noqa: E402
 CallbacksMP = importlib.import_module("comfy.patcher_extension").CallbacksMP
 bridge_ = importlib.import_module("hyphen-pack.nodes.bridge")
 language_ = importlib.import_module("hyphen-pack.nodes.language")
+TIMED = importlib.import_module("hyphen-pack.nodes.timed").TIMED
 vision_ = importlib.import_module("hyphen-pack.nodes.vision")
 vision_model_ = importlib.import_module("hyphen-pack.nodes.vision_model")
 
@@ -80,7 +81,7 @@ def step(
     vision: str, language: str, bridge: str, dtype: str, side: int, steps: int, turns: int, other: str = ""
 ) -> dict[str, Any]:
     """Steps of the model without the bridge and with it, in turns, on contexts of one length; or with it and with
-    another."""
+    another, which hears the timestep: in a first picture of its prompts, and "again" in a further one."""
     heard = connected(language, bridge, dtype)
     conditionings = [heard.encode(text)[0] for text in (PROMPT, "")]
     plain = [[[context, {"pooled_output": more["pooled_output"]}] for context, more in one] for one in conditionings]
@@ -93,11 +94,17 @@ def step(
     if other:
         second = connected(language, other, dtype)
         texts = [second.encode(text)[0] for text in (PROMPT, "")]
-        cases = {"with": cases["with"], "other": (vision_.apply(model, second, 1.0), *texts)}
+        timed = (vision_.apply(model, second, 1.0), *texts)
+        cases = {"with": cases["with"], "other": timed, "again": timed}
     seconds: dict[str, list[list[float]]] = {name: [] for name in cases}
     for turn in range(turns + 1):
         for name, case in in_turn(cases, turn):
             chosen, positive, negative = case
+            if name == "other":
+                for _, more in (positive[0], negative[0]):
+                    more[TIMED]._kept.clear()
+            elif name == "again":
+                sample(chosen, positive, negative, side, steps + 1)
             found = sample(chosen, positive, negative, side, steps + 1)
             if turn:
                 seconds[name].append(found)

@@ -140,6 +140,33 @@ def language_model_runs_once_and_nothing_stays_in_the_model():
 
 
 @check
+def a_further_picture_of_the_same_steps_asks_the_adapter_nothing_anew():
+    """To the bit; other steps are asked for, and no more is kept than is said."""
+    bridge, model = bridge_of("timed-sd1"), vision_model_.load(MODELS / "diffusers" / "tiny-sd1")
+    sides, calls = [bridge.encode(text)[0] for text in PROMPTS[:2]], []
+    kept = [side[0][1][timed_.TIMED] for side in sides]
+    before = [one.nbytes for one in kept]
+    patched, adapter = vision_.apply(model, bridge, 1.0), bridge.clip.cond_stage_model.adapter
+    hook = adapter.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        first = drawn(patched, bridge, (1, 4, 16, 16), sides=sides)
+        assert len(calls) == 2 * STEPS
+        assert torch.equal(first, drawn(patched, bridge, (1, 4, 16, 16), sides=sides)) and len(calls) == 2 * STEPS
+        assert not torch.equal(first, drawn(patched, bridge, (1, 4, 16, 16), "euler", "karras", sides=sides))
+        assert 2 * STEPS < len(calls) <= 4 * STEPS
+        assert all(one.nbytes > size for one, size in zip(kept, before, strict=True))
+        size, timed_.KEPT = timed_.KEPT, kept[0].shown.nbytes
+        try:
+            drawn(patched, bridge, (1, 4, 16, 16), "euler", "exponential", sides=sides)
+            assert torch.equal(first, drawn(patched, bridge, (1, 4, 16, 16), sides=sides))
+        finally:
+            timed_.KEPT = size
+        assert kept[0].nbytes == before[0] + kept[0].shown.nbytes
+    finally:
+        hook.remove()
+
+
+@check
 def regions_and_parts_of_the_sampling_hear_the_timestep():
     """Two prompts side by side, one of a bridge that does not hear it, and one for a part of the sampling."""
     bridge, model = bridge_of("timed-flow"), vision_model_.load(MODELS / "diffusers" / "tiny-flow")
