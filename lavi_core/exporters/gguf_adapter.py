@@ -24,7 +24,7 @@ def write_gguf(path: str | Path, tensors: Mapping[str, Tensor], header: GGUFHead
             writer.add_uint32(key, value)
         for name, tensor in tensors.items():
             whole = tensor.ndim < 2 or name in header.float32 or tensor.dtype != torch.float16
-            writer.add_tensor(name, (tensor.float() if whole else tensor).cpu().contiguous().numpy())
+            writer.add_tensor(name, (tensor.float() if whole else tensor).contiguous().numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
