@@ -38,9 +38,10 @@ class Bridge(nn.Module):
         self.encoder = encoder
         self.adapter = adapter
         self.config = config
-        limit, ear = VISION_TARGETS[config.vision.target].text.limit, config.own_encoder
-        heard = None if limit is None else limit - (0 if ear is None else ear.prompt.max_length)
-        self.queries = None if queries is None else queries.limited(config.adapter, heard)
+        self.queries = queries
+        if queries is not None:
+            own = 0 if config.own_encoder is None else config.own_encoder.prompt.max_length
+            queries.limited(config.adapter, VISION_TARGETS[config.vision.target].text.limit, own)
 
     @classmethod
     def connect(

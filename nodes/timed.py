@@ -30,11 +30,11 @@ SHOWN_AT = 500.0  # the timestep of the context that stands in the conditioning,
 
 class TimedContext:
     """The context of a prompt at each timestep; those that were asked for last are kept, up to KEPT bytes, so that a
-    further picture of the same steps asks nothing anew. shown: that at SHOWN_AT. nbytes: of what the adapter hears."""
+    further picture of the same steps asks nothing anew. shown: that at SHOWN_AT. heard: bytes that ``at`` holds."""
 
-    def __init__(self, shown: Tensor, at: Callable[[Tensor], Tensor], nbytes: int):
+    def __init__(self, shown: Tensor, at: Callable[[Tensor], Tensor], heard: int):
         self.shown = shown
-        self._at, self._heard = at, nbytes
+        self._at, self._heard = at, heard
         self._kept: OrderedDict[float, Tensor] = OrderedDict()
 
     def __str__(self) -> str:

@@ -64,9 +64,8 @@ def _rotation(config: Any) -> dict[str, Any]:
             return {}
         found = {"rope_theta": theta, **(scaling if isinstance(scaling, Mapping) else {})}
     kinds: Mapping[str, Any] = {"": found}
-    if any(
-        isinstance(value, Mapping) for value in found.values()
-    ):  # by kind of layer; Gemma's keeps what is not so too
+    if any(isinstance(value, Mapping) for value in found.values()):
+        # By kind of layer; a Gemma's config may have beside them what is not.
         kinds = {kind: values for kind, values in found.items() if values is None or isinstance(values, Mapping)}
     facts: dict[str, Any] = {}
     for kind, values in kinds.items():

@@ -25,7 +25,7 @@ from .tensor_files import StoredTensor
 ELSEWHERE = ("output.", "dec.", "cls.", "v.", "mm.")
 MANY = 1000  # entries of a list: more than layers, fewer than words
 READ = (FREQUENCIES, SHORT, LONG)  # with the config
-DTYPES = {row.name: dtype for dtype, row in PLAIN.items()}  # those of GGUF among them
+DTYPES = {PLAIN[dtype].name: dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 
 
 def is_gguf(path: Path) -> bool:

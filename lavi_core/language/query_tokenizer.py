@@ -59,14 +59,14 @@ class QueryTokenizer:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text ({error})") from None
 
-    def limited(self, adapter: AdapterConfig, heard: int | None) -> QueryTokenizer:
-        """Itself, which from now on cuts a prompt of more ids at its end, those that it adds kept: of more than the
-        adapter asks with, or than are ``heard`` by the vision model beside an own encoder's; None = any number."""
-        limits = [limit for limit in (adapter.tokens, heard) if limit is not None]
+    def limited(self, adapter: AdapterConfig, heard: int | None, beside: int = 0) -> None:
+        """From now on cut a prompt of more ids at its end, those that it adds kept: of more than the
+        adapter asks with, or than are left of those that the vision model has ``heard`` at most (None = any number),
+        ``beside`` of which are an own encoder's."""
+        limits = [limit for limit in (adapter.tokens, None if heard is None else heard - beside) if limit is not None]
         self.longest = min(limits, default=None)
         if self.longest is not None:
             self._tokenizer.enable_truncation(self.longest)
-        return self
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """-> [B Q] long, -1 behind a shorter prompt; see ``limited``."""
@@ -84,12 +84,12 @@ class QueryTokenizer:
 
     def cut_off(self, prompt: str) -> str:
         """What of a prompt nothing is asked with, in a sentence; "" = nothing."""
-        text = self.cut_text(prompt)
+        lost = self._lost(prompt)
+        if not lost:
+            return ""
         return (
-            f"{self.count_cut(prompt)} tokens of the prompt are cut off and not heard, the bridge asks with "
-            f"{self.longest} at most: {text!r}"
-            if text
-            else ""
+            f"{len(lost)} tokens of the prompt are cut off and not heard, the bridge asks with {self.longest} at most: "
+            f"{prompt[lost[0][0] :]!r}"
         )
 
     def cut_text(self, prompt: str) -> str:

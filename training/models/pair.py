@@ -78,8 +78,7 @@ class Pair(nn.Module):
             )
         )
         if self.queries is not None:
-            limit = vision.row.text.limit
-            self.queries.limited(self.adapter_config, None if limit is None else limit - own_length)
+            self.queries.limited(self.adapter_config, vision.row.text.limit, own_length)
         weight = next(encoder.parameters(), None)
         without_weights = weight is None or weight.is_meta  # see FrozenLanguage, which checks what it loads
         if not without_weights:  # of the whole model: what a recipe never runs is dropped below

@@ -56,7 +56,7 @@ def test_the_language_model_is_read_by_its_own_names(pig_clip: Path, tmp_path: P
     with pytest.raises(ValueError, match=r"alone\.gguf holds no tokenizer: .+ into a folder alone beside it, or"):
         TextEncoder.load(alone)
     chosen = TextEncoder.load(alone, config=whole)
-    assert chosen.config.fingerprint == encoder.config.fingerprint != None  # noqa: E711
+    assert encoder.config.fingerprint is not None and chosen.config.fingerprint == encoder.config.fingerprint
 
 
 @pytest.mark.parametrize(
