@@ -25,12 +25,17 @@ class _Files(IndexedSource):
         if not pairs:
             raise ValueError(f"no captioned images in {where}")
         self.section, self.pairs, self.buckets = section, pairs, AspectBuckets(section)
+        self._folder = where if where.is_dir() else where.parent
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def name(self, index: int) -> str:
         return str(self.pairs[index][0])
+
+    def place(self, index: int) -> str:
+        path = self.pairs[index][0]
+        return (path.relative_to(self._folder) if path.is_relative_to(self._folder) else path).as_posix()
 
     def caption(self, index: int, epoch: int) -> str:
         return self.pairs[index][1]
@@ -40,9 +45,10 @@ class _Files(IndexedSource):
 
     def print_of(self, indices: range) -> str:
         digest = hashlib.sha256(str(self.buckets.sizes).encode())
-        for path, _ in self.pairs[indices.start : indices.stop]:
+        for index in indices:
+            path = self.pairs[index][0]
             stat = path.stat() if path.is_file() else None
-            digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+            digest.update(f"{self.place(index)}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
         return digest.hexdigest()
 
 

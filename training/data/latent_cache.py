@@ -112,8 +112,9 @@ class LatentCache:
         return shard.name(row)
 
     def split(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """(indices to train on, indices held out), [N] int64: a function of the pictures' names and ``seed`` alone. A
-        picture that is listed more than once goes whole, so there may be some more than ``count`` of them.
+        """(indices to train on, indices held out), [N] int64: a function of ``seed`` and the pictures' names
+        alone, of files from the folder of ``data.path`` on. A picture that is listed more than once goes whole, so there
+        may be some more than ``count`` of them.
         """
         held = held_out(self._names(), count, seed) if count else set()
         if len(held) >= len(self):
@@ -141,7 +142,7 @@ class LatentCache:
 
     def _names(self) -> Iterable[str]:
         if isinstance(self.source, IndexedSource):
-            return map(self.source.name, self.readable.tolist())
+            return map(self.source.place, self.readable.tolist())
         return chain.from_iterable(shard.names() for shard in self._shards if len(shard))
 
     def _find(self, index: int) -> tuple[LatentShard, int]:

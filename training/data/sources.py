@@ -71,6 +71,10 @@ class IndexedSource(ABC):
     @abstractmethod
     def name(self, index: int) -> str: ...
 
+    def place(self, index: int) -> str:
+        """The part of its name that stays where the data is moved."""
+        return self.name(index)
+
     @abstractmethod
     def image(self, index: int) -> np.ndarray:
         """uint8 [height width 3]; raises UnreadableImage."""

@@ -83,6 +83,30 @@ def test_batches_by_the_order_stack_and_cover_what_they_are_given(section: DataS
     assert seen == set(training.tolist())
 
 
+@pytest.mark.parametrize("kind", ["tsv", "folder", "jsonl"])
+def test_data_that_was_moved_holds_out_the_same_and_is_not_encoded_again(
+    kind: str, section: DataSection, vae, tmp_path: Path
+) -> None:
+    lines = [line.split("\t") for line in Path(section.path).read_text().splitlines()]
+    for file, caption in lines:
+        (tmp_path / file).with_suffix(".txt").write_text(caption)
+    records = [json.dumps({"file_name": file, "text": caption}) for file, caption in lines]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(records))
+
+    def held(root: Path) -> list[int]:
+        path = {"tsv": root / "captions.tsv", "folder": root / "images", "jsonl": root}[kind]
+        source = SOURCES[kind](replace(section, kind=kind, path=str(path)))
+        return LatentCache(source, vae, tmp_path / "cache").split(6, seed=1)[1].tolist()
+
+    before, files = held(tmp_path), set((tmp_path / "cache").iterdir())
+    assert len(before) == 6
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("images", "captions.tsv", "metadata.jsonl"):
+        (tmp_path / name).rename(moved / name)
+    assert held(moved) == before and set((tmp_path / "cache").iterdir()) == files
+
+
 def test_what_is_held_out_stays_when_pictures_are_added(section: DataSection, vae, tmp_path: Path) -> None:
     def held(cache: LatentCache) -> set[str]:
         return {cache.name(i) for i in cache.split(4, seed=1)[1].tolist()}
