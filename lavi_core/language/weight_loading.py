@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,17 @@ from ..quantized.storage import Storage, quantize
 from .tensor_files import StoredTensor
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def _pattern(name: str) -> str:
+    return _NUMBER.sub("#", name)
+
+
+def _heads(name: str) -> list[str]:
+    """Of layers.0.experts.3.up.weight: layers.0 and layers.0.experts.3."""
+    return [name[: match.end()] for match in _NUMBER.finditer(name)]
 
 
 class Empty(TorchFunctionMode):
@@ -71,6 +83,20 @@ class Slots:
         """``found_in``, by the prefix that the files have."""
         prefix = self.prefix_in(stored)
         return None if prefix is None else self.found_in(stored, prefix)
+
+    def counted_on(self, stored: Mapping[str, StoredTensor]) -> list[str]:
+        """The first tensor of each layer, or expert, in the files that is made like these but has no place. (One that
+        guesses tokens ahead is not made like them.)"""
+        prefix = self.prefix_in(stored)
+        if prefix is None:
+            return []
+        mine = [prefix + name for name in self._ids]
+        patterns, counted = {_pattern(name) for name in mine}, {head for name in mine for head in _heads(name)}
+        others: dict[str, list[str]] = defaultdict(list)
+        for name in stored:
+            if head := next((head for head in _heads(name) if head not in counted), None):
+                others[head].append(name)
+        return [names[0] for names in others.values() if all(_pattern(name) in patterns for name in names)]
 
     @staticmethod
     def are_all(trunk: nn.Module) -> bool:

@@ -113,8 +113,8 @@ class LatentCache:
 
     def split(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """(indices to train on, indices held out), [N] int64: a function of ``seed`` and the pictures' names
-        alone, of files from the folder of ``data.path`` on. A picture that is listed more than once goes whole, so there
-        may be some more than ``count`` of them.
+        alone, of files from the folder of ``data.path`` on. A picture that is listed more than once goes whole, so
+        there may be some more than ``count`` of them.
         """
         held = held_out(self._names(), count, seed) if count else set()
         if len(held) >= len(self):

@@ -120,6 +120,32 @@ def test_shapes_that_do_not_fit_the_config(folder):
     refuses(folder, "transformers cannot load .*model: ")
 
 
+@pytest.mark.parametrize("kind", ["bert", "t5", "llama", "clip"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_config_that_counts_fewer_layers(language_folder, tmp_path, kind, stream):
+    copy = tmp_path / "model"
+    shutil.copytree(language_folder(kind), copy)
+    config = json.loads((copy / "config.json").read_text())
+    key = "num_layers" if kind == "t5" else "num_hidden_layers"
+    (copy / "config.json").write_text(json.dumps(config | {key: config[key] - 1}))
+    with pytest.raises(ValueError, match=r"hold 1 layers more than their config counts, from .*\.2\..* on, .*: choose"):
+        TextEncoder.load(copy, stream=stream)
+    with pytest.raises(ValueError, match="hold 1 layers more"):
+        TextEncoder.skeleton(copy)
+
+
+def test_a_layer_that_guesses_ahead_is_left_out(language_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "model"
+    shutil.copytree(language_folder("llama"), copy)
+    tensors = load_file(copy / "model.safetensors")
+    more = {k.replace("layers.2", "layers.3"): v.clone() for k, v in tensors.items() if "layers.2." in k}
+    more |= {"model.layers.3.eh_proj.weight": torch.zeros(32, 64)}  # as DeepSeek-V3 and GLM-4.5 have one
+    save_file(tensors | more, copy / "model.safetensors", {"format": "pt"})
+    assert TextEncoder.load(copy).config.fingerprint == TextEncoder.load(language_folder("llama")).config.fingerprint
+
+
 def test_nothing_is_said_of_heads_that_are_left_out(language_folder, caplog):
     import logging
 
