@@ -19,6 +19,7 @@ from lavi_bridge.lavi_core.lora import Delta
 from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.models.bridge_files.encoding import encode_prompts, read_prompts
+from lavi_bridge.training.models.named import WEIGHTS
 from safetensors.torch import load_file
 
 LANGUAGE = Path(__file__).resolve().parents[2] / "golden" / "t5_unet" / "text_encoder"
@@ -202,6 +203,16 @@ def test_inspect_reads_well(bridge, capsys):
         "steps 3",
     }
     assert any(line.startswith("adapter mlp, 32 -> 20 -> 12, pooled 7: ") for line in said)
+
+
+def test_inspect_leaves_the_defaults_of_a_recipe_to_json(tmp_path, capsys):
+    assert main(["inspect", str(WEIGHTS / "smollm2.safetensors")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = [" ".join(line.split()) for line in lines]
+    assert len(lines) < 110 and "recipe, no defaults" in said and "betas [0.9, 0.98]" in said and "boost 2.0" in said
+    assert not any(line.startswith(("eps ", "loss", "offset_noise", "gamma")) for line in said)
+    assert main(["inspect", str(WEIGHTS / "smollm2.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["provenance"]["recipe"]["loss"]["offset_noise"] == 0.0
 
 
 def test_inspect_refuses_what_is_no_bridge(tmp_path, capsys):

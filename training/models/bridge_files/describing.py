@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from ....lavi_core.adapters import ADAPTERS, OPTIONS
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.config import LoRAConfig
 from ....lavi_core.lora import LoRA
+from ...recipe import Recipe
 
 UNITS = ("B", "kB", "MB", "GB")
 
@@ -57,7 +58,7 @@ def readable(facts: dict[str, Any]) -> str:
         ("  objective", vision["objective"]),
         ("  latents", f"{vision['latent_channels']} channels, scale {vision['latent_scale']:g}"),
         ("provenance", "" if facts["provenance"] else "none"),
-        *_nested(facts["provenance"]),
+        *_nested(_chosen(facts["provenance"])),
     ]
     return "\n".join(f"{key:<21} {value}".rstrip() for key, value in lines)
 
@@ -81,6 +82,34 @@ def _own_encoder(own: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     yield "own encoder", f"{names}: {own['prompt']['max_length']} tokens {own['place']} the bridge's{pooled}"
     for one in own["encoders"]:
         yield "  fingerprint", _fingerprint(one["fingerprint"])
+
+
+def _chosen(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what its recipe leaves as it is by default."""
+    recipe = provenance.get("recipe")
+    if not isinstance(recipe, Mapping):
+        return dict(provenance)
+    rest = {key: value for key, value in provenance.items() if key != "recipe"}
+    return {"recipe, no defaults": _unlike_default(recipe, Recipe)} | rest
+
+
+def _unlike_default(values: Mapping[str, Any], section: type) -> dict[str, Any]:
+    sections = {
+        name: hint for name, hint in get_type_hints(section).items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+    defaults = {one.name: one.default for one in fields(section)}
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in sections and isinstance(value, Mapping):
+            if chosen := _unlike_default(value, sections[key]):
+                kept[key] = chosen
+        elif key not in defaults or _plain(value) != _plain(defaults[key]):
+            kept[key] = value
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _nested(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[tuple[str, str]]:
