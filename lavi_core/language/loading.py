@@ -66,7 +66,7 @@ def _found_in(stored: Mapping[str, StoredTensor], slots: Slots, whole: nn.Module
     return slots.found_in(converted(whole, stored)) if plain is None else plain
 
 
-def _plainly_in(stored: Mapping[str, StoredTensor], slots: Slots, whole: nn.Module) -> dict[int, StoredTensor] | None:
+def _plainly_in(stored: Mapping[str, StoredTensor], slots: Slots, whole: Any) -> dict[int, StoredTensor] | None:
     """The same by the model's names alone; what its class never saves is computed, or is what it is tied to.
 
     Raises ValueError where they hold more layers than the model has, which transformers leaves out without a word.

@@ -143,7 +143,7 @@ def align(
     if pair.adapter.config.pooled_width is not None and own.pooled_width is None:
         log.warning(
             "align.teacher %s has no pooled vector, so the bridge's stays as it is: name the pipeline's folder, if it "
-            "has two CLIPs",
+            "has a CLIP beside it",
             recipe.align.teacher,
         )
     found = math.nan

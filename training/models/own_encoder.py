@@ -1,9 +1,10 @@
-"""The vision model's own text encoder, or both of its CLIPs: the teacher of a bridge, or a second ear beside it."""
+"""The vision model's own text encoder, or both of them: the teacher of a bridge, or a second ear beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ from ..recipe import Recipe
 from . import named
 
 PROJECTION = "text_projection.weight"
-CLIP = "clip"
-EARS = (CLIP, "t5", "bert")  # families whose last states are what a vision model was trained to hear
+CLIP, T5 = "clip", "t5"
+EARS = (CLIP, T5, "bert")  # families whose last states are what a vision model was trained to hear
 
 
 class Ears(NamedTuple):
@@ -33,18 +34,20 @@ class Ears(NamedTuple):
 
 
 def parts(path: Path) -> list[Path]:
-    """The encoders' folders of a pipeline's folder, or an encoder's own. Raises ValueError for a pipeline whose second
-    encoder is no CLIP: its context is not both side by side."""
+    """The encoders' folders of a pipeline's folder, or an encoder's own; first the one whose tokens are heard. Raises
+    ValueError for a pipeline of other encoders than ``OwnEncoder`` knows."""
     first, second = path / "text_encoder", path / "text_encoder_2"
     if not first.is_dir():
         return [path]
     if not second.is_dir():
         return [first]
     kinds = [TextEncoder.skeleton(part).family.name for part in (first, second)]
+    if kinds == [CLIP, T5]:
+        return [second, first]
     if kinds != [CLIP, CLIP]:
         raise ValueError(
-            f"the pipeline {path} has text encoders of the families {' and '.join(kinds)}, two CLIPs alone are heard "
-            "side by side: name the folder of the one whose states the vision model hears"
+            f"the pipeline {path} has text encoders of the families {' and '.join(kinds)}, known are two CLIPs and a "
+            "CLIP with a T5: name the folder of the one whose states the vision model hears"
         )
     return [first, second]
 
@@ -53,7 +56,11 @@ class OwnEncoder(nn.Module):
     """Captions -> what the vision model was trained to hear.
 
     One encoder gives its last states. Two CLIPs give their states before the last layer side by side, and the second's
-    projected end token as the pooled vector (SDXL, arXiv 2307.01952, 2.1). CLIPs get no attention mask, as in training.
+    projected end token as the pooled vector (SDXL, arXiv 2307.01952, 2.1). A T5 with a CLIP gives the T5's last states,
+    and the CLIP's end token as the pooled vector (Flux.1). CLIPs, and Flux.1's T5, get no attention mask, as in
+    training.
+
+    encoders: the one whose tokens are heard comes first. projection: of two CLIPs, the second's.
     """
 
     def __init__(self, encoders: Sequence[TextEncoder], projection: Tensor | None = None):
@@ -61,20 +68,23 @@ class OwnEncoder(nn.Module):
         self.encoders = nn.ModuleList(encoders)
         self.register_buffer("projection", projection)  # [P C2]
         self.is_clip = encoders[0].family.name == CLIP
+        self.is_t5_with_clip = len(encoders) > 1 and not self.is_clip
 
     @classmethod
     def load(cls, path: Path) -> OwnEncoder:
         """path: of a pipeline, or of an encoder; weights in float32."""
-        found = parts(path)
-        encoders = [TextEncoder.load(part, dtype=torch.float32, weights="dense") for part in found]
-        return cls(encoders, _projection(found[1]) if len(found) > 1 else None)
+        return cls._of(parts(path), partial(TextEncoder.load, dtype=torch.float32, weights="dense"))
 
     @classmethod
     def skeleton(cls, path: Path) -> OwnEncoder:
         """Without weights: sizes alone."""
-        found = parts(path)
-        encoders = [TextEncoder.skeleton(part) for part in found]
-        return cls(encoders, _projection(found[1]) if len(found) > 1 else None)
+        return cls._of(parts(path), TextEncoder.skeleton)
+
+    @classmethod
+    def _of(cls, folders: Sequence[Path], read: Callable[[Path], TextEncoder]) -> OwnEncoder:
+        encoders = [read(folder) for folder in folders]
+        two_clips = len(folders) > 1 and encoders[0].family.name == CLIP
+        return cls(encoders, _projection(folders[1]) if two_clips else None)
 
     @property
     def first(self) -> TextEncoder:
@@ -82,15 +92,18 @@ class OwnEncoder(nn.Module):
 
     @property
     def tokenizer(self) -> Any:
-        """That of all encoders: two CLIPs differ in what they pad with."""
+        """Of the tokens that are heard: two CLIPs differ in what they pad with alone."""
         return self.first.tokenizer
 
     @property
     def width(self) -> int:
-        return sum(encoder.config.hidden_size for encoder in self._encoders)
+        heard = [self.first] if self.is_t5_with_clip else self._encoders
+        return sum(encoder.config.hidden_size for encoder in heard)
 
     @property
     def pooled_width(self) -> int | None:
+        if self.is_t5_with_clip:
+            return self._encoders[-1].config.hidden_size
         return None if self.projection is None else len(self.projection)  # type: ignore[arg-type]
 
     @property
@@ -105,18 +118,24 @@ class OwnEncoder(nn.Module):
     def forward(self, captions: Sequence[str], length: int) -> Conditioning:
         """context [B T C] and pooled [B P] float32, padded to ``length`` tokens; the mask tells the real ones."""
         device = self.first.computes_on
-        prompt = PromptRecipe(max_length=length, language_mask=not self.is_clip)
-        if self.projection is None:
+        prompt = PromptRecipe(max_length=length, language_mask=not (self.is_clip or self.is_t5_with_clip))
+        if len(self._encoders) == 1 or self.is_t5_with_clip:
             hidden = self.first(self.first.tokenize(captions, prompt).to(device), prompt)
-            return Conditioning(hidden.states.float(), hidden.mask)
+            return Conditioning(hidden.states.float(), hidden.mask, self._ends(captions, device))
         inner = replace(prompt, hidden_states=-2)
         read = [encoder.tokenize(captions, prompt).to(device) for encoder in self._encoders]
         states = [encoder(tokens, inner).states for encoder, tokens in zip(self._encoders, read, strict=True)]
-        tokens = read[-1]
-        last = self._encoders[-1](tokens, prompt).states
-        ends = tokens.mask.sum(1) - 1  # the end token, which a cut caption has too
-        pooled = last[torch.arange(len(last), device=device), ends] @ self.projection.t()  # type: ignore[operator]
-        return Conditioning(torch.cat(states, dim=-1).float(), tokens.mask, pooled.float())
+        pooled = _at_end(self._encoders[-1], read[-1], prompt) @ self.projection.t()  # type: ignore[operator]
+        return Conditioning(torch.cat(states, dim=-1).float(), read[-1].mask, pooled.float())
+
+    def _ends(self, captions: Sequence[str], device: torch.device) -> Tensor | None:
+        """Of the CLIP beside a T5, which reads all of its positions."""
+        if not self.is_t5_with_clip:
+            return None
+        clip = self._encoders[-1]
+        assert clip.positions is not None
+        prompt = PromptRecipe(max_length=clip.positions, language_mask=False)
+        return _at_end(clip, clip.tokenize(captions, prompt).to(device), prompt).float()
 
     def heard(self, captions: Sequence[str], prompt: PromptRecipe) -> Conditioning:
         """What the vision model hears of the captions with its own pipeline: of CLIPs all positions; of others the
@@ -130,12 +149,17 @@ class OwnEncoder(nn.Module):
         """What a bridge records of it. Raises ValueError where what it says is not what its pipeline would."""
         name, prompt = recipe.own_encoder.model, recipe.prompt
         families = {encoder.family.name for encoder in self._encoders}
+        if self.is_t5_with_clip:
+            raise ValueError(
+                f"own_encoder.model {name} is a T5 with a CLIP, which are teachers (align.teacher) and not heard "
+                "beside a bridge: the vision model would hear the T5's padding; leave [own_encoder] out"
+            )
         if odd := sorted(families - set(EARS)):
             raise ValueError(
                 f"own_encoder.model {name} is of the family {odd[0]}, which pipelines give templates and layers of "
                 f"their own; heard beside a bridge are {', '.join(EARS)}: leave [own_encoder] out"
             )
-        if families == {"t5"} and not prompt.vision_mask:
+        if families == {T5} and not prompt.vision_mask:
             raise ValueError(
                 f"own_encoder.model {name} is a T5, whose padding the vision model would hear: set prompt.vision_mask "
                 "= true, or leave [own_encoder] out where it takes no mask"
@@ -155,6 +179,12 @@ class OwnEncoder(nn.Module):
     @property
     def _encoders(self) -> list[TextEncoder]:
         return list(self.encoders)  # type: ignore[arg-type]
+
+
+def _at_end(clip: TextEncoder, tokens: TokenBatch, prompt: PromptRecipe) -> Tensor:
+    """Its last state of the end token, which a cut caption has too. -> [B D]"""
+    last = clip(tokens, prompt).states
+    return last[torch.arange(len(last), device=last.device), tokens.mask.sum(1) - 1]
 
 
 def _projection(part: Path) -> Tensor:

@@ -181,7 +181,8 @@ class ValidationSection:
 @dataclass(frozen=True, kw_only=True)
 class AlignSection:
     """A head start without pictures, see ``loop/alignment.py``. teacher: the vision model's own text encoder, or the
-    folder of its pipeline, whose two CLIPs are then heard side by side (SDXL).
+    folder of its pipeline, whose two CLIPs are then heard side by side (SDXL), or whose T5 with its CLIP's pooled
+    vector (Flux.1).
 
     start: "ridge" or "procrustes" = the adapter's last linear map is solved for on so many ``captions``, see
     ``loop/closed_form.py``; "" = it stays as it was drawn. ridge: the penalty, as a share of each feature's variance.
