@@ -197,7 +197,8 @@ def check_language(wanted: LanguageConfig, loaded: LanguageConfig, allow_other_m
         )
 
     if wanted.hidden_size != loaded.hidden_size:
-        refuse("hidden", wanted.hidden_size, loaded.hidden_size, "")
+        more = ", since the adapter takes no other width, whatever is allowed" if allow_other_model else ""
+        refuse("hidden", wanted.hidden_size, loaded.hidden_size, more)
     if allow_other_model:
         return
     ours, theirs = wanted.fingerprint, loaded.fingerprint

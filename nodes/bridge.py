@@ -17,7 +17,7 @@ from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .language import LanguageModel
 from .notice import notice, repeat, take_back
 from .prompt_cache import PromptCache
-from .prompt_syntax import LONG_PROMPTS, PromptOptions, cut_off, describe, read, unasked
+from .prompt_syntax import LONG_PROMPTS, PromptOptions, as_written, cut_off, describe, read, unasked
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
 from .timed import tell_where_nothing_follows
 
@@ -108,7 +108,8 @@ class ConnectedBridge:
         self, text: str, options: PromptOptions, strength: float, own: Callable[[], Beside] | None
     ) -> tuple[Any, tuple[str, str]]:
         pieces = read(self.encoder, self.config.prompt, text, options)
-        report, lost = describe(pieces, self.config.prompt), cut_off(pieces)
+        report = describe(pieces, self.config.prompt) + as_written(text, options)
+        lost = cut_off(pieces)
         if (queries := self.clip.cond_stage_model.queries) is not None:
             count = sum(len(queries.read(piece.prompt.text)) for piece in pieces)
             report += f"\nthe adapter asks with {count} tokens of its own tokenizer"

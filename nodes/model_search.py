@@ -84,8 +84,9 @@ class ModelSearch:
             return f"this bridge was made for {sought}, and there is no language model in {where} yet: put it there"
         nearest = max(self.others, key=lambda look: look.likeness(wanted))
         return (
-            f"this bridge was made for {sought}, which is none of the {count} language models in {where} (nearest is "
-            f"{nearest}): put {wanted.model_id} there, or choose a copy of it in Load Bridge with allow_other_model"
+            f"this bridge was made for {sought}, which is not among the language models in {where} (of {count} the "
+            f"nearest is {nearest}): put {wanted.model_id} there, or choose a copy of it in Load Bridge with "
+            "allow_other_model"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
+WEIGHT = re.compile(r"\([^()]+:\s*-?\d*\.?\d+\s*\)")  # (word:1.2)
 BREAK = re.compile(r"\s*\bBREAK\b\s*")  # as AUTOMATIC1111's modules/prompt_parser.py reads it
 
 
@@ -161,6 +162,12 @@ def unasked(queries: Any, pieces: list[Piece]) -> str:
     """The same of what an adapter does not ask with, in each piece; "" = nothing. queries: the core's."""
     lost = [text for piece in pieces if (text := queries.cut_off(piece.prompt.text))] if queries is not None else []
     return "; ".join([*lost, "long_prompts = chunk begins anew at each BREAK"]) if lost else ""
+
+
+def as_written(text: str, options: PromptOptions) -> str:
+    """A line for the report where a weight in ``text`` is not one; "" = there is none."""
+    found = None if options.weights else WEIGHT.search(text)
+    return f"\n{found[0]} is read as it is written, parentheses and all: turn weights on to weigh it" if found else ""
 
 
 def describe(pieces: list[Piece], trained: Any) -> str:

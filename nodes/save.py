@@ -77,7 +77,21 @@ def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
     provenance = {**bridge.config.provenance, "saved from": bridge.name}
     config = replace(bridge.config, **sizes, provenance=provenance)
     queries = None if shell.queries is None else shell.queries.json
-    return BridgeCheckpoint(config, shell.adapter.state_dict(), language, vision, queries)
+    return BridgeCheckpoint(config, _narrow(shell.adapter.state_dict()), _halved(language), _halved(vision), queries)
+
+
+def _halved(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The same deltas, see ``_narrow``."""
+    parts = _narrow({(path, part): getattr(delta, part) for path, delta in found.items() for part in ("down", "up")})
+    return {path: delta._replace(down=parts[path, "down"], up=parts[path, "up"]) for path, delta in found.items()}
+
+
+def _narrow(tensors: Mapping[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
+    """In 16 bits where that loses nothing: what was loaded from a half-precision file and not scaled."""
+    for dtype in (torch.float16, torch.bfloat16):
+        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in tensors.values()):
+            return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    return dict(tensors)
 
 
 def _size(found: Mapping[str, Any]) -> Any:

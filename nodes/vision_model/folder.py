@@ -42,6 +42,9 @@ def configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
     file = network(folder) / "config.json"
     config = folders.read_json(file)
     if not config:
+        inside = [folder / name for name in NETWORKS if (folder / name).is_dir()]
+        if not file.is_file() and inside:
+            file = inside[0] / "config.json"
         raise ValueError(f"{file} is not there, or no whole JSON object: copy it again")
     row = target_of(config)
     pipeline = network(folder).parent

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import conftest  # noqa: F401 (makes the package lavi_bridge)
+import as_package  # noqa: F401 (makes the package lavi_bridge)
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.nodes import vision_models as vm

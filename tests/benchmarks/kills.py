@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
+import as_package  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 from lavi_bridge.tests.training.forks import Server  # noqa: E402
 from lavi_bridge.tests.training.tiny import write_recipe, write_tiny  # noqa: E402
 from lavi_bridge.training.loop.checkpoint import states  # noqa: E402

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
+import as_package  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import modern_sizes  # noqa: E402
 import torch  # noqa: E402
 import true_sizes  # noqa: E402

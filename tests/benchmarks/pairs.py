@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
-import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
+import as_package  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import torch  # noqa: E402
 import true_sizes  # noqa: E402
 from lavi_bridge.lavi_core import adapters  # noqa: E402

@@ -19,7 +19,7 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
-import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
+import as_package  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import diffusers  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import conftest  # noqa: F401  (registers the checkout as lavi_bridge)
+import as_package  # noqa: F401  (registers the checkout as lavi_bridge)
 import torch
 from lavi_bridge.training.models.device import pick_device
 from lavi_bridge.training.recipe import Recipe

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = "LAVI_BRIDGE_CHECKOUT"  # in the environment of a loop that is another build's
 sys.path[:0] = [str(Path(os.environ.get(CHECKOUT, ROOT)) / "tests"), str(Path(__file__).parent)]
 
-import conftest  # noqa: E402, F401  (registers the checkout as lavi_bridge)
+import as_package  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import torch  # noqa: E402
 import true_sizes  # noqa: E402
 from lavi_bridge.training.recipe import Recipe, read_recipe  # noqa: E402

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-import conftest  # noqa: F401  (registers the checkout as lavi_bridge)
+import as_package  # noqa: F401  (registers the checkout as lavi_bridge)
 import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.language import TextEncoder

@@ -7,7 +7,7 @@ import argparse
 HELP = "turn published weights, the authors' or another project's, into a bridge file"
 SOURCE_HELP = (
     "the authors' folder (adapter/, lora_text.pt, lora_vis.pt), or a file of another project's adapter, known by its "
-    "tensors: ELLA, RouWei, Anima (lavi_core/importers/README.md has the table)"
+    "tensors: ELLA, RouWei, Anima and others (lavi_core/importers/README.md has the table)"
 )
 PROMPT_HELP = (
     "change a value of the prompt recipe, which is the authors' for this vision model, or the preset's, as in "
@@ -17,7 +17,9 @@ PROMPT_HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=SOURCE_HELP)
-    parser.add_argument("--language-model", required=True, help="Hugging Face folder; its weights need not be there")
+    parser.add_argument(
+        "--language-model", required=True, help="Hugging Face folder, whose weights need not be there, or a .gguf file"
+    )
     parser.add_argument(
         "--vision-model",
         help="diffusers folder of the pipeline, or of its network alone (of a file: to record and check it)",

@@ -8,7 +8,9 @@ HELP = "copy the demo's models to where its workflow finds them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("comfyui", help="the ComfyUI folder")
+    parser.add_argument(
+        "comfyui", help="the ComfyUI folder (install_demo.py takes the one that it lies in, if none is named)"
+    )
     parser.add_argument(
         "--smollm2",
         action="store_true",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from pathlib import Path
 
 HELP = "draw pictures with a bridge, without ComfyUI"
 log = logging.getLogger(__name__)
@@ -12,7 +13,7 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bridge", help="a bridge .safetensors")
-    parser.add_argument("prompts", nargs="+")
+    parser.add_argument("prompts", nargs="+", help="a picture for each")
     parser.add_argument(
         "--language-model",
         help="folder, .gguf file, demo:minilm or demo:smollm2 (default: the bridge's, looked for)",
@@ -24,25 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--own-encoder", help="of a bridge with two ears, folder (default: the vision model's folder)")
     parser.add_argument("--own-strength", type=float, default=1.0, help="of that encoder")
     parser.add_argument("--own-prompt", help="what that encoder is told of every picture (default: the prompt)")
-    parser.add_argument("-o", "--output", default="sample.png")
-    parser.add_argument("--negative", default="")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="sample.png",
+        help="one sheet of all pictures with their prompts (default: %(default)s)",
+    )
+    parser.add_argument("--pictures", metavar="FOLDER", help="write each picture by itself too, as FOLDER/1.png, 2.png")
+    parser.add_argument("--negative", default="", help="the negative prompt (default: the empty one)")
+    parser.add_argument("--steps", type=int, default=20, help="of the sampler (default: %(default)s)")
     parser.add_argument("--guidance", type=float, help="default: 7.5, as in the paper; 3 for the demo's vision model")
     parser.add_argument(
         "--embedded-guidance",
         type=float,
         help="of a guidance-distilled model such as Flux.1 dev (default: its own, 3.5)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--size", type=int, help="side of the picture in pixels (default: the vision model's own)")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the first of them that is here)")
 
 
 def run(args: argparse.Namespace) -> str:
-    """Write one captioned grid of all prompts and return its path."""
+    """Write one captioned grid of all prompts, and the pictures alone where they are asked for; return its path."""
 
     from ...lavi_core.files import write_bytes
     from ...lavi_core.prompt import shortened
+    from ..evaluation.generate import png as alone
     from ..models import named, progress
     from ..models.diffusers_folder import read_config
     from ..models.find_language import find_language
@@ -89,4 +97,8 @@ def run(args: argparse.Namespace) -> str:
             progress=bar.update,
         )
     write_bytes(args.output, png(images, args.prompts))
+    if args.pictures is not None:
+        Path(args.pictures).mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(images, 1):
+            write_bytes(Path(args.pictures) / f"{number}.png", alone(image))
     return args.output

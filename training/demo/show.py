@@ -76,7 +76,11 @@ def show(args: argparse.Namespace) -> str:
     limits = bounds(settings)
     if args.json:
         return json.dumps({"scores": results, "ceiling_and_chance": limits, "picture": str(args.output)}, indent=1)
-    glance = "" if args.prompts >= MEASURED else " (a glance; --prompts 200 measures)"
+    glance = (
+        ""
+        if args.prompts >= MEASURED
+        else " (a glance, whose intervals say nothing where all agree; --prompts 200 measures)"
+    )
     said = f"{args.prompts} prompts a row{glance}, 95 % intervals; pictures in {Path(args.output)}"
     return f"{table(results, limits)}\n\n{said}"
 

@@ -47,7 +47,7 @@ def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
     if recipe.validation.every and not recipe.data.validation:
         report.problems.append(str(none_held_out(recipe)))
     trained = 0 if count is None else count - recipe.data.validation
-    seen = f", each seen {recipe.steps * recipe.batch_size / trained:.3g} times" if trained else ""
+    seen = f", each seen {_count(recipe.steps * recipe.batch_size / trained)} times" if trained else ""
     report.add("data", f"{recipe.data.kind}: {known} of {recipe.data.resolution} pixels{seen}; {opened} opened")
     return count
 
@@ -84,6 +84,10 @@ def queries(report: Report, pair: Pair, source: Source) -> None:
             f"{len(cut)} of {len(captions)} captions are cut to the {tokenizer.longest} tokens of the second tokenizer "
             f"that the bridge asks with, such as {cut[0][:80]!r}"
         )
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _captions(source: Source) -> list[str]:

@@ -94,7 +94,10 @@ def suite(args: argparse.Namespace) -> str:
     its text. The same command goes on after a kill."""
     asked, work = read_suite(args.suite), Path(args.work)
     if lacking := missing(asked):
-        raise ValueError(f"{args.suite} needs what is not there: {', '.join(lacking)}; put it there, or name another")
+        raise ValueError(
+            f"{args.suite} needs what is not there: {', '.join(lacking)}; put it there (`lavi-bridge evaluate "
+            "prompts -o FILE` writes ShapeBench's prompts), or name another"
+        )
     runs = {entry.name: work / entry.folder for entry in asked.bridge}
     for entry in asked.bridge:
         run = runs[entry.name]
