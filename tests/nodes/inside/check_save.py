@@ -74,6 +74,31 @@ def loras_of_both_sides_are_saved_with_their_strengths():
         file.unlink()
 
 
+@check
+def a_bridge_of_half_precision_stays_one_where_nothing_is_scaled():
+    source = bridge_file("llama")
+    halves = MODELS / "lavi_bridges" / "half.safetensors"
+    for dtype in (torch.float16, torch.bfloat16):
+        loras = [
+            {path: delta._replace(down=delta.down.to(dtype), up=delta.up.to(dtype)) for path, delta in found.items()}
+            for found in (source.language_lora, source.vision_lora)
+        ]
+        adapter = {name: tensor.to(dtype) for name, tensor in source.adapter.items()}
+        core.BridgeCheckpoint(source.config, adapter, *loras).save(halves)
+        for strength, size in ((1.0, 2), (0.3, 4)):
+            bridge = connected("half", language_model("llama"), strength=strength)
+            file = written(bridge)
+            try:
+                saved = core.BridgeCheckpoint.load(file)
+                assert {tensor.dtype.itemsize for tensor in saved.adapter.values()} == {2}
+                assert {delta.up.dtype.itemsize for delta in saved.language_lora.values()} == {size}, strength
+                again = connected("saved", language_model("llama"), strength=1.0)
+                torch.testing.assert_close(context(again), context(bridge), rtol=1e-4, atol=1e-5)
+            finally:
+                file.unlink()
+    halves.unlink()
+
+
 def bridge_file(kind):
     return core.BridgeCheckpoint.load(MODELS / "lavi_bridges" / f"{kind}.safetensors")
 

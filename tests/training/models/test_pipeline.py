@@ -62,7 +62,7 @@ def test_sample_writes_a_captioned_grid_that_the_seed_repeats(bridge: Path, tiny
     sheet, alone = np.asarray(Image.open(tmp_path / "c.png")), sorted((tmp_path / "alone" / "all").iterdir())
     assert [path.name for path in alone] == ["1.png", "2.png"] and np.array_equal(sheet, first)
     pictures = [np.asarray(Image.open(path)) for path in alone]
-    assert all(picture.shape == (32, 32, 3) for picture in pictures) and not np.array_equal(*pictures)
+    assert all(picture.shape == (32, 32, 3) for picture in pictures) and not np.array_equal(pictures[0], pictures[1])
     left = np.lib.stride_tricks.sliding_window_view(sheet, (32, 32, 3))[:, : sheet.shape[1] // 2 - 15, 0]
     assert (left == pictures[0]).all(axis=(-1, -2, -3)).any()  # it lies in the sheet as it is
 
