@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from . import folders, foreign, lora, model_search
+from . import folders, foreign, lora, model_search, same_bridge
 from .clip import connect_clip
 from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .language import LanguageModel
@@ -19,7 +19,6 @@ from .notice import notice, repeat, take_back
 from .prompt_cache import PromptCache
 from .prompt_syntax import LONG_PROMPTS, PromptOptions, as_written, cut_off, describe, read, unasked
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
-from .timed import tell_where_nothing_follows
 
 LOADER = "LaViBridgeLoadLanguageModel"
 WIRES = 16  # followed through nodes that give a language model on, as Apply LoRA to Language Model does
@@ -75,8 +74,9 @@ class ConnectedBridge:
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
         lora.add_to_language_model(language_model, clip.patcher, checkpoint.language_lora, language_lora)
-        if clip.cond_stage_model.adapter.hears_timestep:
-            tell_where_nothing_follows(name)
+        same_bridge.tell_where_not_applied(
+            name, clip.cond_stage_model.adapter.hears_timestep, bool(checkpoint.vision_lora)
+        )
         return cls(name, checkpoint.config, checkpoint.vision_lora, clip, stamp)
 
     def encode(

@@ -1,4 +1,6 @@
-"""A conditioning says of which bridge it is, and a model with a bridge's LoRA tells where it hears another's."""
+"""A conditioning says of which bridge it is, and a model with a bridge's LoRA tells where it hears another's; a graph
+without such a model is told so.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,40 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
 
 from .notice import notice
 
 OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
+
+APPLIED_BY = ("LaViBridgeApply", "LaViBridgeHook")  # nodes whose model has the LoRA, and follows a timed bridge
+PROMPTED = {"positive", "conditioning", "cond1"}  # inputs of what samples, beside its model
+
+
+def tell_where_not_applied(name: str, timed: bool, lora: bool) -> None:
+    """One line where the graph that runs samples, and has no node that brings the bridge ``name`` to a vision model.
+
+    timed: it gives a context for each timestep. lora: it has a LoRA for the vision model, which a LoRA loader could
+    bring too.
+    """
+    if get_executing_context() is None or not (timed or lora):
+        return
+    graph = get_progress_state().dynprompt
+    nodes = [graph.get_node(node) for node in graph.all_node_ids()]
+    if any(node["class_type"] in APPLIED_BY for node in nodes):
+        return
+    inputs = [set(node["inputs"]) for node in nodes]
+    if timed:
+        notice(
+            f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "
+            "to Model before it"
+        )
+    elif any("model" in given and given & PROMPTED for given in inputs) and not any("lora_name" in g for g in inputs):
+        notice(
+            f"the model that samples has not the LoRA of {name}, with which it was trained to hear it: put Apply "
+            "Bridge to Model before it"
+        )
 
 
 def listen(model: ModelPatcher, name: str, config: Any) -> None:

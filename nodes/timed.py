@@ -15,15 +15,10 @@ import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfy_execution.progress import get_progress_state
-from comfy_execution.utils import get_executing_context
 from torch import Tensor
-
-from .notice import notice
 
 TIMED = "lavi_bridge_timed"  # the key under which a TimedContext travels in a conditioning
 KEY = "lavi_bridge_timestep"  # of our wrapper and of the adapter in the host's tables
-FOLLOWED_BY = ("LaViBridgeApply", "LaViBridgeHook")  # nodes whose model follows
 KEPT = 32 * 2**20  # bytes: 160 timesteps of ELLA's 64 tokens, 50 of 77 tokens for SDXL
 SHOWN_AT = 500.0  # the timestep of the context that stands in the conditioning, for nodes that look at it
 
@@ -57,18 +52,6 @@ class TimedContext:
     @property
     def _kept_bytes(self) -> int:
         return sum(context.nbytes for context in self._kept.values())
-
-
-def tell_where_nothing_follows(name: str) -> None:
-    """One line where the graph that runs has no node that puts the contexts of the bridge ``name`` in."""
-    if get_executing_context() is None:
-        return
-    graph = get_progress_state().dynprompt
-    if not any(graph.get_node(node)["class_type"] in FOLLOWED_BY for node in graph.all_node_ids()):
-        notice(
-            f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "
-            "to Model before it"
-        )
 
 
 def timestep_of(model: Any, sigma: Tensor) -> float:

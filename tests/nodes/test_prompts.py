@@ -69,3 +69,22 @@ def test_a_bridge_that_hears_the_timestep_draws_through_a_graph_and_misses_apply
     without = encoders(bridge="timed-flow.safetensors", language_lora=0.5)
     outcome = server.run(without | {"report": node("PreviewAny", source=["positive", 1])})
     assert not outcome.error and told in server.log()
+
+
+def test_a_graph_that_samples_without_apply_bridge_is_told_so(server):
+    """A bridge that is loaded anew each time: the host keeps what is as it was."""
+    told = (
+        "the model that samples has not the LoRA of bert.safetensors, with which it was trained to hear it: put Apply"
+    )
+
+    def run(graph, strength):
+        graph["bridge"]["inputs"]["language_lora"] = strength
+        outcome = server.run(graph | {"report": node("PreviewAny", source=["positive", 1])})
+        assert not outcome.error, outcome.error
+        return server.log().count(told)
+
+    assert run(picture(steps=1), 0.11) == 0 and run(encoders(), 0.12) == 0  # applied; nothing samples
+    forgotten = picture(steps=1)
+    del forgotten["bridged"]
+    forgotten["sampler"]["inputs"]["model"] = ["vision", 0]
+    assert run(forgotten, 0.13) == 1
