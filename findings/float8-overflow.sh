@@ -12,7 +12,7 @@
 #   and draws, clipped and without a word, with the next.
 # Instead: look for what is not finite, or beyond torch.finfo(torch.float8_e4m3fn).max, before the cast; or keep a
 #   factor for each weight, as scaled float8 files do.
-# Source: torch/headeronly/util/Float8_e4m3fn.h, fp8e4m3fn_from_fp32_value, in both releases.
+# Source: torch/headeronly/util/Float8_e4m3fn.h, fp8e4m3fn_from_fp32_value (2.13.0: "saturate to max").
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -38,14 +38,14 @@ print("versions: torch", older["torch"], "and", newer["torch"])
 print("guess:    what is beyond 448 becomes the same in both, and an overflow can be seen afterwards")
 print("seen:     NaN in the older one, 448 in the newer one, of infinity too")
 print("output:   cast to float8_e4m3fn and back")
-print("          " + " " * 24 + "".join(f"{value:>8g}" for value in older["given"]))
+print("          " + " " * 26 + "".join(f"{value:>8g}" for value in older["given"]))
 for found in (older, newer):
     for source, row in found["rows"].items():
-        print(f"          {found['torch']:12}{source:12}" + "".join(f"{value:>8g}" for value in row))
+        print(f"          {found['torch']:12} {source:13}" + "".join(f"{value:>8g}" for value in row))
 print("          cast to float8_e5m2 and back")
-print("          " + " " * 24 + "".join(f"{value:>8g}" for value in older["large"]))
+print("          " + " " * 26 + "".join(f"{value:>8g}" for value in older["large"]))
 for found in (older, newer):
-    print(f"          {found['torch']:24}" + "".join(f"{value:>8g}" for value in found["e5m2"]))
+    print(f"          {found['torch']:26}" + "".join(f"{value:>8g}" for value in found["e5m2"]))
 for source in older["rows"]:
     before, after = older["rows"][source], newer["rows"][source]
     if not (before[:3] == after[:3] == [448.0] * 3 and all(map(math.isnan, before[3:]))):
