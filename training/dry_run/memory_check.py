@@ -27,7 +27,7 @@ def check(
     device: torch.device,
     world: int,
 ) -> None:
-    """teacher: of ``[align]``, which is there in float32 for as long as it is asked for predictions."""
+    """teacher: of ``[align]``, which is there for as long as it is asked for predictions."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     recipe = pair.recipe
@@ -45,7 +45,7 @@ def check(
         "VAE": sum(p.nbytes for p in vae.parameters()),
     }
     if teacher is not None and recipe.align.prediction_steps:
-        kept["teacher"] = 4 * sum(p.numel() for p in teacher.parameters())
+        kept["teacher"] = teacher.nbytes
     drawn, count = 0, vae_batch_size(recipe.data.resolution)
     if recipe.sample.every:
         averages = kept["average (ema)"]  # the weights that train are kept aside

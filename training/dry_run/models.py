@@ -96,7 +96,7 @@ def teacher(recipe: Recipe, pair: Pair) -> OwnEncoder | None:
     """That of ``[align]``, without weights; None where nothing is asked of one."""
     if not (recipe.align.asked or recipe.align.prediction_steps):
         return None
-    own = OwnEncoder.skeleton(named.teacher(recipe.align.teacher))
+    own = OwnEncoder.skeleton(named.teacher(recipe.align.teacher), recipe.precision)
     if recipe.align.asked:
         check_teacher(recipe, own, pair.adapter_config)
     if recipe.align.prediction_steps:

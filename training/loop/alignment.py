@@ -137,7 +137,7 @@ def align(
 
     Deterministic in the recipe's seed. Raises ValueError where the two tokenisations cannot be brought together.
     """
-    own = OwnEncoder.load(named.teacher(recipe.align.teacher)).to(device)
+    own = OwnEncoder.load(named.teacher(recipe.align.teacher), recipe.precision).to(device)
     check_teacher(recipe, own, pair.adapter_config)
     lessons = Lessons(recipe, pair, source, device, own, cache)
     if pair.adapter.config.pooled_width is not None and own.pooled_width is None:
@@ -283,7 +283,7 @@ def check_teacher(recipe: Recipe, teacher: OwnEncoder, adapter: AdapterConfig) -
 
 def prediction_teacher(recipe: Recipe, pair: Pair) -> OwnEncoder:
     """For ``align.prediction_steps``. Raises ValueError for one that does not say all that the vision model hears."""
-    own = OwnEncoder.load(named.teacher(recipe.align.teacher))
+    own = OwnEncoder.load(named.teacher(recipe.align.teacher), recipe.precision)
     check_prediction(recipe, own, pair.adapter_config)
     return own
 

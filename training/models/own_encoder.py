@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +61,11 @@ class OwnEncoder(nn.Module):
     and the CLIP's end token as the pooled vector (Flux.1). CLIPs, and Flux.1's T5, get no attention mask, as in
     training.
 
-    encoders: the one whose tokens are heard comes first. projection: of two CLIPs, the second's.
+    encoders: the one whose tokens are heard comes first. projection: of two CLIPs, the second's. nbytes: of the weights
+    once they are loaded.
     """
+
+    nbytes = 0
 
     def __init__(self, encoders: Sequence[TextEncoder], projection: Tensor | None = None):
         super().__init__()
@@ -71,20 +75,25 @@ class OwnEncoder(nn.Module):
         self.is_t5_with_clip = len(encoders) > 1 and not self.is_clip
 
     @classmethod
-    def load(cls, path: Path) -> OwnEncoder:
-        """path: of a pipeline, or of an encoder; weights in float32."""
-        return cls._of(parts(path), partial(TextEncoder.load, dtype=torch.float32, weights="dense"))
+    def load(cls, path: Path, precision: str = "fp32") -> OwnEncoder:
+        """path: of a pipeline, or of an encoder; weights in float32. precision: "bf16" leaves those that are stored in
+        bfloat16 so (a T5-XXL has 9.5 GB then, not 19)."""
+        return cls._of(parts(path), partial(TextEncoder.load, weights="dense"), precision)
 
     @classmethod
-    def skeleton(cls, path: Path) -> OwnEncoder:
+    def skeleton(cls, path: Path, precision: str = "fp32") -> OwnEncoder:
         """Without weights: sizes alone."""
-        return cls._of(parts(path), TextEncoder.skeleton)
+        return cls._of(parts(path), lambda folder, dtype: TextEncoder.skeleton(folder), precision)
 
     @classmethod
-    def _of(cls, folders: Sequence[Path], read: Callable[[Path], TextEncoder]) -> OwnEncoder:
-        encoders = [read(folder) for folder in folders]
+    def _of(cls, folders: Sequence[Path], read: Callable[..., TextEncoder], precision: str) -> OwnEncoder:
+        dtypes = [torch.bfloat16 if precision == "bf16" and _is_bf16(folder) else torch.float32 for folder in folders]
+        encoders = [read(folder, dtype=dtype) for folder, dtype in zip(folders, dtypes, strict=True)]
         two_clips = len(folders) > 1 and encoders[0].family.name == CLIP
-        return cls(encoders, _projection(folders[1]) if two_clips else None)
+        made = cls(encoders, _projection(folders[1]) if two_clips else None)
+        for encoder, dtype in zip(encoders, dtypes, strict=True):
+            made.nbytes += dtype.itemsize * sum(p.numel() for p in encoder.parameters())
+        return made
 
     @property
     def first(self) -> TextEncoder:
@@ -125,8 +134,9 @@ class OwnEncoder(nn.Module):
         inner = replace(prompt, hidden_states=-2)
         read = [encoder.tokenize(captions, prompt).to(device) for encoder in self._encoders]
         states = [encoder(tokens, inner).states for encoder, tokens in zip(self._encoders, read, strict=True)]
-        pooled = _at_end(self._encoders[-1], read[-1], prompt) @ self.projection.t()  # type: ignore[operator]
-        return Conditioning(torch.cat(states, dim=-1).float(), read[-1].mask, pooled.float())
+        ends = _at_end(self._encoders[-1], read[-1], prompt).float()
+        pooled = ends @ self.projection.t()  # type: ignore[operator]
+        return Conditioning(torch.cat(states, dim=-1).float(), read[-1].mask, pooled)
 
     def _ends(self, captions: Sequence[str], device: torch.device) -> Tensor | None:
         """Of the CLIP beside a T5, which reads all of its positions."""
@@ -185,6 +195,17 @@ def _at_end(clip: TextEncoder, tokens: TokenBatch, prompt: PromptRecipe) -> Tens
     """Its last state of the end token, which a cut caption has too. -> [B D]"""
     last = clip(tokens, prompt).states
     return last[torch.arange(len(last), device=last.device), tokens.mask.sum(1) - 1]
+
+
+def _is_bf16(part: Path) -> bool:
+    """By the largest tensor of its first file: norms may be stored in another dtype."""
+    files = weight_files(part) if part.is_dir() else []
+    if not files:
+        return False
+    with safe_open(files[0], "pt") as opened:
+        stored: Any = opened
+        largest = max((stored.get_slice(name) for name in stored.keys()), key=lambda s: prod(s.get_shape()))  # noqa: SIM118
+        return largest.get_dtype() == "BF16"
 
 
 def _projection(part: Path) -> Tensor:

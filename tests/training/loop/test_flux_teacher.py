@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,22 @@ def test_the_t5_alone_leaves_the_pooled_head_as_it_was(work: Path, caplog: pytes
     teacher = json.dumps("models/FLUX.1-dev/text_encoder_2")
     Trainer(recipe(f"align.teacher={teacher}", "align.steps=2", "steps=0")).run()
     assert "has no pooled vector, so the bridge's stays as it is: name the pipeline's folder" in caplog.text
+
+
+def test_weights_in_bfloat16_stay_so_in_a_recipe_of_it(work: Path, tmp_path: Path) -> None:
+    import transformers as hf
+
+    source, halved = work / "models" / "FLUX.1-dev", tmp_path / "halved"
+    shutil.copytree(source, halved)
+    encoders: dict[str, Any] = {"text_encoder": hf.CLIPTextModel, "text_encoder_2": hf.T5EncoderModel}
+    for name, kind in encoders.items():
+        kind.from_pretrained(source / name).bfloat16().save_pretrained(halved / name)
+    whole, kept, widened = OwnEncoder.load(source, "bf16"), OwnEncoder.load(halved, "bf16"), OwnEncoder.load(halved)
+    for own, dtype in ((whole, torch.float32), (kept, torch.bfloat16), (widened, torch.float32)):
+        assert {p.dtype for p in own.parameters()} == {dtype}
+        assert own.nbytes == sum(p.nbytes for p in own.parameters())
+    assert OwnEncoder.skeleton(halved, "bf16").nbytes == kept.nbytes == widened.nbytes / 2
+    right, near = whole(PROMPTS, LENGTH), kept(PROMPTS, LENGTH)
+    for ours, theirs in ((near.context, right.context), (near.pooled, right.pooled)):
+        assert ours is not None and theirs is not None and ours.dtype == torch.float32
+        assert 0 < (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
