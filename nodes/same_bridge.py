@@ -32,7 +32,7 @@ def tell_where_not_applied(name: str, timed: bool, lora: bool) -> None:
     nodes = [graph.get_node(node) for node in graph.all_node_ids()]
     if any(node["class_type"] in APPLIED_BY for node in nodes):
         return
-    inputs = [set(node["inputs"]) for node in nodes]
+    inputs = [set(node.get("inputs", ())) for node in nodes]
     if timed:
         notice(
             f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "

@@ -88,9 +88,10 @@ def _halved(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _narrow(tensors: Mapping[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
     """In 16 bits where that loses nothing: what was loaded from a half-precision file and not scaled."""
+    numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     for dtype in (torch.float16, torch.bfloat16):
-        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in tensors.values()):
-            return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in numbers.values()):
+            return {**tensors, **{name: tensor.to(dtype) for name, tensor in numbers.items()}}
     return dict(tensors)
 
 

@@ -107,6 +107,23 @@ def test_data_that_was_moved_holds_out_the_same_and_is_not_encoded_again(
     assert held(moved) == before and set((tmp_path / "cache").iterdir()) == files
 
 
+def test_other_pictures_of_the_same_names_sizes_and_times_are_encoded(
+    section: DataSection, vae, tmp_path: Path
+) -> None:
+    """As archives unpack them whose times were taken away."""
+    found = []
+    for colour in ("red", "blue"):
+        (tmp_path / colour).mkdir()
+        for i in range(2):
+            path = tmp_path / colour / f"{i}.bmp"
+            Image.new("RGB", (32, 32), colour).save(path)
+            path.with_suffix(".txt").write_text(colour)
+            os.utime(path, (10**9, 10**9))
+        source = SOURCES["folder"](replace(section, kind="folder", path=str(tmp_path / colour), buckets=False))
+        found.append(LatentCache(source, vae, tmp_path / "cache").batch([0, 1], [0, 0])[0])
+    assert not torch.allclose(found[0], found[1])
+
+
 def test_what_is_held_out_stays_when_pictures_are_added(section: DataSection, vae, tmp_path: Path) -> None:
     def held(cache: LatentCache) -> set[str]:
         return {cache.name(i) for i in cache.split(4, seed=1)[1].tolist()}
