@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
-WEIGHT = re.compile(r"\([^()]+:\s*-?\d*\.?\d+\s*\)")  # (word:1.2)
+WEIGHT = re.compile(r"\([^()]*[^\s\d()]:\s*(?:\d?\.\d+|[0-4])\s*\)")  # (word:1.2), not (at 10:30)
 BREAK = re.compile(r"\s*\bBREAK\b\s*")  # as AUTOMATIC1111's modules/prompt_parser.py reads it
 
 

@@ -4,7 +4,7 @@ without such a model is told so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -17,32 +17,51 @@ from .notice import notice
 OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
 
 APPLIED_BY = ("LaViBridgeApply", "LaViBridgeHook")  # nodes whose model has the LoRA, and follows a timed bridge
-PROMPTED = {"positive", "conditioning", "cond1"}  # inputs of what samples, beside its model
+PROMPTS = ("positive", "negative", "conditioning", "cond1", "cond2")  # inputs of what samples, beside its model
 
 
 def tell_where_not_applied(name: str, timed: bool, lora: bool) -> None:
-    """One line where the graph that runs samples, and has no node that brings the bridge ``name`` to a vision model.
+    """Of the Load Bridge that runs: one line where its prompts are sampled by a model that no node brings the bridge
+    ``name`` to.
 
-    timed: it gives a context for each timestep. lora: it has a LoRA for the vision model, which a LoRA loader could
-    bring too.
+    timed: it gives a context for each timestep, and the line is for a graph that has no such node at all. lora: it has
+    a LoRA for the vision model, which a LoRA loader could bring too.
     """
-    if get_executing_context() is None or not (timed or lora):
+    running = get_executing_context()
+    if running is None:
         return
     graph = get_progress_state().dynprompt
-    nodes = [graph.get_node(node) for node in graph.all_node_ids()]
-    if any(node["class_type"] in APPLIED_BY for node in nodes):
-        return
-    inputs = [set(node.get("inputs", ())) for node in nodes]
-    if timed:
+    nodes = {key: graph.get_node(key) for key in graph.all_node_ids()}
+    if timed and not any(node["class_type"] in APPLIED_BY for node in nodes.values()):
         notice(
             f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "
             "to Model before it"
         )
-    elif any("model" in given and given & PROMPTED for given in inputs) and not any("lora_name" in g for g in inputs):
+    elif lora and any(_bare(nodes, node.get("inputs", {}), running.node_id) for node in nodes.values()):
         notice(
             f"the model that samples has not the LoRA of {name}, with which it was trained to hear it: put Apply "
             "Bridge to Model before it"
         )
+
+
+def _bare(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str) -> bool:
+    """Whether a node with these inputs samples what the node ``bridge`` says, without its LoRA as far as names tell."""
+    prompts = _before(nodes, [inputs[key] for key in PROMPTS if key in inputs])
+    if "model" not in inputs or bridge not in prompts:
+        return False
+    kinds = {nodes[key]["class_type"] for key in prompts | _before(nodes, [inputs["model"]])}
+    return not any(kind in APPLIED_BY or "lora" in kind.lower() for kind in kinds)
+
+
+def _before(nodes: Mapping[str, Any], links: list[Any]) -> set[str]:
+    """The nodes that these links come from, and all before them."""
+    found: set[str] = set()
+    while links:
+        link = links.pop()
+        if isinstance(link, list) and len(link) == 2 and str(link[0]) in nodes and str(link[0]) not in found:
+            found.add(str(link[0]))
+            links.extend(nodes[str(link[0])].get("inputs", {}).values())
+    return found
 
 
 def listen(model: ModelPatcher, name: str, config: Any) -> None:

@@ -69,12 +69,13 @@ def _found_in(stored: Mapping[str, StoredTensor], slots: Slots, whole: nn.Module
 def _plainly_in(stored: Mapping[str, StoredTensor], slots: Slots, whole: Any) -> dict[int, StoredTensor] | None:
     """The same by the model's names alone; what its class never saves is computed, or is what it is tied to.
 
-    Raises ValueError where they hold more layers than the model has, which transformers leaves out without a word.
+    Raises ValueError where they hold more layers by these names than the model has, which transformers leaves out
+    without a word.
     """
     if more := slots.counted_on(stored):
         raise ValueError(
-            f"the weights hold {len(more)} layers more than their config counts, from {more[0]} on, and would be read "
-            f"as another {whole.config.model_type} model: choose the config that belongs to them"
+            f"the weights hold layers that their config does not count ({len(more)}, from {more[0]} on), and would be "
+            "read as a shorter model: give them the config.json that belongs to them"
         )
     plain = slots.plainly_in(stored)
     return slots.plainly_in(completed(stored, whole)) if plain is None else plain

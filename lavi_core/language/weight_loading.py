@@ -18,7 +18,7 @@ from .tensor_files import StoredTensor
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_NUMBER = re.compile(r"(?<![^.])\d+(?=\.)")
 
 
 def _pattern(name: str) -> str:
@@ -85,18 +85,21 @@ class Slots:
         return None if prefix is None else self.found_in(stored, prefix)
 
     def counted_on(self, stored: Mapping[str, StoredTensor]) -> list[str]:
-        """The first tensor of each layer, or expert, in the files that is made like these but has no place. (One that
-        guesses tokens ahead is not made like them.)"""
+        """The first tensor of each layer, or expert, in the files that is made like these but has no place. One that
+        guesses tokens ahead is not made like them; files by other names than these are not looked at."""
         prefix = self.prefix_in(stored)
         if prefix is None:
             return []
-        mine = [prefix + name for name in self._ids]
-        patterns, counted = {_pattern(name) for name in mine}, {head for name in mine for head in _heads(name)}
+        inner = [name.removeprefix(prefix) for name in stored if name.startswith(prefix)]
+        counted = {head for name in self._ids for head in _heads(name)}
         others: dict[str, list[str]] = defaultdict(list)
-        for name in stored:
+        known = {_pattern(name) for name in self._ids}  # and what a layer that has a place holds beside
+        for name in inner:
             if head := next((head for head in _heads(name) if head not in counted), None):
                 others[head].append(name)
-        return [names[0] for names in others.values() if all(_pattern(name) in patterns for name in names)]
+            else:
+                known.add(_pattern(name))
+        return [prefix + names[0] for names in others.values() if all(_pattern(name) in known for name in names)]
 
     @staticmethod
     def are_all(trunk: nn.Module) -> bool:

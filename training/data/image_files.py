@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +44,10 @@ class _Files(IndexedSource):
         return self.buckets.read(self.pairs[index][0], self.name(index))
 
     def print_of(self, indices: range) -> str:
-        """By names, sizes and times, and by one picture's bytes: unpacked archives may have one time for all files, and
-        bitmaps one size."""
         digest = hashlib.sha256(str(self.buckets.sizes).encode())
-        for index in indices:
-            path = self.pairs[index][0]
+        for path, _ in self.pairs[indices.start : indices.stop]:
             stat = path.stat() if path.is_file() else None
-            if index == indices.start:
-                with suppress(OSError):  # a picture that cannot be read is told of where it is opened
-                    digest.update(hashlib.sha256(path.read_bytes()).digest())
-            digest.update(f"{self.place(index)}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+            digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
         return digest.hexdigest()
 
 

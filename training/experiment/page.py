@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -190,7 +191,8 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
             seconds = [f"{value:.0f}" if value else "-" for value in times]
             lines.append([row.label, *(sizes if result.steps else ["-"] * 3), loss, *seconds])
     yield markdown(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds", "CPU seconds"], lines)
-    machines = sorted({found.environment["device"] for row in results.values() for found in row})
+    devices = {found.environment["device"] for row in results.values() for found in row}
+    machines = sorted({re.sub(r"^CPU, (\d+) threads?$", r"CPU, threads: \1", device) for device in devices})
     versions = ", ".join(f"{k} {v}" for k, v in some.environment["versions"].items())
     yield (
         "Parameters that are trained; mean loss of the last tenth of the steps; seconds of training, with a head start "

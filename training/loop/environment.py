@@ -22,9 +22,7 @@ def environment() -> dict:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    threads = torch.get_num_threads()
-    cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, threads: {torch.get_num_threads()}"
     return {"versions": versions, "device": device}
 
 

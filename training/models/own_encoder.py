@@ -244,12 +244,12 @@ def load_ear(bridge: str | Path, wanted: OwnEncoderConfig, path: Path, vision: V
             f"{bridge} was trained beside {vision.model_id}'s own text encoder ({wanted.name}), {path} has no "
             "text_encoder/: give --own-encoder its folder, or the whole pipeline's"
         )
-    own = OwnEncoder.load(path)
-    if len(own.encoders) != len(wanted.encoders):
+    if len(found := parts(path)) != len(wanted.encoders):
         raise ValueError(
-            f"{bridge} was trained beside {wanted.name}, {path} holds {len(own.encoders)} text encoders: give "
-            "--own-encoder the folder of the former"
+            f"{bridge} was trained beside {wanted.name}, {path} holds {len(found)} text encoders: give --own-encoder "
+            "the folder of the former"
         )
+    own = OwnEncoder.load(path)
     for theirs, ours in zip(own.encoders, wanted.encoders, strict=True):
         check_language(ours, theirs.config)  # type: ignore[arg-type]
     return own.eval()

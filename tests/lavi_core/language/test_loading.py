@@ -128,10 +128,33 @@ def test_a_config_that_counts_fewer_layers(language_folder, tmp_path, kind, stre
     config = json.loads((copy / "config.json").read_text())
     key = "num_layers" if kind == "t5" else "num_hidden_layers"
     (copy / "config.json").write_text(json.dumps(config | {key: config[key] - 1}))
-    with pytest.raises(ValueError, match=r"hold 1 layers more than their config counts, from .*\.2\..* on, .*: choose"):
+    with pytest.raises(ValueError, match=r"layers that their config does not count \(1, from .*\.2\..* on\), .*: give"):
         TextEncoder.load(copy, stream=stream)
-    with pytest.raises(ValueError, match="hold 1 layers more"):
+    with pytest.raises(ValueError, match="does not count"):
         TextEncoder.skeleton(copy)
+
+
+def test_a_shorter_config_is_seen_where_layers_hold_more_than_parameters(language_folder, tmp_path):
+    """As older files have it: the mask of GPT-2's attention, the frequencies of Llama's rotary positions."""
+    from safetensors.torch import load_file, save_file
+
+    for kind, key, buffer in (
+        ("gpt2", "n_layer", "transformer.h.{}.attn.bias"),
+        ("llama", "num_hidden_layers", "model.layers.{}.self_attn.rotary_emb.inv_freq"),
+    ):
+        copy = tmp_path / kind
+        shutil.copytree(language_folder(kind), copy)
+        tensors = load_file(copy / "model.safetensors")
+        prefix = "" if any(name.startswith("h.") for name in tensors) else "transformer."
+        names = [buffer.format(i).removeprefix("transformer." if not prefix else "") for i in range(3)]
+        save_file(
+            tensors | {name: torch.ones(1, 1, 4, 4) for name in names}, copy / "model.safetensors", {"format": "pt"}
+        )
+        expected = TextEncoder.load(language_folder(kind)).config.fingerprint
+        assert TextEncoder.load(copy).config.fingerprint == expected
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {key: 2}))
+        refuses(copy, r"layers that their config does not count \(1, from ")
 
 
 def test_a_layer_that_guesses_ahead_is_left_out(language_folder, tmp_path):

@@ -110,7 +110,7 @@ def parentheses_are_plain_text_by_default_and_on_the_clip_wire():
     assert {token.weight for token in heard(bridge, "a (red:1.4) circle").tokens} == {1.0}
     told = "(red:1.4) is read as it is written, parentheses and all: turn weights on to weigh it"
     assert told in encode(bridge, "a (red:1.4) circle")[1]
-    for text, options in (("a (red:1.4) circle", {"weights": True}), ("a red circle (a round one)", {})):
+    for text, options in (("a (red:1.4) circle", {"weights": True}), ("a clock (at 10:30), (16:9), (John 3:16)", {})):
         assert "as it is written" not in encode(bridge, text, **options)[1]
 
 

@@ -112,7 +112,10 @@ def test_it_teaches_tokens_and_the_pooled_vector(work: Path, caplog: pytest.LogC
     trained = Trainer(recipe(change, *(["steps=0"] if "prediction" not in change else [])))
     first = errors(before)
     bridge = trained.run()
-    assert BridgeCheckpoint.load(bridge).config.adapter.pooled_width == dits.POOLED
+    learnt, drawn = BridgeCheckpoint.load(bridge), before.pair.adapter.state_dict()
+    assert learnt.config.adapter.pooled_width == dits.POOLED
+    moved = {name for name, tensor in learnt.adapter.items() if (tensor.float() - drawn[name]).abs().max() > 1e-3}
+    assert any(name.startswith("pooled") for name in moved) and any(not n.startswith("pooled") for n in moved)
     assert "has no pooled vector" not in caplog.text
     if "prediction" not in change:
         assert all(after < 0.7 * begun for after, begun in zip(errors(trained), first, strict=True))

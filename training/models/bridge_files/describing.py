@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -97,7 +97,9 @@ def _unlike_default(values: Mapping[str, Any], section: type) -> dict[str, Any]:
     sections = {
         name: hint for name, hint in get_type_hints(section).items() if isinstance(hint, type) and is_dataclass(hint)
     }
-    defaults = {one.name: one.default for one in fields(section)}
+    defaults = {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(section)
+    }
     kept: dict[str, Any] = {}
     for key, value in values.items():
         if key in sections and isinstance(value, Mapping):
