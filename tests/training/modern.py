@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import pytest
 import torch
 from lavi_bridge.tests.training import dits
 from lavi_bridge.tests.training.paper import tokenizer, write_data
@@ -80,6 +81,14 @@ def write_models(folder: Path) -> None:
         torch.manual_seed(4)
         vae().save_pretrained(folder / "models" / name / "vae")
     write_data(folder / "data")
+
+
+def linked(models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``folder``, in which recipes now find these models and their data, and where they write."""
+    for name in ("models", "data"):
+        (folder / name).symlink_to(models / name)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def write_languages(folder: Path) -> None:

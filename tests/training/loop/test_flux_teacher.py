@@ -54,10 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("models", "data"):
-        (tmp_path / name).symlink_to(models / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return modern.linked(models, tmp_path, monkeypatch)
 
 
 def recipe(*changes: str) -> Recipe:

@@ -12,7 +12,7 @@ import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.vision import VISION_TARGETS
 from lavi_bridge.tests.training import dits
-from lavi_bridge.tests.training.modern import RECIPES, VISION, write_models
+from lavi_bridge.tests.training.modern import RECIPES, VISION, linked, write_models
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.dry_run import dry_run
 from lavi_bridge.training.loop.trainer import Trainer
@@ -43,10 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("models", "data"):
-        (tmp_path / name).symlink_to(models / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return linked(models, tmp_path, monkeypatch)
 
 
 @pytest.fixture(params=sorted(VISION))
