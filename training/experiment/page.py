@@ -192,7 +192,7 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
             lines.append([row.label, *(sizes if result.steps else ["-"] * 3), loss, *seconds])
     yield markdown(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds", "CPU seconds"], lines)
     devices = {found.environment["device"] for row in results.values() for found in row}
-    # As older runs recorded it.
+    # Older runs recorded threads in other words.
     machines = sorted({re.sub(r"^CPU, (\d+) threads?$", r"CPU, threads: \1", device) for device in devices})
     versions = ", ".join(f"{k} {v}" for k, v in some.environment["versions"].items())
     yield (
