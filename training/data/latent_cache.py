@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +139,11 @@ class LatentCache:
         if indices is None or len(indices) == len(self):
             return self.source if isinstance(self.source, IndexedSource) else self
         return _Part(self, indices)
+
+    def names(self, indices: Collection[int]) -> list[str]:
+        """What the pictures at ``indices`` are held out by, in the data's order."""
+        wanted = set(indices)
+        return [name for index, name in enumerate(self._names()) if index in wanted] if wanted else []
 
     def _names(self) -> Iterable[str]:
         if isinstance(self.source, IndexedSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,11 +80,13 @@ def evaluate(
 
 def bounds(settings: Settings, rows: Sequence[Row] = ROWS) -> dict[str, tuple[float, float]]:
     """Row name -> (ceiling, chance): the judge's score of true pictures, and of good pictures of other prompts."""
-    vocabulary, found = VOCABULARIES[settings.vocabulary], {}
-    for row in rows:
-        arguments = (row.category, settings.prompts, settings.seed + 1, vocabulary, row.split)
-        found[row.name] = (_correct(ceiling(*arguments)), _correct(chance(*arguments)))
-    return found
+    return {row.name: _limits(row, settings.prompts, settings.seed, settings.vocabulary) for row in rows}
+
+
+@functools.cache
+def _limits(row: Row, count: int, seed: int, vocabulary: str) -> tuple[float, float]:
+    arguments = (row.category, count, seed + 1, VOCABULARIES[vocabulary], row.split)
+    return _correct(ceiling(*arguments)), _correct(chance(*arguments))
 
 
 def table(results: dict[str, dict[str, dict]], limits: dict[str, tuple[float, float]]) -> str:

@@ -39,6 +39,7 @@ from .ema import EMA
 from .environment import environment, record_environment
 from .journal import Journal
 from .samples import SampleGrids
+from .split_record import record_split
 from .step import TrainStep
 from .stopping import Stopped, StopSignals
 from .validation import Validation, in_words
@@ -115,6 +116,9 @@ class Trainer:
         side = recipe.data.resolution // self.pair.vision_model.row.pixels
         stack.enter_context(attention_kernel(device, side**2))
         batches = self._read_data()
+        if self.main:
+            held = self.latents.names(self.held_out.tolist())
+            record_split(self.output / "split.json", self.step if self.resumed else None, len(self.trained_on), held)
         samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
             samples = SampleGrids(recipe, self.pair, self.vae, self.text_inputs, self.output if self.main else None)

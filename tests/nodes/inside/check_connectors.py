@@ -37,7 +37,7 @@ recorder_ = importlib.import_module("hyphen-pack.nodes.attention_recorder")
 
 MIXING = ("resampled", "refined", "mean", "stacked")
 TIMED = {"timed-flow": "tiny-flow", "timed-sd1": "tiny-sd1", "timed-sd3": "dit-sd3", "timed-wan": "dit-wan"}
-STEPS, GUIDANCE = 4, 3.0
+STEPS, GUIDANCE, SHAPE = 4, 3.0, (1, 4, 8, 8)
 
 
 def bridge_of(name, strength=0.0):
@@ -107,7 +107,7 @@ def the_adapter_runs_at_the_networks_own_timestep_whatever_the_sampler():
         ):
             patched = vision_.apply(model, bridge, 1.0)
             seen = Seen(patched)
-            kept[f"{name}.{sampler}.latents"] = drawn(patched, bridge, (1, 4, 16, 16), sampler, scheduler, sides)
+            kept[f"{name}.{sampler}.latents"] = drawn(patched, bridge, SHAPE, sampler, scheduler, sides)
             levels = comfy.samplers.KSampler(patched, STEPS, "cpu", sampler, scheduler, 1.0).sigmas
             kept[f"{name}.{sampler}.sigmas"] = levels.clone()
             assert len({t for t, _ in seen.calls}) >= STEPS - 1 and all(len(c) == 2 for _, c in seen.calls)
@@ -129,8 +129,8 @@ def language_model_runs_once_and_nothing_stays_in_the_model():
     try:
         patched = vision_.apply(model, bridge, 0.0)
         assert patched is not model
-        first = drawn(patched, bridge, (1, 4, 16, 16), sides=sides)
-        assert torch.equal(first, drawn(vision_.apply(patched, bridge, 0.0), bridge, (1, 4, 16, 16), sides=sides))
+        first = drawn(patched, bridge, SHAPE, sides=sides)
+        assert torch.equal(first, drawn(vision_.apply(patched, bridge, 0.0), bridge, SHAPE, sides=sides))
         assert not calls
     finally:
         hook.remove()
@@ -149,16 +149,16 @@ def a_further_picture_of_the_same_steps_asks_the_adapter_nothing_anew():
     patched, adapter = vision_.apply(model, bridge, 1.0), bridge.clip.cond_stage_model.adapter
     hook = adapter.register_forward_hook(lambda *_: calls.append(1))
     try:
-        first = drawn(patched, bridge, (1, 4, 16, 16), sides=sides)
+        first = drawn(patched, bridge, SHAPE, sides=sides)
         assert len(calls) == 2 * STEPS
-        assert torch.equal(first, drawn(patched, bridge, (1, 4, 16, 16), sides=sides)) and len(calls) == 2 * STEPS
-        assert not torch.equal(first, drawn(patched, bridge, (1, 4, 16, 16), "euler", "karras", sides=sides))
+        assert torch.equal(first, drawn(patched, bridge, SHAPE, sides=sides)) and len(calls) == 2 * STEPS
+        assert not torch.equal(first, drawn(patched, bridge, SHAPE, "euler", "karras", sides=sides))
         assert 2 * STEPS < len(calls) <= 4 * STEPS
         assert all(one.nbytes > size for one, size in zip(kept, before, strict=True))
         size, timed_.KEPT = timed_.KEPT, kept[0].shown.nbytes
         try:
-            drawn(patched, bridge, (1, 4, 16, 16), "euler", "exponential", sides=sides)
-            assert torch.equal(first, drawn(patched, bridge, (1, 4, 16, 16), sides=sides))
+            drawn(patched, bridge, SHAPE, "euler", "exponential", sides=sides)
+            assert torch.equal(first, drawn(patched, bridge, SHAPE, sides=sides))
         finally:
             timed_.KEPT = size
         assert kept[0].nbytes == before[0] + kept[0].shown.nbytes
@@ -177,7 +177,7 @@ def regions_and_parts_of_the_sampling_hear_the_timestep():
     early = stock.ConditioningSetTimestepRange().set_range(positive, 0.0, 0.5)[0]
     for parts in (left + right, early + other):
         seen = Seen(both := patched.clone())
-        found = drawn(both, bridge, (1, 4, 16, 16), sides=(parts, negative))
+        found = drawn(both, bridge, SHAPE, sides=(parts, negative))
         assert found.isfinite().all()
         times = {t for t, rows in seen.calls for row in rows if row.shape[0] == 5}
         assert len(times) == STEPS  # the negative prompt hears each
@@ -190,7 +190,7 @@ def tokens_that_were_changed_on_the_way_are_refused():
     patched = vision_.apply(model, bridge, 1.0)
     joined = stock.ConditioningConcat().concat(positive, negative)[0]
     words = ["has changed the tokens of a bridge that gives others at each timestep", "take it out"]
-    refused(words, drawn, patched, bridge, (1, 4, 16, 16), "euler", "simple", (joined, negative))
+    refused(words, drawn, patched, bridge, SHAPE, "euler", "simple", (joined, negative))
 
 
 @check

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from check_connectors import Seen, drawn
+from check_connectors import SHAPE, Seen, drawn
 from host_side import (
     MODELS,
     PACK,
@@ -106,7 +106,7 @@ def an_ella_file_is_heard_at_the_samplers_true_noise():
     for scheduler in ("karras", "normal"):
         patched = vision_.apply(model, bridge, 1.0)
         seen = Seen(patched)
-        assert drawn(patched, bridge, (1, 4, 16, 16), "dpmpp_2m", scheduler, sides).isfinite().all()
+        assert drawn(patched, bridge, SHAPE, "dpmpp_2m", scheduler, sides).isfinite().all()
         assert len({t for t, _ in seen.calls}) >= 3
         for t, rows in seen.calls:
             said = [Says(bridge, "ella", i).said for i in (1, 2)]
@@ -117,7 +117,7 @@ def an_ella_file_is_heard_at_the_samplers_true_noise():
         patched = vision_.apply(model, bridge, 1.0)
         seen, sampling = Seen(patched), patched.get_model_object("model_sampling")
         sigmas = torch.stack([sampling.sigma(torch.tensor(timestep)), torch.tensor(0.0)])
-        noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
         comfy.sample.sample_custom(
             patched, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas, side, side, torch.zeros_like(noise)
         )
@@ -252,7 +252,7 @@ def saved_once_it_is_a_bridge_that_says_all_of_it():
 @check
 def rouweis_adapters_draw_on_a_unet_that_takes_their_pooled_vector():
     bridge, model = loaded(ROUWEI[0], "states-gemma", "t5gemma"), vision_model_.load(MODELS / "diffusers/tiny-rouwei")
-    found = drawn(vision_.apply(model, bridge, 1.0), bridge, (1, 4, 16, 16))
+    found = drawn(vision_.apply(model, bridge, 1.0), bridge, SHAPE)
     assert found.isfinite().all() and found.std() > 0
     ella = vision_model_.load(MODELS / "diffusers" / "tiny-ella")
     refused(["with a pooled vector of width 40", "takes no pooled vector"], vision_.apply, ella, bridge, 1.0)

@@ -6,35 +6,39 @@ from __future__ import annotations
 
 import importlib
 
-from check_connectors import bridge_of, drawn
+from check_connectors import SHAPE, bridge_of, drawn
 from check_save import written
 from host_side import MODELS, PROMPTS, Lines, check, connected, language_model, vision_, vision_model_
 
 same_bridge_ = importlib.import_module("hyphen-pack.nodes.same_bridge")
-SHAPE, TOLD = (1, 4, 16, 16), "the prompts come from another bridge"
+TOLD = "the prompts come from another bridge"
 
 
 @check
 def prompts_of_another_bridge_are_told_of():
     ours, other = connected("sd1", language_model("bert")), bridge_of("timed-sd1")
-    for more in ({}, {"start": 0.2}):
-        model = vision_.apply(vision_model_.load(MODELS / "diffusers" / "tiny-sd1"), ours, 1.0, **more)
-        mine, theirs = ([b.encode(text)[0] for text in PROMPTS[:2]] for b in (ours, other))
-        copy = written(ours)
-        try:
-            saved = [connected("saved", language_model("bert")).encode(text)[0] for text in PROMPTS[:2]]
-        finally:
-            copy.unlink()
-        bare = [[[context, {k: v for k, v in rest.items() if k != same_bridge_.OF}]] for ((context, rest),) in theirs]
-        for sides, told in (
-            (mine, False),
-            (theirs, True),
-            ((mine[0], theirs[1]), False),  # a negative prompt of another ear
-            ((mine[0] + theirs[0], theirs[1]), False),
-            (bare, False),  # of a stock CLIP
-            (saved, False),  # the same bridge
-        ):
-            with Lines(TOLD) as lines:
-                drawn(model, ours, SHAPE, sides=sides)
-            assert len(lines) == told, (sides, lines)
-            assert not lines or "this model has the LoRA of" in lines[0]
+    copy = written(ours)
+    try:
+        saved = [connected("saved", language_model("bert")).encode(text)[0] for text in PROMPTS[:2]]
+    finally:
+        copy.unlink()
+    mine, theirs = ([b.encode(text)[0] for text in PROMPTS[:2]] for b in (ours, other))
+    bare = [[[context, {k: v for k, v in rest.items() if k != same_bridge_.OF}]] for ((context, rest),) in theirs]
+    whole, window = (
+        vision_.apply(vision_model_.load(MODELS / "diffusers" / "tiny-sd1"), ours, 1.0, **more)
+        for more in ({}, {"start": 0.2})
+    )
+    for model, sides, told in (
+        (whole, mine, False),
+        (whole, theirs, True),
+        (whole, (mine[0], theirs[1]), False),  # a negative prompt of another ear
+        (whole, (mine[0] + theirs[0], theirs[1]), False),
+        (whole, bare, False),  # of a stock CLIP
+        (whole, saved, False),  # the same bridge
+        (window, mine, False),
+        (window, theirs, True),
+    ):
+        with Lines(TOLD) as lines:
+            drawn(model, ours, SHAPE, sides=sides)
+        assert len(lines) == told, (sides, lines)
+        assert not lines or "this model has the LoRA of" in lines[0]

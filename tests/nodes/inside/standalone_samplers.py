@@ -77,7 +77,7 @@ def main() -> None:
         model = Denoiser(name, folder, row, prompts)
         for key in [key for key in written if key.startswith(f"{name}.") and key.endswith(".sigmas")]:
             sampler, sigmas = key.split(".")[1], written[key]
-            noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
+            noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
             x = model.sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)  # the noisiest there is
             function = comfy.samplers.sampler_object(sampler).sampler_function
             x = function(model, x, sigmas, extra_args={"seed": SEED}, callback=None, disable=True)

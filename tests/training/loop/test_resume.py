@@ -178,3 +178,35 @@ def test_resuming_with_a_language_model_that_was_changed_is_refused(recipe: Path
     write_safetensors(folder / "model.safetensors", scaled, {"format": "pt"})
     with pytest.raises(ValueError, match=r"does not fit this recipe: language\.facts\.weights is"):
         Trainer(read_recipe(recipe, changes), resume=True)
+
+
+def test_other_pictures_than_before_are_told_of(recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is said where they are the same; a picture that came, and a run of before they were recorded, are."""
+    from PIL import Image
+
+    def picture(name: str) -> None:
+        Image.new("RGB", (32, 32), (9, len(name), 200)).save(tmp_path / "data" / f"{name}.png")
+        (tmp_path / "data" / f"{name}.txt").write_text(f"picture {name}")
+
+    (tmp_path / "data").mkdir()
+    for i in range(8):
+        picture(f"{i}" * (i + 1))
+    data = ['data.kind="folder"', f"data.path={json.dumps(str(tmp_path / 'data'))}", "data.validation=3"]
+    Trainer(read_recipe(recipe, [*data, "steps=1"])).run()
+    record = tmp_path / "run" / "split.json"
+    before = record.read_text()
+    assert (json.loads(before)["trained_on"], len(json.loads(before)["held_out"])) == (5, 3)
+
+    def told(steps: int) -> list[str]:
+        caplog.clear()
+        Trainer(read_recipe(recipe, [*data, f"steps={steps}"]), resume=True).run()
+        return [line.getMessage() for line in caplog.records if "held out" in line.getMessage() or "hold" in line.msg]
+
+    assert not told(2) and record.read_text() == before
+    picture("new")
+    (line,) = told(3)
+    assert "up to step 2 this run trained on 5 pictures and held out 3; now it is 6 and 3" in line
+    record.unlink()
+    (line,) = told(4)
+    assert "up to step 3 this run did not record which pictures it held out" in line
+    assert not told(5)
