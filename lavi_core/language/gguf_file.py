@@ -18,7 +18,7 @@ from ..quantized.formats import FORMATS, PLAIN
 from .folder import first_line
 from .gguf_keys import config_of
 from .gguf_rotation import FREQUENCIES, LONG, SHORT, factors
-from .gguf_special import put_ends
+from .gguf_special import put_characters, put_ends, put_space
 from .tensor_files import StoredTensor
 
 # Tensors that no hidden state depends on: heads, a decoder, what belongs to pictures.
@@ -38,6 +38,8 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     config = _config(path, reader)
     tokenizer = _tokenizer(path, config.model_type)
     put_ends(tokenizer, reader.fields, path.name)
+    put_space(tokenizer, reader.fields)
+    put_characters(tokenizer, reader.fields)
     return config, tokenizer
 
 
@@ -114,8 +116,8 @@ def _tokenizer(path: Path, kind: str) -> Any:
 
 
 def _reader(path: Path) -> Any:
-    """gguf's reader, but for lists of words and of what belongs to each, which are passed over: it would make arrays of
-    every single one."""
+    """gguf's reader, but for lists of words and of what belongs to each, which are passed over, and bytes, which are
+    one array: it would make one of every single entry."""
     try:
         from gguf import GGUFReader, GGUFValueType
     except ImportError as error:
@@ -127,6 +129,9 @@ def _reader(path: Path) -> Any:
                 kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
                 of, many, start = GGUFValueType(int(kind[0])), int(count[0]), orig_offs + 12
                 width = self.gguf_scalar_to_np.get(of)
+                if of in (GGUFValueType.INT8, GGUFValueType.UINT8):
+                    data = self._get(start, np.uint8, many)
+                    return start + many - orig_offs, [kind, count, data], [2], [GGUFValueType.ARRAY, of]
                 if of == GGUFValueType.STRING or (width is not None and many > MANY):
                     end = (
                         _after_strings(self.data, start, many)

@@ -1,11 +1,15 @@
-"""Whether a GGUF file's prompts begin with BOS and end with EOS: as the file says, by llama.cpp's rule.
+"""Whether a GGUF file's prompts begin with BOS or a space and end with EOS, and which characters are others': as the
+file says, by llama.cpp's rule.
 
 transformers 5.24 follows the file's keys but for T5's and has other defaults, 4.57 follows neither: a Llama would
-hear one more token under one than under the other. Source: llama.cpp's src/llama-vocab.cpp, llama_vocab::impl::load.
+hear one more token under one than under the other. 5.24 also puts a space before every prompt's first word, which is
+another token with it, and leaves T5's map of characters out, without which an ellipsis is unknown. Source: llama.cpp's
+src/llama-vocab.cpp, llama_vocab::impl::load and llm_tokenizer_ugm.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -61,6 +65,46 @@ def put_ends(tokenizer: Any, fields: Mapping[str, Any], name: str) -> None:
         pair=[*before, "$A", *after, *before, "$B:1", *after],
         special_tokens=list(dict.fromkeys(bos + eos)),
     )
+
+
+def put_space(tokenizer: Any, fields: Mapping[str, Any]) -> None:
+    """Let a fast ``tokenizer`` of transformers, in place, put no space before a prompt of a sentencepiece vocabulary
+    (of kind llama) whose file says so. fields: of gguf's reader."""
+    model, space = (fields.get(KEY + key) for key in ("model", "add_space_prefix"))
+    if model is None or model.contents() != "llama" or space is None or space.contents():
+        return
+    backend = tokenizer.backend_tokenizer
+    parts = json.loads(backend.to_str())
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        parts[part] = _without_space(parts[part])
+    changed = type(backend).from_str(json.dumps(parts))
+    backend.normalizer, backend.pre_tokenizer = changed.normalizer, changed.pre_tokenizer
+    backend.decoder = changed.decoder
+
+
+def put_characters(tokenizer: Any, fields: Mapping[str, Any]) -> None:
+    """Let a fast ``tokenizer`` of transformers, in place, replace characters by the file's map (sentencepiece's
+    precompiled normalisation) before anything else. fields: of gguf's reader."""
+    characters = fields.get(KEY + "precompiled_charsmap")
+    backend = tokenizer.backend_tokenizer
+    if characters is None or '"Precompiled"' in json.dumps(json.loads(backend.to_str())["normalizer"]):
+        return
+    from tokenizers import normalizers
+
+    ours = normalizers.Precompiled(bytes(characters.contents()))
+    backend.normalizer = ours if backend.normalizer is None else normalizers.Sequence([ours, backend.normalizer])
+
+
+def _without_space(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Of a tokenizer's JSON: no Prepend, no Strip of the decoder, Metaspace never prepends."""
+    if part is None or part["type"] in ("Prepend", "Strip"):
+        return None
+    if part["type"] == "Metaspace":
+        return part | {"prepend_scheme": "never"}
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        if key in part:
+            return part | {key: [kept for one in part[key] if (kept := _without_space(one)) is not None]}
+    return part
 
 
 def _added(tokenizer: Any, wanted: bool, index: int | None, which: str, name: str) -> list[tuple[str, int]]:

@@ -1,6 +1,7 @@
-"""BOS and EOS of GGUF files: as llama.cpp adds them, whatever the installed transformers would do.
+"""BOS, EOS and the first space of GGUF files: as llama.cpp adds them, whatever the installed transformers would do.
 
-Expected ids were worked out by hand from llama.cpp's rule; transformers 5.24 and 4.57 both give them.
+Expected ids of BOS and EOS were worked out by hand from llama.cpp's rule; transformers 5.24 and 4.57 both give them.
+Those of the first space are sentencepiece's own.
 """
 
 from __future__ import annotations
@@ -99,3 +100,71 @@ def test_what_another_transformers_has_put_there_is_no_matter(tmp_path, begins):
 def test_a_token_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"tiny\.gguf says that BOS is added .* bos_token_id \(None\) is no token"):
         read_gguf(write(tmp_path / "tiny.gguf", UGM, add_bos_token=True))
+
+
+def sentencepieces(folder: Path, kind: str, texts: list[str], **more: Any) -> tuple[Any, Path]:
+    """(sentencepiece's processor of a vocabulary trained on ``texts``, a GGUF file that says the same)"""
+    import gguf
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(folder / "theirs"), minloglevel=2, **more
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(folder / "theirs.model"))
+    proto = sentencepiece_model_pb2.ModelProto.FromString(theirs.serialized_model_proto())
+    pieces, path = range(theirs.get_piece_size()), folder / "tiny.gguf"
+    architecture = "t5" if kind == UGM else "llama"
+    writer = gguf.GGUFWriter(str(path), architecture)
+    for key in ("block_count", "embedding_length", "context_length", "feed_forward_length", "attention.head_count"):
+        writer.add_uint32(f"{architecture}.{key}", 8)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list([theirs.id_to_piece(i) for i in pieces])
+    writer.add_token_scores([theirs.get_score(i) for i in pieces])
+    writer.add_token_types(
+        [2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1 for i in pieces]
+    )
+    writer.add_add_space_prefix(proto.normalizer_spec.add_dummy_prefix)
+    if proto.normalizer_spec.precompiled_charsmap:
+        writer.add_precompiled_charsmap(proto.normalizer_spec.precompiled_charsmap)
+    writer.add_unk_token_id(theirs.unk_id())
+    writer.add_eos_token_id(theirs.eos_id())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return theirs, path
+
+
+@pytest.mark.parametrize("space", [True, False])
+def test_a_first_space_is_put_where_the_file_says_so(tmp_path, space):
+    """As sentencepiece, which made the vocabulary, has it with and without its dummy prefix."""
+    texts = [f"{a} {b} disc near the sea" for a in ("a red", "sealed", "the reddest") for b in ("dear", "read")] * 20
+    more = {"vocab_size": 300, "model_type": "bpe", "byte_fallback": True, "add_dummy_prefix": space}
+    theirs, path = sentencepieces(tmp_path, SPM, texts, normalization_rule_name="identity", **more)
+    ours = read_gguf(path)[1]
+    for text in ("red disc", "a red disc near the sea", "sealed dear", "seal"):
+        ids = ours(text, add_special_tokens=False)["input_ids"]
+        assert ids == theirs.encode(text) and ours.decode(ids) == text
+
+
+def test_characters_are_replaced_as_the_file_says(tmp_path):
+    """An ellipsis is three dots, a ligature its letters, as sentencepiece has it for T5."""
+    texts = [
+        f"{a} {b}... fine, 1/2 disc (near the sea)" for a in ("a red", "the finest") for b in ("café", "read")
+    ] * 20
+    more = {
+        "vocab_size": 60,
+        "hard_vocab_limit": False,
+        "model_type": "unigram",
+        "pad_id": 0,
+        "eos_id": 1,
+        "unk_id": 2,
+        "bos_id": -1,
+    }
+    theirs, path = sentencepieces(tmp_path, UGM, texts, normalization_rule_name="nmt_nfkc", **more)
+    ours = read_gguf(path)[1]
+    for text in ("a red disc\u2026", "the \ufb01nest", "cafe\u0301\uff0c fine", "near\u00a0the sea", "\u00bd disc"):
+        ids = ours(text, add_special_tokens=False)["input_ids"]
+        assert ids == theirs.encode(text), (text, theirs.encode(text, out_type=str), ours.convert_ids_to_tokens(ids))
