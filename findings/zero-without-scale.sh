@@ -4,11 +4,11 @@
 # Guess: zero is the one number that every format holds, so zeros are zeros after quantising, in each of them.
 # Seen (comfy-kitchen 0.2.31, torch 2.13.0, the eager backend, scale not given): the scale of a whole tensor is its largest
 #   magnitude over the format's, and of zeros that is 0. FP8 divides by it, and all is NaN; NVFP4 minds blocks of zeros, but
-#   divides by the scale of the whole first, and all is NaN. MXFP8 and INT8 give zeros. One value that is not zero, however
-#   small, is enough for all others to be zeros. The GPU backends were not run.
+#   divides by the scale of the whole first, and all is NaN. MXFP8 and INT8 give zeros. One value that is not zero (1e-6
+#   here) is enough for all others to be zeros. The GPU backends were not run.
 # Why it matters: zeros are common where a bridge is: a prompt that was zeroed out, a pooled vector that nobody gives, layers
-#   that begin at zero (LoRA's second factor, ControlNet's). Activations too are quantised so where a layer computes in
-#   NVFP4 and its file has no scale for its input.
+#   that begin at zero (LoRA's second factor, ControlNet's). ComfyUI 0.33.0 quantises activations too by this rule where a
+#   layer computes in NVFP4 and its file has no scale for its input (comfy/quant_ops.py, TensorCoreNVFP4Layout).
 # Instead: ask for the largest magnitude before, and give scale=1 where it is 0.
 # Source: comfy_kitchen/tensor/fp8.py and nvfp4.py, quantize, "torch.amax(tensor.abs()) /"; backends/eager/quantization.py.
 set -euo pipefail

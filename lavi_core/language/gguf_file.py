@@ -39,7 +39,7 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     tokenizer = _tokenizer(path, config.model_type)
     put_ends(tokenizer, reader.fields, path.name)
     put_space(tokenizer, reader.fields)
-    put_characters(tokenizer, reader.fields)
+    put_characters(tokenizer, reader.fields, path.name)
     return config, tokenizer
 
 
@@ -129,8 +129,8 @@ def _reader(path: Path) -> Any:
                 kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
                 of, many, start = GGUFValueType(int(kind[0])), int(count[0]), orig_offs + 12
                 width = self.gguf_scalar_to_np.get(of)
-                if of in (GGUFValueType.INT8, GGUFValueType.UINT8):
-                    data = self._get(start, np.uint8, many)
+                if width is not None and np.dtype(width).itemsize == 1:
+                    data = self._get(start, width, many)
                     return start + many - orig_offs, [kind, count, data], [2], [GGUFValueType.ARRAY, of]
                 if of == GGUFValueType.STRING or (width is not None and many > MANY):
                     end = (

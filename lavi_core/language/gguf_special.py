@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 KEY = "tokenizer.ggml."
+PARTS = ("normalizer", "pre_tokenizer", "decoder")
 
 
 class Ends(NamedTuple):
@@ -69,29 +70,41 @@ def put_ends(tokenizer: Any, fields: Mapping[str, Any], name: str) -> None:
 
 def put_space(tokenizer: Any, fields: Mapping[str, Any]) -> None:
     """Let a fast ``tokenizer`` of transformers, in place, put no space before a prompt of a sentencepiece vocabulary
-    (of kind llama) whose file says so. fields: of gguf's reader."""
+    of kind llama whose file says so. fields: of gguf's reader."""
     model, space = (fields.get(KEY + key) for key in ("model", "add_space_prefix"))
     if model is None or model.contents() != "llama" or space is None or space.contents():
         return
-    backend = tokenizer.backend_tokenizer
-    parts = json.loads(backend.to_str())
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
-        parts[part] = _without_space(parts[part])
-    changed = type(backend).from_str(json.dumps(parts))
-    backend.normalizer, backend.pre_tokenizer = changed.normalizer, changed.pre_tokenizer
-    backend.decoder = changed.decoder
+    from tokenizers import Tokenizer, models
+
+    backend, small = tokenizer.backend_tokenizer, Tokenizer(models.BPE())  # without the words, which are many
+    for part in PARTS:
+        if getattr(backend, part) is not None:
+            setattr(small, part, getattr(backend, part))
+    parts = json.loads(small.to_str())
+    small = Tokenizer.from_str(json.dumps(parts | {part: _without_space(parts[part]) for part in PARTS}))
+    for part in PARTS:
+        setattr(backend, part, getattr(small, part))
 
 
-def put_characters(tokenizer: Any, fields: Mapping[str, Any]) -> None:
-    """Let a fast ``tokenizer`` of transformers, in place, replace characters by the file's map (sentencepiece's
-    precompiled normalisation) before anything else. fields: of gguf's reader."""
-    characters = fields.get(KEY + "precompiled_charsmap")
+def put_characters(tokenizer: Any, fields: Mapping[str, Any], name: str) -> None:
+    """Let a fast ``tokenizer`` of transformers, in place, replace characters by a T5 file's map (sentencepiece's
+    precompiled normalisation) before anything else. fields: of gguf's reader. Raises ValueError, naming the file, for
+    a map that is none."""
+    model, field = (fields.get(KEY + key) for key in ("model", "precompiled_charsmap"))
+    if model is None or model.contents() != "t5" or field is None:
+        return
     backend = tokenizer.backend_tokenizer
-    if characters is None or '"Precompiled"' in json.dumps(json.loads(backend.to_str())["normalizer"]):
+    characters = bytes(value & 255 for value in field.contents())
+    if not characters or (backend.normalizer is not None and b"Precompiled" in backend.normalizer.__getstate__()):
         return
     from tokenizers import normalizers
 
-    ours = normalizers.Precompiled(bytes(characters.contents()))
+    try:
+        ours = normalizers.Precompiled(characters)
+    except Exception as error:  # a bare one
+        raise ValueError(
+            f"the precompiled_charsmap of {name} is none ({error}); take the model's own folder"
+        ) from error
     backend.normalizer = ours if backend.normalizer is None else normalizers.Sequence([ours, backend.normalizer])
 
 

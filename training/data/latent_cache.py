@@ -143,7 +143,9 @@ class LatentCache:
     def names(self, indices: Collection[int]) -> list[str]:
         """What the pictures at ``indices`` are held out by, in the data's order."""
         wanted = set(indices)
-        return [name for index, name in enumerate(self._names()) if index in wanted] if wanted else []
+        if isinstance(self.source, IndexedSource):
+            return [self.source.place(int(self.readable[index])) for index in sorted(wanted)]
+        return [name for index, name in enumerate(self._names()) if index in wanted]
 
     def _names(self) -> Iterable[str]:
         if isinstance(self.source, IndexedSource):

@@ -89,7 +89,7 @@ def line(name: str, entry: Mapping[str, Any]) -> str:
         if reason in entry:
             return f"{name}: {reason}: {entry[reason]}"
     cells = [f"{entry['name']}: {cell(entry)}, {entry['n']} pictures"]
-    cells += [f"  {category}: {cell(row)}, {row['n']}" for category, row in entry["categories"].items()]
+    cells += [f"  {category}: {cell(row)}, {row['n']} pictures" for category, row in entry["categories"].items()]
     return "\n".join(cells)
 
 

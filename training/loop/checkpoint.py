@@ -45,7 +45,7 @@ def save(
     trained: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     keep: int,
-    identity: dict[str, Any],
+    facts: Mapping[str, Any],
     keep_every: int = 0,
     extra: Mapping[str, Tensor] | None = None,
 ) -> Path:
@@ -53,8 +53,8 @@ def save(
     ``keep_every``-th step (0 = none). A state of this step that is there already is left as it is. An OSError leaves
     the older ones intact.
 
-    identity: plain data that must be the same when the run is resumed, by dotted key. extra: further tensors that the
-    run goes on from, such as averaged weights.
+    facts: plain data; of it, "identity" must be the same when the run is resumed (see ``load``). extra: further tensors
+    that the run goes on from, such as averaged weights.
     """
     target = folder / f"{PREFIX}{step:07d}"
     if not _whole(target):
@@ -68,7 +68,7 @@ def save(
                 write_safetensors(part / "optimizer.safetensors", _apart(moments))
             if extra:
                 write_safetensors(part / "extra.safetensors", extra)
-            write_text(part / "state.json", json.dumps({"step": step, "identity": identity, "optimizer": plain}))
+            write_text(part / "state.json", json.dumps({"step": step, **facts, "optimizer": plain}))
             _flush_folder(part)
             shutil.rmtree(target, ignore_errors=True)
             part.replace(target)

@@ -39,7 +39,7 @@ from .ema import EMA
 from .environment import environment, record_environment
 from .journal import Journal
 from .samples import SampleGrids
-from .split_record import record_split
+from .split import split_of, tell_of_others
 from .step import TrainStep
 from .stopping import Stopped, StopSignals
 from .validation import Validation, in_words
@@ -83,7 +83,7 @@ class Trainer:
         self.bad_steps = BadSteps(recipe.optimizer, self.output)
         self.text_inputs = TextInputs(recipe, self.pair, self.output, self.accelerator.device, language)
         self.source = SOURCES[recipe.data.kind](recipe.data)
-        self.step = 0
+        self.step, self.split = 0, None
         self.resumed = resume and self._resume()
         if self.main:
             write_text(self.output / "recipe.json", json.dumps(recipe.plain(), indent=1))
@@ -117,8 +117,9 @@ class Trainer:
         stack.enter_context(attention_kernel(device, side**2))
         batches = self._read_data()
         if self.main:
-            held = self.latents.names(self.held_out.tolist())
-            record_split(self.output / "split.json", self.step if self.resumed else None, len(self.trained_on), held)
+            self.split = split_of(len(self.trained_on), self.latents.names(self.held_out.tolist()))
+            if self.step:
+                tell_of_others(checkpoint.states(self.output / "state")[-1], self.step, self.split)
         samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
             samples = SampleGrids(recipe, self.pair, self.vae, self.text_inputs, self.output if self.main else None)
@@ -314,7 +315,8 @@ class Trainer:
             folder, recipe, extra = self.output / "state", self.recipe, self.bad_steps.dump() | self.ema.dump()
             identity = self.identity()
             whole = optimizer or self.optimizer
-            checkpoint.save(folder, self.step, self.trained, whole, recipe.keep, identity, recipe.keep_every, extra)
+            facts = {"identity": identity, "split": self.split}
+            checkpoint.save(folder, self.step, self.trained, whole, recipe.keep, facts, recipe.keep_every, extra)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run is resumed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from lavi_bridge.lavi_core.language.gguf_file import read_gguf
-from lavi_bridge.lavi_core.language.gguf_special import put_ends
+from lavi_bridge.lavi_core.language.gguf_special import put_characters, put_ends
 
 LETTERS = list(string.ascii_lowercase)
 SPM, BPE, UGM = "llama", "gpt2", "t5"  # as tokenizer.ggml.model says
@@ -168,3 +168,16 @@ def test_characters_are_replaced_as_the_file_says(tmp_path):
     for text in ("a red disc\u2026", "the \ufb01nest", "cafe\u0301\uff0c fine", "near\u00a0the sea", "\u00bd disc"):
         ids = ours(text, add_special_tokens=False)["input_ids"]
         assert ids == theirs.encode(text), (text, theirs.encode(text, out_type=str), ours.convert_ids_to_tokens(ids))
+
+
+@pytest.mark.parametrize(("data", "read"), [([], True), ([1, 2, 3], False)])
+def test_a_map_that_is_none_is_passed_over_or_refused(tmp_path, data, read):
+    tokenizer = read_gguf(write(tmp_path / "tiny.gguf", UGM))[1]
+    said = {"model": UGM, "precompiled_charsmap": data}
+    fields = {f"tokenizer.ggml.{key}": SimpleNamespace(contents=lambda v=value: v) for key, value in said.items()}
+    if read:
+        put_characters(tokenizer, fields, "tiny.gguf")
+        assert tokenizer(PROMPT)["input_ids"]
+    else:
+        with pytest.raises(ValueError, match=r"the precompiled_charsmap of tiny\.gguf is none"):
+            put_characters(tokenizer, fields, "tiny.gguf")

@@ -28,7 +28,7 @@ def test_a_loaded_state_goes_on_to_the_bit(tmp_path: Path) -> None:
     trained = parameters()
     optimizer = stepped(trained, 3)
     average = {"average:one": torch.tensor([1.5, 2.5])}
-    path = checkpoint.save(tmp_path, 3, trained, optimizer, 2, {"seed": 1}, extra=average)
+    path = checkpoint.save(tmp_path, 3, trained, optimizer, 2, {"identity": {"seed": 1}}, extra=average)
     other = {key: nn.Parameter(torch.zeros_like(p)) for key, p in trained.items()}
     resumed = torch.optim.AdamW(other.values(), lr=0.1)
     step, extra = checkpoint.load(path, other, resumed, {"seed": 1})
