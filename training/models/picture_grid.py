@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MARGIN, LINE = 8, 15
+MARGIN, LINE, LINES = 8, 15, 6
 PAPER, INK = (250, 250, 248), (30, 30, 34)
 
 
@@ -22,7 +22,7 @@ def png(images: np.ndarray, captions: Sequence[str], columns: int | None = None)
     font = ImageFont.load_default(size=11)
     across = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.6))))
     letters = max(8, int(width / 5.6))
-    texts = [textwrap.wrap(c, letters)[:4] or ['""'] for c in captions]
+    texts = [textwrap.wrap(c, letters, max_lines=LINES, placeholder=" \u2026") or ['""'] for c in captions]
     below = LINE * max(map(len, texts)) + 4
     rows = math.ceil(count / across)
     step_x, step_y = width + MARGIN, height + below + MARGIN
