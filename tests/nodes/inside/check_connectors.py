@@ -177,7 +177,7 @@ def regions_and_parts_of_the_sampling_hear_the_timestep():
     early = stock.ConditioningSetTimestepRange().set_range(positive, 0.0, 0.5)[0]
     for parts in (left + right, early + other):
         seen = Seen(both := patched.clone())
-        found = drawn(both, bridge, SHAPE, sides=(parts, negative))
+        found = drawn(both, bridge, (1, 4, 16, 16), sides=(parts, negative))
         assert found.isfinite().all()
         times = {t for t, rows in seen.calls for row in rows if row.shape[0] == 5}
         assert len(times) == STEPS  # the negative prompt hears each
