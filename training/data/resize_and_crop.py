@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..recipe import DataSection
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +59,25 @@ class AspectBuckets:
 
         try:
             with Image.open(file) as opened:
-                upright = ImageOps.exif_transpose(opened).convert("RGB")
+                upright = eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
                 size = self.size(*upright.size)
                 return np.asarray(ImageOps.fit(upright, (size.width, size.height), Image.Resampling.BILINEAR))
         except MemoryError:
             raise
         except Exception as error:  # decoders raise whatever a broken file leads them to
             raise UnreadableImage(f"{name}: {error or type(error).__name__}") from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A gray picture of 16 bits in 8, where Pillow would cut all above 255 off (findings/sixteen-bit-gray.sh);
+    others as they are. Raises ValueError where a channel has 32 bits, since nobody can say what is white there."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"has 32 bits a pixel (mode {image.mode}) and no known white, save it with 8 or 16")
+    return image
 
 
 def bucket_sizes(resolution: int, step: int, ratio: float) -> list[Size]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lavi_bridge.training.data.resize_and_crop import AspectBuckets, Size, bucket_sizes
+from lavi_bridge.training.data.resize_and_crop import AspectBuckets, Size, UnreadableImage, bucket_sizes
 from lavi_bridge.training.recipe import DataSection
 from PIL import Image
 
@@ -49,6 +49,15 @@ def test_a_picture_goes_to_the_nearest_aspect_is_scaled_to_cover_it_and_cropped_
     Image.fromarray(picture).save(tmp_path / "b.png")
     found = buckets.read(tmp_path / "b.png", "b")
     assert found.shape == (48, 80, 3) and abs(int(found[9, 0, 0]) - 52) <= 1 and abs(int(found[9, -1, 0]) - 184) <= 1
+
+
+def test_a_gray_picture_of_16_bits_keeps_its_brightness(tmp_path: Path) -> None:
+    section = DataSection(kind="folder", path=str(tmp_path), resolution=32)
+    Image.fromarray(np.full((32, 32), 16448, np.uint16)).save(tmp_path / "scan.png")  # a quarter: Pillow says white
+    assert (AspectBuckets(section).read(tmp_path / "scan.png", "scan.png") == 64).all()
+    Image.fromarray(np.full((32, 32), 0.25, np.float32)).save(tmp_path / "depth.tiff")
+    with pytest.raises(UnreadableImage, match=r"depth.tiff: has 32 bits a pixel \(mode F\)"):
+        AspectBuckets(section).read(tmp_path / "depth.tiff", "depth.tiff")
 
 
 def test_bad_settings_are_named() -> None:
