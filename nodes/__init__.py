@@ -14,6 +14,7 @@ from .hook import BridgeAsHook
 from .language import LoadLanguageModel
 from .load_with_model import LoadBridgeWithModel
 from .lora import ApplyLanguageLoRA
+from .same_bridge import watch_queue
 from .save import SaveBridge
 from .two_ears import BridgeAndClipTextEncode
 from .vision import ApplyBridge, LoadVisionModel
@@ -39,4 +40,5 @@ NODES: list[type[io.ComfyNode]] = [
 class LaViBridgeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         folders.register()  # here, because hosts before 0.4 never call on_load
+        watch_queue()
         return NODES

@@ -15,9 +15,9 @@ from . import folders, foreign, lora, model_search, same_bridge
 from .clip import connect_clip
 from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .language import LanguageModel
-from .notice import notice, repeat, take_back
+from .notice import log, notice, repeat, take_back
 from .prompt_cache import PromptCache
-from .prompt_syntax import LONG_PROMPTS, PromptOptions, as_written, cut_off, describe, read, unasked
+from .prompt_syntax import LONG_PROMPTS, PromptOptions, as_written, cut_off, describe, read, unasked, unknown
 from .schema import BridgeWire, LanguageModelWire, advanced, schema
 
 LOADER = "LaViBridgeLoadLanguageModel"
@@ -108,17 +108,18 @@ class ConnectedBridge:
         self, text: str, options: PromptOptions, strength: float, own: Callable[[], Beside] | None
     ) -> tuple[Any, tuple[str, str]]:
         pieces = read(self.encoder, self.config.prompt, text, options)
-        report = describe(pieces, self.config.prompt) + as_written(text, options)
+        odd = [*filter(None, [unknown(self.encoder.tokenizer, pieces)]), *as_written(text, options)]
+        report = "\n".join([describe(pieces, self.config.prompt), *odd])
         lost = cut_off(pieces)
         if (queries := self.clip.cond_stage_model.queries) is not None:
             count = sum(len(queries.read(piece.prompt.text)) for piece in pieces)
             report += f"\nthe adapter asks with {count} tokens of its own tokenizer"
         if lost:
-            whole = self.config.adapter.positions is None
+            whole = self.config.adapter.positions is None and options.long_prompts != "full length"
             lost += "; long_prompts can chunk it" + (" or hear it at full length" if whole else "")
-        lost = "; ".join(filter(None, (lost, unasked(queries, pieces))))
+        lost = "\n".join(filter(None, (lost, unasked(queries, pieces), *odd)))
         if lost:
-            notice(lost)
+            log(lost)
         tokens = BridgeTokens({TOKENS: pieces})
         tokens.strength, tokens.beside = strength, None if own is None else own()
         return self.clip.encode_from_tokens_scheduled(tokens), (report, lost)

@@ -19,6 +19,7 @@ from .clip_tokens import Beside, BridgeTokenizer, BridgeTokens, heard
 from .context_tokens import CONTEXT_TOKENS, asked_tokens, context_tokens, own_tokens
 from .kohya_names import hear_kohya, kohya_names
 from .language import OURS, LanguageModel
+from .notice import notice
 from .prompt_syntax import Piece
 from .same_bridge import OF
 from .timed import SHOWN_AT, TIMED, TimedContext
@@ -98,6 +99,11 @@ class BridgeShell(nn.Module):
         vision model was trained with them. Raises ValueError for more tokens than it hears, and for an own encoder that
         is missing or one too many.
         """
+        if self._layer not in (None, -1):
+            notice(
+                f"CLIP Set Last Layer {self._layer} has the bridge hear another layer than the one it was trained on: "
+                "take it out for what was trained"
+            )
         asked = tokens if isinstance(tokens, BridgeTokens) else BridgeTokens()
         check_beside(asked.beside is not None, self.config.own_encoder)
         said = self._said(heard(tokens), asked.strength, asked.beside)

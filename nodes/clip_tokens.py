@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .context_tokens import ContextToken
 from .notice import notice, take_back
-from .prompt_syntax import Piece, PromptOptions, cut_off, read, unasked
+from .prompt_syntax import Piece, PromptOptions, as_written, cut_off, read, unasked, unknown
 
 TOKENS = "lavi_bridge"  # the key under which the pieces of a prompt travel in the host's token dictionary
 # What the host's text nodes add that a bridge has no ear for; None, False and "" are as good as nothing.
@@ -87,6 +87,9 @@ class BridgeTokenizer:
             notice(f"{lost}; Bridge Text Encode can chunk a long prompt{whole}")
         if lost := unasked(self._queries, pieces):
             notice(f"{lost}, in Bridge Text Encode")
+        for line in (unknown(self._encoder.tokenizer, pieces), *as_written(text, PromptOptions(), stock=True)):
+            if line:
+                notice(line)
         return BridgeTokens({TOKENS: pieces})
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .prompt_syntax import Piece
+from .prompt_syntax import Piece, unknown_id
 from .schema import schema
 
 CONTEXT_TOKENS = "lavi_bridge"  # the key under which a Hearing travels in a conditioning
@@ -20,9 +20,9 @@ WORD = re.compile(f"[{SCRIPTS}]|[^\\s{SCRIPTS}]+")
 
 
 class ContextToken(NamedTuple):
-    """One vector of a context. kind: prompt, template, special, padding or own (of an adapter that gives its own)
-    tokens, or clip (of the vision model's own encoder, heard beside the bridge). span: in the piece's text, where
-    known."""
+    """One vector of a context. kind: prompt, unknown (no token of the language model's), template, special, padding or
+    own (of an adapter that gives its own) tokens, or clip (of the vision model's own encoder, heard beside the bridge).
+    span: in the piece's text, where known."""
 
     text: str
     kind: str
@@ -51,7 +51,7 @@ class ContextTokens(NamedTuple):
         """The words of the prompt, in its order, and the vectors of each."""
         found: dict[tuple[int, int], tuple[str, list[int]]] = {}
         for i, token in enumerate(self.tokens):
-            if token.kind != "prompt":
+            if token.kind not in ("prompt", "unknown"):
                 continue
             word, start = token.text, -i  # where the tokenizer does not tell, each token is a word
             if token.span is not None:
@@ -68,7 +68,7 @@ def context_tokens(encoder: Any, pieces: list[Piece], masks: list[Tensor], weigh
     """masks: of each piece, [K] bool, True = the vision model hears it. weights: [K] of each piece."""
     from ..lavi_core.language.prompt_weights import kept_positions, spans
 
-    special = set(encoder.tokenizer.all_special_ids)
+    special, no_word = set(encoder.tokenizer.all_special_ids), unknown_id(encoder.tokenizer)
     tokens: list[ContextToken] = []
     for number, (piece, mask, weighted) in enumerate(zip(pieces, masks, weights, strict=True)):
         positions, found = kept_positions(piece.tokens), spans(piece.tokens)
@@ -80,6 +80,8 @@ def context_tokens(encoder: Any, pieces: list[Piece], masks: list[Tensor], weigh
             text = piece.prompt.text[slice(*span)] if span else encoder.tokenizer.convert_ids_to_tokens(token_id)
             if not piece.tokens.mask[0, position]:
                 kind = "padding"
+            elif span and token_id == no_word:
+                kind = "unknown"
             elif token_id in special:
                 kind = "special"
             else:

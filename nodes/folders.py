@@ -80,7 +80,8 @@ def resolve(what: str, name: str, *kinds: str) -> Path:
         path = root / PurePosixPath(name.replace("\\", "/"))
         if path.exists():
             return path
-    raise ValueError(f"there is no {what} {name!r} in {places(*kinds)}: put it there or choose another")
+    made = ", train it or import it," if what == "bridge" else ""
+    raise ValueError(f"there is no {what} {name!r} in {places(*kinds)}: put it there{made} or choose another")
 
 
 def problem(what: str, name: str | None, *kinds: str) -> bool | str:

@@ -38,16 +38,15 @@ def add(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any],
         raise ValueError(f"only {len(landed)} of {len(lora)} LoRA sites landed in {to}; the LoRA was made for another")
 
 
-def is_in(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
-    """Whether the model is patched with this LoRA already, as a stock loader does it, at whichever strength."""
+def times_in(patcher: ModelPatcher, lora: Mapping[str, Any], keys: Mapping[str, Any]) -> int:
+    """How often the model is patched with this LoRA, by us or a stock loader, at whichever strength."""
     path, delta = next(iter(lora.items()))
-    key = keys.get(path, "")
+    key, found = keys.get(path, ""), 0
     for _, value, *_ in patcher.patches.get(key if isinstance(key, str) else key[0], []):
         up, down, *_ = getattr(value, "weights", None) or (None, None)
         pairs = ((down, delta.down), (up, delta.up))
-        if all(isinstance(a, Tensor) and a.numel() == b.numel() and _alike(a, b) for a, b in pairs):
-            return True
-    return False
+        found += all(isinstance(a, Tensor) and a.numel() == b.numel() and _alike(a, b) for a, b in pairs)
+    return found
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
 WEIGHT = re.compile(r"\([^()]*[^\s\d()]:\s*(?:\d?\.\d+|[0-4])\s*\)")  # (word:1.2), not (at 10:30)
+MARKS = re.compile(r"\bembedding:\S+|<lora:[^>]*>")  # of CLIP's prompts, and of other programs'
+SHOWN = 60  # letters of a prompt that a notice repeats
 BREAK = re.compile(r"\s*\bBREAK\b\s*")  # as AUTOMATIC1111's modules/prompt_parser.py reads it
 
 
@@ -155,7 +157,26 @@ LONG_PROMPTS: dict[str, Callable[[Any, Any, Prompt], list[tuple[Prompt, Any]]]] 
 def cut_off(pieces: list[Piece]) -> str:
     """What of a prompt is not heard, in a sentence; "" = nothing."""
     report = pieces[0].tokens.reports[0]
-    return f"{report.cut} tokens of the prompt are cut off and not heard: {report.cut_text!r}" if report.cut else ""
+    lost = report.cut_text if len(report.cut_text) <= SHOWN else f"{report.cut_text[:SHOWN]}…"
+    return f"{report.cut} tokens of the prompt are cut off and not heard: {lost!r}" if report.cut else ""
+
+
+def unknown_id(tokenizer: Any) -> int | None:
+    """The id of what is no word to a tokenizer; None where it knows all, or has no id for that alone."""
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
+
+
+def unknown(tokenizer: Any, pieces: list[Piece]) -> str:
+    """What of a prompt the language model has no token for, in a sentence; "" = nothing, or not known."""
+    found, no_word = [], unknown_id(tokenizer)
+    for prompt, _, tokens in pieces:
+        spans, ids = tokens.reports[0].spans, tokens.ids[0][tokens.mask[0]].tolist()
+        if no_word is not None and len(spans) == len(ids):
+            pairs = zip(ids, spans, strict=True)
+            found += [prompt.text[slice(*span)] for i, span in pairs if i == no_word and span is not None]
+    some = ", ".join(repr(text) for text in dict.fromkeys(found[:8])) + (", …" if len(found) > 8 else "")
+    return f"the language model has no token for {some}, and hears one and the same there" if found else ""
 
 
 def unasked(queries: Any, pieces: list[Piece]) -> str:
@@ -164,10 +185,18 @@ def unasked(queries: Any, pieces: list[Piece]) -> str:
     return "; ".join([*lost, "long_prompts = chunk begins anew at each BREAK"]) if lost else ""
 
 
-def as_written(text: str, options: PromptOptions) -> str:
-    """A line for the report where a weight in ``text`` is not one; "" = there is none."""
-    found = None if options.weights else WEIGHT.search(text)
-    return f"\n{found[0]} is read as it is written, parentheses and all: turn weights on to weigh it" if found else ""
+def as_written(text: str, options: PromptOptions, stock: bool = False) -> list[str]:
+    """A sentence for each kind of mark in ``text`` that is none here. stock: the node is one of the host's."""
+    weight, mark = None if options.weights else WEIGHT.search(text), MARKS.search(text)
+    where = "in Bridge Text Encode " if stock else ""
+    found = []
+    if weight:
+        found.append(f"{weight[0]} is read as it is written, parentheses and all: turn weights on {where}to weigh it")
+    if mark:
+        found.append(f"{mark[0]} is read as it is written: a bridge hears words, no embeddings, and LoRAs have nodes")
+    if options.long_prompts != "chunk" and BREAK.search(text):
+        found.append(f"BREAK is left out: it begins a piece where long_prompts {where}is chunk")
+    return found
 
 
 def describe(pieces: list[Piece], trained: Any) -> str:

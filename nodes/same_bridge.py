@@ -1,10 +1,11 @@
-"""A conditioning says of which bridge it is, and a model with a bridge's LoRA tells where it hears another's; a graph
-without such a model is told so.
+"""A conditioning says of which bridge it is, and a model with a bridge's LoRA tells where it hears another's, or has
+the LoRA twice; a graph without such a model is told so, each time it is queued.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -12,45 +13,84 @@ from comfy.patcher_extension import WrappersMP
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
-from .notice import notice
+from .notice import host_server, notice, stand, standing
 
 OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
 
-APPLIED_BY = ("LaViBridgeApply", "LaViBridgeHook")  # nodes whose model has the LoRA, and follows a timed bridge
+APPLY, HOOK = "LaViBridgeApply", "LaViBridgeHook"  # nodes whose model follows a timed bridge
+LOADERS = ("LaViBridgeLoad", "LaViBridgeLoadWithModel")
 PROMPTS = ("positive", "negative", "conditioning", "cond1", "cond2")  # inputs of what samples, beside its model
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a bridge wants of the model that samples. timed: to be asked at each timestep. lora: its LoRA, which a LoRA
+    loader could bring too."""
+
+    timed: bool
+    lora: bool
+
+
+_NEEDS: dict[str, Needs] = {}  # of each bridge that was loaded, by its file
+
+
+def watch_queue() -> None:
+    """Have each graph that is queued looked at: whether Apply Bridge is in it shows in no node that would run again."""
+    if (server := host_server()) is not None:
+        server.add_on_prompt_handler(_queued)
 
 
 def tell_where_not_applied(name: str, timed: bool, lora: bool) -> None:
     """Of the Load Bridge that runs: one line where its prompts are sampled by a model that no node brings the bridge
-    ``name`` to.
-
-    timed: it gives a context for each timestep, and the line is for a graph that has no such node at all. lora: it has
-    a LoRA for the vision model, which a LoRA loader could bring too.
-    """
+    ``name`` to; see ``Needs``."""
+    _NEEDS[name] = Needs(timed, lora)
     running = get_executing_context()
-    if running is None:
-        return
-    graph = get_progress_state().dynprompt
-    nodes = {key: graph.get_node(key) for key in graph.all_node_ids()}
-    if timed and not any(node["class_type"] in APPLIED_BY for node in nodes.values()):
-        notice(
+    if running is not None:
+        graph = get_progress_state().dynprompt
+        nodes = {key: graph.get_node(key) for key in graph.all_node_ids()}
+        stand(_not_applied(nodes, running.node_id, name), running.node_id)
+
+
+def _queued(request: dict[str, Any]) -> dict[str, Any]:
+    graph = request.get("prompt")
+    nodes = {key: node for key, node in graph.items() if isinstance(node, dict)} if isinstance(graph, dict) else {}
+    names = {key: _inputs(node).get("bridge") for key, node in nodes.items() if node.get("class_type") in LOADERS}
+    loaded = {key: name for key, name in names.items() if isinstance(name, str) and name in _NEEDS}
+    for key in nodes:
+        if key in loaded or key in standing():
+            stand(_not_applied(nodes, key, loaded[key]) if key in loaded else "", key)
+    return request
+
+
+def _not_applied(nodes: Mapping[str, Any], bridge: str, name: str) -> str:
+    """What is to be told of the node ``bridge``, which loads the bridge of this name; "" = nothing. Of a timed one it
+    is told where no node of the graph could follow it."""
+    needs = _NEEDS[name]
+    if needs.timed and not any(node.get("class_type") in (APPLY, HOOK) for node in nodes.values()):
+        return (
             f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "
             "to Model before it"
         )
-    elif lora and any(_bare(nodes, node.get("inputs", {}), running.node_id) for node in nodes.values()):
-        notice(
+    if needs.lora and any(_bare(nodes, _inputs(node), bridge) for node in nodes.values()):
+        return (
             f"the model that samples has not the LoRA of {name}, with which it was trained to hear it: put Apply "
-            "Bridge to Model before it"
+            "Bridge to Model before it, or the HOOKS of Bridge as Hook on each conditioning from this bridge"
         )
+    return ""
 
 
 def _bare(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str) -> bool:
-    """Whether a node with these inputs samples what the node ``bridge`` says, without its LoRA as far as names tell."""
-    prompts = _before(nodes, [inputs[key] for key in PROMPTS if key in inputs])
-    if "model" not in inputs or bridge not in prompts:
+    """Whether a node with these inputs samples what the node ``bridge`` says, without its LoRA as far as names tell: in
+    the model, or in the hooks of each of the prompts."""
+    if "model" not in inputs or _brings_lora(nodes, inputs["model"], APPLY):
         return False
-    kinds = {nodes[key]["class_type"] for key in prompts | _before(nodes, [inputs["model"]])}
-    return not any(kind in APPLIED_BY or "lora" in kind.lower() for kind in kinds)
+    prompts = [inputs[key] for key in PROMPTS if key in inputs]
+    return any(bridge in _before(nodes, [link]) and not _brings_lora(nodes, link, HOOK) for link in prompts)
+
+
+def _brings_lora(nodes: Mapping[str, Any], link: Any, ours: str) -> bool:
+    kinds = (str(nodes[key].get("class_type")) for key in _before(nodes, [link]))
+    return any(kind == ours or ("lora" in kind.lower() and not kind.startswith("LaVi")) for kind in kinds)
 
 
 def _before(nodes: Mapping[str, Any], links: list[Any]) -> set[str]:
@@ -60,15 +100,23 @@ def _before(nodes: Mapping[str, Any], links: list[Any]) -> set[str]:
         link = links.pop()
         if isinstance(link, list) and len(link) == 2 and str(link[0]) in nodes and str(link[0]) not in found:
             found.add(str(link[0]))
-            links.extend(nodes[str(link[0])].get("inputs", {}).values())
+            links.extend(_inputs(nodes[str(link[0])]).values())
     return found
 
 
-def listen(model: ModelPatcher, name: str, config: Any) -> None:
+def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = node.get("inputs")
+    return found if isinstance(found, dict) else {}
+
+
+def listen(model: ModelPatcher, name: str, config: Any, count: Callable[[ModelPatcher], int]) -> None:
     """Have it told when ``model``, a clone with the LoRA of this bridge, is sampled with the conditioning of others
-    alone. A conditioning of no bridge says nothing, and one of several bridges in parts has this one among them."""
+    alone, or with the LoRA once more. A conditioning of no bridge says nothing, and one of several bridges in parts has
+    this one among them.
+
+    count: how often the LoRA is in a model."""
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, OF)
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, OF, _telling(name, config))
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, OF, _telling(name, config, count, count(model)))
 
 
 def _made(config: Any) -> Any:
@@ -77,8 +125,13 @@ def _made(config: Any) -> Any:
     return *parts, config.provenance.get("recipe")
 
 
-def _telling(name: str, config: Any) -> Callable[..., Any]:
+def _telling(name: str, config: Any, count: Callable[[ModelPatcher], int], right: int) -> Callable[..., Any]:
     def sample(executor: Any, *args: Any, **more: Any) -> Any:
+        if count(executor.class_obj.model_patcher) > right:
+            notice(
+                f"the LoRA of {name} is in this model from Apply Bridge to Model, and once more from a LoRA loader "
+                "after it: take one of the two out"
+            )
         conds = (cond for conds in executor.class_obj.conds.values() for cond in conds or ())
         heard = [cond[OF] for cond in conds if OF in cond]
         if heard and _made(config) not in map(_made, heard):

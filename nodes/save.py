@@ -17,6 +17,7 @@ from comfy_api.latest import io
 
 from . import lora
 from .bridge import ConnectedBridge
+from .notice import notice, take_back
 from .schema import BridgeWire, schema
 from .vision import keys_of
 from .window import WINDOW
@@ -73,6 +74,11 @@ def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
             )
         found = deltas(model, {key: name for name, key in keys_of(model, bridge).items()}, "this model")
         vision = apart(found, bridge.vision_lora, VISION_TARGETS[bridge.config.vision.target].keys)
+        if bridge.vision_lora and not vision:
+            notice(
+                f"the saved bridge has no LoRA for its vision model, since this model has not that of {bridge.name}: "
+                "connect the MODEL of Apply Bridge to Model, or none for the LoRA as it was trained"
+            )
     sizes = {"language_lora": _size(language), "vision_lora": _size(vision)}
     provenance = {**bridge.config.provenance, "saved from": bridge.name}
     config = replace(bridge.config, **sizes, provenance=provenance)
@@ -132,6 +138,7 @@ class SaveBridge(io.ComfyNode):
 
     @classmethod
     def execute(cls, bridge: ConnectedBridge, filename_prefix: str, model: ModelPatcher | None = None) -> io.NodeOutput:
+        take_back()
         checkpoint = saved(bridge, model)
         folder, name, counter, *_ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()

@@ -15,7 +15,7 @@ from .clip_tokens import TOKENS, Beside, BridgeTokens
 from .context_tokens import ContextToken
 from .from_clip import family_of
 from .notice import notice
-from .prompt_syntax import PromptOptions, cut_off, read
+from .prompt_syntax import PromptOptions, as_written, cut_off, read, unknown
 from .schema import BridgeWire, schema
 
 KIND = "clip"  # of ContextToken
@@ -86,8 +86,10 @@ def _tokens(clip: comfy.sd.CLIP, text: str, weights: bool) -> tuple[Any, list[tu
     if isinstance(clip.cond_stage_model, BridgeShell):
         shell = clip.cond_stage_model
         pieces = read(shell.encoder, shell.config.prompt, text, PromptOptions(weights=weights))
-        if lost := cut_off(pieces):
-            notice(f"own_text: {lost}")
+        asked = PromptOptions(weights=weights)
+        for line in (cut_off(pieces), unknown(shell.encoder.tokenizer, pieces), *as_written(text, asked)):
+            if line:
+                notice(f"own_text: {line}")
         return BridgeTokens({TOKENS: pieces}), _named(shell, pieces)
     tokens = clip.tokenize(text if weights else escaped(text))
     rows = [pair for batch in next(iter(tokens.values())) for pair in batch]  # two CLIPs cut a text alike

@@ -38,11 +38,10 @@ def apply(
         raise ValueError(f"start_percent {start:g} is not before end_percent {end:g}: the LoRA would act at no step")
     trained = bridge.config.vision
     bridged = model
-    if not bridge.vision_lora:
-        notice(
-            f"Apply Bridge changes no weight: {bridge.name} left its vision model as it was, and needs no LoRA in it"
-        )
-    elif strength:
+    timed = bridge.clip.cond_stage_model.adapter.hears_timestep
+    if not bridge.vision_lora and not timed:
+        notice(f"Apply Bridge changes no weight: {bridge.name} has no LoRA for its vision model")
+    elif bridge.vision_lora and strength:
         refuse_second(model, bridge)
         _tell_of_first(model, bridge)
         if (start, end) == (0.0, 1.0):
@@ -51,11 +50,11 @@ def apply(
         else:
             bridged = within(model, patches(model, bridge), strength, start, end)
         bridged.set_attachments(APPLIED, bridge.name)
-        listen(bridged, bridge.name, bridge.config)
-    shell = bridge.clip.cond_stage_model
-    if shell.adapter.hears_timestep:
+        deltas, keys = deltas_of(bridge), keys_of(model, bridge)
+        listen(bridged, bridge.name, bridge.config, lambda sampled: lora.times_in(sampled, deltas, keys))
+    if timed:
         bridged = bridged if bridged is not model else model.clone()
-        follow(bridged, shell.adapter_patcher)
+        follow(bridged, bridge.clip.cond_stage_model.adapter_patcher)
     _check_objective(model, trained)
     return _with_latents(bridged, trained, VISION_TARGETS[trained.target])
 
@@ -79,7 +78,7 @@ def _tell_of_first(model: ModelPatcher, bridge: ConnectedBridge) -> None:
             f"this model was saved from a graph with the LoRA of {' and '.join(saved)}, and may have it in its weights "
             f"when Apply Bridge adds that of {bridge.name}: if so, take Apply Bridge out or set its strength to 0"
         )
-    elif lora.is_in(model, deltas_of(bridge), keys):
+    elif lora.times_in(model, deltas_of(bridge), keys):
         notice(
             f"the LoRA of {bridge.name} is in this model already, from a LoRA loader, and Apply Bridge adds it "
             "once more: take one of the two out"

@@ -111,7 +111,7 @@ def check_weights(path: Path) -> list[Path]:
             "save_pretrained(folder, safe_serialization=True) or fetch its model.safetensors"
         )
     else:
-        raise ValueError(f"{path} has no model.safetensors")
+        raise ValueError(f"{path} has no model.safetensors: put the model's weights beside its config.json")
     for file in files:
         if not file.is_file():
             raise ValueError(f"{path} lacks {file.name}, which {index.name} lists; fetch it again")

@@ -196,7 +196,7 @@ def verify(source: Source) -> None:
             gguf_tensors(source.path, _empty(source.config, source.family))
         return
     if not source.files:
-        raise ValueError(f"{source.path} has no model.safetensors")
+        raise ValueError(f"{source.path} has no model.safetensors: put the model's weights beside its config.json")
     whole, _, slots = _places(source)
     with safetensors(source.files) as stored:
         found = _plainly_in(stored, slots, whole)

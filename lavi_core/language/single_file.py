@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..foreign_files import what_it_is
 from ..registry import Registry
 from .folder import load_tokenizer, read_config
 from .tensor_files import StoredTensor
@@ -48,6 +49,8 @@ def read_single_file(
         config = row.build(shapes) if any(name.endswith(row.tells) for name in shapes) else None
         if config is not None and row.tokenizer in tokenizers:
             return config, load_tokenizer(tokenizers[row.tokenizer], config)
+    if (what := what_it_is(stored)) and not what.startswith("a text encoder"):
+        raise ValueError(f"{path.name} is no language model, it is {what}")
     raise ValueError(
         f"{path.name} holds weights alone, of no encoder that is known by its shapes ({', '.join(KNOWN)}): put the "
         f"model's config.json and tokenizer files into a folder {beside.name} beside it, or choose a folder with them"

@@ -61,8 +61,13 @@ def _is_plain(row: BlockFormat) -> bool:
 
 
 def quantize(values: Tensor, row: BlockFormat) -> Tensor:
-    """[rows columns] -> blocks [rows bytes] uint8, by the gguf package."""
-    from gguf import GGMLQuantizationType, quants
+    """[rows columns] -> blocks [rows bytes] uint8, by the gguf package. Raises ValueError where that is missing."""
+    try:
+        from gguf import GGMLQuantizationType, quants
+    except ImportError as error:
+        raise ValueError(
+            "8-bit and 4-bit need the gguf package, which is not installed: pip install gguf, or take bf16"
+        ) from error
 
     kind = GGMLQuantizationType[row.name]
     out = torch.empty(len(values), row.row_bytes(values.shape[1]), dtype=torch.uint8)

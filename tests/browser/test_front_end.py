@@ -112,7 +112,9 @@ def test_a_missing_file_is_told_at_its_node(front_end: FrontEnd):
     front_end.open_template("demo")
     front_end.choose("LaViBridgeLoad", "bridge", "absent.safetensors")
     front_end.queue()
-    front_end.wait_for_error(r"there is no bridge 'absent\.safetensors' in .*: put it there or choose another")
+    front_end.wait_for_error(
+        r"there is no bridge 'absent\.safetensors' in .*: put it there, train it or import it, or choose another"
+    )
     assert front_end.node("LaViBridgeLoad", "return node.has_errors")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
+import pytest
 from lavi_bridge.lavi_core.importers import FOREIGN
-from lavi_bridge.tests.nodes.graphs import encoders, node
+from lavi_bridge.tests.nodes.graphs import encoders, node, picture
 from lavi_bridge.tests.nodes.shown_texts import run_and_watch
 
 
@@ -38,3 +40,21 @@ def test_load_bridge_shows_the_preset_of_anothers_adapter_and_whose_text_path_it
         assert told == read_by(file, "rouwei_turbo", preset)
     assert shown_by(server, encoded("tiny-bert", "bert.safetensors")) == " "
     assert shown_by(server, encoded("tiny-llama", "llama.safetensors")) is None
+
+
+@pytest.mark.parametrize("hook", [False, True])
+def test_a_graph_that_loses_apply_bridge_is_told_so_though_nothing_is_loaded_anew(server, hook):
+    """And no more once it is back. A hook that no conditioning has brings the LoRA to none."""
+    whole = picture(steps=1, language_lora=0.3 + hook / 10)
+    bare = deepcopy(whole)
+    del bare["bridged"]
+    bare["sampler"]["inputs"]["model"] = ["vision", 0]
+    if hook:
+        bare["hook"] = node("LaViBridgeHook", model=["vision", 0], bridge=["bridge", 0], strength=1.0)
+        bare["sampler"]["inputs"]["model"] = ["hook", 1]
+    assert shown_by(server, whole) in (None, " ")
+    for _ in range(2):
+        told = shown_by(server, bare)
+        assert told is not None and told.startswith("the model that samples has not the LoRA of bert.safetensors"), told
+    assert shown_by(server, whole) == " "
+    assert shown_by(server, whole) is None

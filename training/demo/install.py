@@ -30,7 +30,7 @@ def install(comfyui: str | Path, second: bool = False) -> list[Path]:
     """
     target = Path(comfyui) / "models"
     if not target.is_dir():
-        raise ValueError(f"{comfyui} is no ComfyUI folder: it has no models/ in it")
+        raise ValueError(f"{comfyui} has no models/ in it: name a ComfyUI folder, or start ComfyUI on it once")
     written = []
     pairs = {target / name: named.WEIGHTS / source for name, source in NAMES.items()}
     models = LANGUAGE if second else {"minilm": LANGUAGE["minilm"]}

@@ -49,6 +49,12 @@ def test_the_config_may_lie_elsewhere(language_folder, tmp_path):
         TextEncoder.load(file, config=language_folder("bert"))
 
 
+def test_another_file_is_named(tmp_path):
+    save_file({"taesd_decoder.1.bias": torch.zeros(4)}, tmp_path / "vae.safetensors")
+    with pytest.raises(ValueError, match=r"vae.safetensors is no language model, it is a VAE \(TAESD\), which belongs"):
+        TextEncoder.load(tmp_path / "vae.safetensors")
+
+
 def test_a_known_encoder_needs_a_tokenizer_alone(language_folder, tmp_path):
     """True widths of CLIP-L and T5 v1.1 XXL, with fewer layers and narrow maps."""
     import transformers

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from lavi_bridge.lavi_core.quantized.formats import FORMATS, PIECE, PLAIN
+from lavi_bridge.lavi_core.quantized.storage import quantize
 
 FLOATS8 = ("F8_E4M3", "F8_E5M2")  # formats of safetensors, not of GGUF
 
@@ -61,6 +64,12 @@ def test_rows_are_whole_blocks():
         FORMATS["Q4_1"].nbytes(3, 100)
     with pytest.raises(ValueError, match="unknown block format 'IQ1_S'; known: F32, F16"):
         FORMATS["IQ1_S"]
+
+
+def test_without_the_gguf_package_it_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ValueError, match=r"8-bit and 4-bit need the gguf package, .*: pip install gguf, or take bf16"):
+        quantize(torch.zeros(2, 32), FORMATS["Q8_0"])
 
 
 def test_numpy_is_the_golden_side():

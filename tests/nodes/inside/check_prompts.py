@@ -7,11 +7,12 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.sd1_clip
 import torch
-from host_side import HOST, check, connected, context, language_model, refused
+from host_side import HOST, Lines, check, connected, context, language_model, refused
 
 import nodes as stock
 
@@ -19,6 +20,7 @@ prompting_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
 prompt_cache_ = importlib.import_module("hyphen-pack.nodes.prompt_cache")
 core = importlib.import_module("hyphen-pack.lavi_core.prompt")
 tokens_ = importlib.import_module("hyphen-pack.lavi_core.language.tokens")
+tokens_of_ = importlib.import_module("hyphen-pack.nodes.context_tokens")
 weights_ = importlib.import_module("hyphen-pack.lavi_core.language.prompt_weights")
 
 LONG = "a red circle left of a blue square and two elephants in the forest with a candy"
@@ -112,6 +114,50 @@ def parentheses_are_plain_text_by_default_and_on_the_clip_wire():
     assert told in encode(bridge, "a (red:1.4) circle")[1]
     for text, options in (("a (red:1.4) circle", {"weights": True}), ("a clock (at 10:30), (16:9), (John 3:16)", {})):
         assert "as it is written" not in encode(bridge, text, **options)[1]
+
+
+@check
+def marks_that_are_none_here_are_told_of():
+    """In the report and the log of ours, and in the log of a stock node, which has no switches to name."""
+    bridge = connected("bert")
+    lora, embedding, left_out = "<lora:style:0.8>", "embedding:style", "BREAK is left out"
+    for text, options, told in (
+        (f"a red circle {lora}", {}, f"{lora} is read as it is written"),
+        (f"a red circle, {embedding}", {}, f"{embedding} is read as it is written"),
+        ("a red circle BREAK two elephants", {}, f"{left_out}: it begins a piece where long_prompts is chunk"),
+        ("a red circle BREAK two elephants", {"long_prompts": "chunk"}, ""),
+        ("a <red> circle", {}, ""),
+    ):
+        with Lines() as lines:
+            _, report = encode(bridge, text, **options)
+        assert bool(told) == bool(lines) and told in report and told in "".join(lines), (text, report, lines)
+        with Lines() as lines:
+            stock.CLIPTextEncode().encode(bridge.clip, text)
+        assert told.partition(":")[0] in "".join(lines), (text, lines)
+
+
+@check
+def words_without_a_token_are_told_of():
+    """The small models here have a token for every byte; BERT's and T5's have none for most of Unicode."""
+    import tokenizers
+    import transformers
+
+    words = {"[UNK]": 0, "[SEP]": 1, "[PAD]": 2, "red": 3, "circle": 4}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    recipe = replace(connected("bert").config.prompt, template="{prompt}")
+    for end, told in (("[SEP]", "no token for 'rote', 'kugel', and hears"), ("[UNK]", "")):  # CLIP's unknown is its end
+        names = {"unk_token": "[UNK]", "eos_token": end, "pad_token": "[PAD]"}
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+        text = "rote red kugel rote"
+        piece = prompting_.Piece(prompting_.Prompt.plain(text), recipe, tokens_.tokenize(tokenizer, [text], recipe))
+        said = prompting_.unknown(tokenizer, [piece])
+        assert told in said and bool(told) == bool(said), said
+        encoder, mask = SimpleNamespace(tokenizer=tokenizer), torch.ones(recipe.max_length, dtype=torch.bool)
+        kinds = [t.kind for t in tokens_of_.context_tokens(encoder, [piece], [mask], [mask.float()]).tokens[:4]]
+        assert kinds == (
+            ["unknown", "prompt", "unknown", "unknown"] if told else ["special", "prompt", *["special"] * 2]
+        )
 
 
 @check

@@ -10,6 +10,8 @@ from check_connectors import SHAPE, bridge_of, drawn
 from check_save import written
 from host_side import MODELS, PROMPTS, Lines, check, connected, language_model, vision_, vision_model_
 
+import nodes as stock
+
 same_bridge_ = importlib.import_module("hyphen-pack.nodes.same_bridge")
 TOLD = "the prompts come from another bridge"
 
@@ -42,3 +44,17 @@ def prompts_of_another_bridge_are_told_of():
             drawn(model, ours, SHAPE, sides=sides)
         assert len(lines) == told, (sides, lines)
         assert not lines or "this model has the LoRA of" in lines[0]
+
+
+@check
+def a_lora_that_is_added_once_more_after_apply_bridge_is_told_of():
+    bridge = connected("sd1", language_model("bert"))
+    sides = [bridge.encode(text)[0] for text in PROMPTS[:2]]
+    plain = vision_model_.load(MODELS / "diffusers" / "tiny-sd1")
+    for more in ({}, {"start": 0.2}):
+        once = vision_.apply(plain, bridge, 1.0, **more)
+        twice = stock.LoraLoaderModelOnly().load_lora_model_only(once, "exported-sd1.safetensors", 0.5)[0]
+        for model, told in ((once, 0), (twice, 1)):
+            with Lines("once more from a LoRA loader") as lines:
+                drawn(model, bridge, SHAPE, sides=sides)
+            assert len(lines) == told, (more, lines)

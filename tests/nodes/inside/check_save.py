@@ -158,3 +158,17 @@ def a_model_that_was_saved_with_its_bridge_is_told():
             assert [("saved from a graph" in line and "sd1.safetensors" in line) for line in lines] == [True] * told
         finally:
             target.unlink()
+
+
+@check
+def a_model_without_apply_bridge_saves_no_lora_and_says_so():
+    bridge = connected("sd1", language_model("bert"))
+    plain = vision_model_.load(MODELS / "diffusers" / "tiny-sd1")
+    for model, told in ((plain, True), (vision_.apply(plain, bridge, 1.0), False), (None, False)):
+        with Lines() as lines:
+            file = written(bridge, model)
+        try:
+            assert bool(core.BridgeCheckpoint.load(file).vision_lora) is not told
+            assert ["the saved bridge has no LoRA for its vision model" in line for line in lines] == [True] * told
+        finally:
+            file.unlink()

@@ -79,7 +79,9 @@ def the_last_layer_is_counted_from_the_trained_one():
     bridge = connected("gpt2")
     trained = bridge.config.prompt.hidden_states
     back = stock.CLIPSetLastLayer().set_last_layer(bridge.clip, -2)[0]
-    heard = stock.CLIPTextEncode().encode(back, PROMPTS[0])[0][0][0]
+    with Lines() as lines:
+        heard = stock.CLIPTextEncode().encode(back, PROMPTS[0])[0][0][0]
+    assert len(lines) == 1 and "CLIP Set Last Layer -2 has the bridge hear another layer" in lines[0], lines
     shell = back.cond_stage_model
     recipe = replace(bridge.config.prompt, hidden_states=clip_.counted_from(trained, -2))
     with torch.inference_mode():
