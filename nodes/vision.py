@@ -16,7 +16,7 @@ from .same_bridge import listen
 from .saved_model import bridges_in_file
 from .schema import BridgeWire, advanced, schema
 from .timed import follow
-from .vision_model import is_vision_model, latent_format, load, lora_keys, refuse_misfit
+from .vision_model import class_of, is_vision_model, latent_format, load, lora_keys, refuse_misfit
 from .window import within
 
 APPLIED = "lavi_bridge"  # the attachment of a model that says which bridge's LoRA it has
@@ -117,7 +117,7 @@ def keys_of(model: ModelPatcher, bridge: ConnectedBridge) -> dict[str, Any]:
 
 def _sides(model: ModelPatcher, bridge: ConnectedBridge) -> str:
     trained = bridge.config.vision.model_id
-    return f"this model ({type(model.model).__name__}), the bridge {bridge.name} being made for {trained}"
+    return f"this model ({class_of(model)}), the bridge {bridge.name} being made for {trained}"
 
 
 def _with_latents(model: ModelPatcher, trained: Any, target: Any) -> ModelPatcher:

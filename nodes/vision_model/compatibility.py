@@ -39,9 +39,15 @@ def refuse_misfit(model: ModelPatcher, name: str, config: Any) -> None:
         asked = f"takes {_pooled(wanted)}"
     if asked:
         raise ValueError(
-            f"the bridge {name} speaks to {trained.model_id} {offered}, this model ({type(model.model).__name__}) "
+            f"the bridge {name} speaks to {trained.model_id} {offered}, this model ({class_of(model)}) "
             f"{asked}: load {trained.model_id} or a model of its kind"
         )
+
+
+def class_of(model: ModelPatcher) -> str:
+    """The host's class of a model, for messages: that of SD 1.x and 2.x is its base class."""
+    name = type(model.model).__name__
+    return "BaseModel, as of SD 1.x and 2.x" if name == "BaseModel" else name
 
 
 def weight_width(model: ModelPatcher, ending: str) -> int | None:

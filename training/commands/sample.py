@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import re
 from pathlib import Path
 
 HELP = "draw pictures with a bridge, without ComfyUI"
+WEIGHT = re.compile(r"\([^()]*[^\s\d()]:\s*\d?\.\d+\s*\)")  # (word:1.2), which is ComfyUI's
 log = logging.getLogger(__name__)
 
 
@@ -84,6 +86,8 @@ def run(args: argparse.Namespace) -> str:
     for prompt, cut in zip(texts, pipeline.tokens_cut(texts), strict=True):
         if cut:
             log.warning("the last %d tokens of %r are not heard: the bridge hears fewer", cut, shortened(prompt))
+        if weight := WEIGHT.search(prompt):
+            log.warning("%s is read as it is written: weights are of the nodes", weight[0])
     with progress.bar(total=args.steps, desc="sampling") as bar:
         images = pipeline.draw(
             args.prompts,
