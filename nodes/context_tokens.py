@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .prompt_syntax import Piece, unknown_id
+from .prompt_syntax import Piece
 from .schema import schema
 
 CONTEXT_TOKENS = "lavi_bridge"  # the key under which a Hearing travels in a conditioning
@@ -67,6 +67,7 @@ class ContextTokens(NamedTuple):
 def context_tokens(encoder: Any, pieces: list[Piece], masks: list[Tensor], weights: list[Tensor]) -> ContextTokens:
     """masks: of each piece, [K] bool, True = the vision model hears it. weights: [K] of each piece."""
     from ..lavi_core.language.prompt_weights import kept_positions, spans
+    from ..lavi_core.language.unknown_words import unknown_id
 
     special, no_word = set(encoder.tokenizer.all_special_ids), unknown_id(encoder.tokenizer)
     tokens: list[ContextToken] = []

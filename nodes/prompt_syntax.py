@@ -161,20 +161,11 @@ def cut_off(pieces: list[Piece]) -> str:
     return f"{report.cut} tokens of the prompt are cut off and not heard: {lost!r}" if report.cut else ""
 
 
-def unknown_id(tokenizer: Any) -> int | None:
-    """The id of what is no word to a tokenizer; None where it knows all, or has no id for that alone."""
-    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
-    return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
-
-
 def unknown(tokenizer: Any, pieces: list[Piece]) -> str:
     """What of a prompt the language model has no token for, in a sentence; "" = nothing, or not known."""
-    found, no_word = [], unknown_id(tokenizer)
-    for prompt, _, tokens in pieces:
-        spans, ids = tokens.reports[0].spans, tokens.ids[0][tokens.mask[0]].tolist()
-        if no_word is not None and len(spans) == len(ids):
-            pairs = zip(ids, spans, strict=True)
-            found += [prompt.text[slice(*span)] for i, span in pairs if i == no_word and span is not None]
+    from ..lavi_core.language.unknown_words import unknown_words
+
+    found = [word for piece in pieces for word in unknown_words(tokenizer, piece.tokens, 0, piece.prompt.text)]
     some = ", ".join(repr(text) for text in dict.fromkeys(found[:8])) + (", …" if len(found) > 8 else "")
     return f"the language model has no token for {some}, and hears one and the same there" if found else ""
 

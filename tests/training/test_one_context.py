@@ -93,13 +93,25 @@ def test_one_context(kind: str, name: str, train: str, recipe: Path, tiny: Path,
     assert (len(lengths) > 1) == (prompt.vision_mask and kind != "resampler")
 
 
-def test_captions_that_are_cut_are_told_once(recipe: Path, tiny: Path, tmp_path: Path, caplog) -> None:
+def test_captions_that_are_cut_or_have_words_without_a_token_are_told_once(
+    recipe: Path, tiny: Path, tmp_path: Path, caplog
+) -> None:
     read = read_recipe(recipe)
     pair = Pair(read, TextEncoder.load(tiny / "text_encoder"), load_vision_model(tiny / "vision"))
     inputs = TextInputs(read, pair, tmp_path / "run", torch.device("cpu"), None)
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("lavi_bridge")]
+
     inputs(["a red circle"])
-    assert not caplog.records
+    assert not told()
     for _ in range(2):
-        inputs(["a red circle", "a small blue square left of two green triangles " * 4])
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert "captions of more than 16 tokens are cut" in told and "green triangles" in told and len(told) < 300
+        inputs(["a red circle", "a blue square left of two green triangles " * 4])
+    (cut,) = told()
+    assert "captions of more than 16 tokens are cut" in cut and "green triangles" in cut and len(cut) < 300
+    for _ in range(2):
+        inputs(["a red circle", "a rote circle and a kugel"])
+    assert told()[1:] == [
+        "the language model has no token for words of captions, and hears one and the same there: 'rote', 'kugel' of "
+        "'a rote circle and a kugel'"
+    ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...lavi_core.conditioning import Conditioning, HiddenStates
 from ...lavi_core.language import TextEncoder, TokenBatch
 from ...lavi_core.language.tokens import pad_id
+from ...lavi_core.language.unknown_words import unknown_words
 from ...lavi_core.prompt import shortened
 from ..models.frozen_language import FrozenLanguage
 from ..models.own_encoder import Ears
@@ -54,7 +55,7 @@ class TextInputs:
     def __init__(self, recipe: Recipe, pair: Pair, output: Path, device: torch.device, language: FrozenLanguage | None):
         self.recipe, self.pair, self.device, self.language = recipe, pair, device, language
         self.cache: TextStateCache | None = None
-        self.told_cut = self.told_unasked = False
+        self.told_cut = self.told_unasked = self.told_unknown = False
         self.own = None if pair.ear is None else OwnStates(recipe, pair.ear, output, device)
         if language is None:
             return
@@ -129,7 +130,7 @@ class TextInputs:
             cache.flush()
 
     def _tokens(self, captions: Sequence[str]) -> TokenBatch:
-        """Says once in a run that captions are cut: which they are, the dry run counts."""
+        """Says once in a run that captions are cut, which the dry run counts, and that words of them have no token."""
         tokens = self.pair.tokenize(captions)
         cut = next((i for i, report in enumerate(tokens.reports) if report.cut), None)
         if cut is not None and not self.told_cut:
@@ -141,7 +142,20 @@ class TextInputs:
                 shortened(tokens.reports[cut].cut_text),
             )
         self._tell_unasked(captions)
+        self._tell_unknown(captions, tokens)
         return tokens
+
+    def _tell_unknown(self, captions: Sequence[str], tokens: TokenBatch) -> None:
+        tokenizer = self.pair.encoder.tokenizer
+        rows = () if self.told_unknown else enumerate(captions)
+        found = next(((c, words) for i, c in rows if (words := unknown_words(tokenizer, tokens, i, c))), None)
+        if found is not None:
+            self.told_unknown = True
+            log.warning(
+                "the language model has no token for words of captions, and hears one and the same there: %s of %r",
+                ", ".join(map(repr, found[1][:4])),
+                shortened(found[0]),
+            )
 
     def _tell_unasked(self, captions: Sequence[str]) -> None:
         """The same of what an adapter does not ask with."""
