@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 PROMPT = "{prompt}"
+WEIGHT = re.compile(r"\([^()]*[^\s\d()]:\s*(?:\d?\.\d+|[0-4])\s*\)")  # (word:1.2), not (at 10:30)
 WhichStates = Literal["last", "last_before_norm", "normalized_mean", "learned_mean"] | int | tuple[int, ...]
 
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
-WEIGHT = re.compile(r"\([^()]*[^\s\d()]:\s*(?:\d?\.\d+|[0-4])\s*\)")  # (word:1.2), not (at 10:30)
 MARKS = re.compile(r"\bembedding:\S+|<lora:[^>]*>")  # of CLIP's prompts, and of other programs'
 SHOWN = 60  # letters of a prompt that a notice repeats
 BREAK = re.compile(r"\s*\bBREAK\b\s*")  # as AUTOMATIC1111's modules/prompt_parser.py reads it
@@ -178,6 +177,8 @@ def unasked(queries: Any, pieces: list[Piece]) -> str:
 
 def as_written(text: str, options: PromptOptions, stock: bool = False) -> list[str]:
     """A sentence for each kind of mark in ``text`` that is none here. stock: the node is one of the host's."""
+    from ..lavi_core.prompt import WEIGHT
+
     weight, mark = None if options.weights else WEIGHT.search(text), MARKS.search(text)
     where = "in Bridge Text Encode " if stock else ""
     found = []

@@ -85,8 +85,8 @@ def _tokens(clip: comfy.sd.CLIP, text: str, weights: bool) -> tuple[Any, list[tu
     """The tokens of the text, and the name and weight of each, as far as they are one row."""
     if isinstance(clip.cond_stage_model, BridgeShell):
         shell = clip.cond_stage_model
-        pieces = read(shell.encoder, shell.config.prompt, text, PromptOptions(weights=weights))
         asked = PromptOptions(weights=weights)
+        pieces = read(shell.encoder, shell.config.prompt, text, asked)
         for line in (cut_off(pieces), unknown(shell.encoder.tokenizer, pieces), *as_written(text, asked)):
             if line:
                 notice(f"own_text: {line}")

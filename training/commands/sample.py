@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import re
 from pathlib import Path
 
 HELP = "draw pictures with a bridge, without ComfyUI"
-WEIGHT = re.compile(r"\([^()]*[^\s\d()]:\s*\d?\.\d+\s*\)")  # (word:1.2), which is ComfyUI's
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> str:
     """Write one captioned grid of all prompts, and the pictures alone where they are asked for; return its path."""
 
     from ...lavi_core.files import write_bytes
-    from ...lavi_core.prompt import shortened
+    from ...lavi_core.prompt import WEIGHT, shortened
     from ..evaluation.generate import png as alone
     from ..models import named, progress
     from ..models.diffusers_folder import read_config
