@@ -184,9 +184,10 @@ def test_the_bridges_own_language_model_is_looked_for(
     command = ["sample", str(bridge), "a red circle", *options, "-o", str(tmp_path / "a.png")]
     with caplog.at_level("INFO"):
         assert main([*command, "--language-models", str(tmp_path / "models")]) == 0
-    assert "its own, which the bridge was made for" in caplog.text
+    assert "its own, which the bridge was made for" in caplog.text and "as it is written" not in caplog.text
     monkeypatch.setenv("LAVI_BRIDGE_LANGUAGE_MODELS", str(tmp_path / "models"))
-    assert main(command) == 0
+    assert main([*command[:2], "a (red:1.3) circle", *command[3:]]) == 0
+    assert "(red:1.3) is read as it is written" in caplog.text
 
 
 @pytest.mark.parametrize(
