@@ -28,6 +28,7 @@ def named(stem: str, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     [
         ("clip", "lora_te_text_model_encoder_layers_1_self_attn_q_proj", "encoder.layers.1.self_attn.q_proj"),
         ("clip", "lora_te2_text_model_encoder_layers_0_self_attn_out_proj", "encoder.layers.0.self_attn.out_proj"),
+        ("clip", "lora_te1_encoder_layers_0_self_attn_q_proj", "encoder.layers.0.self_attn.q_proj"),  # transformers 5
         ("t5", "lora_te3_encoder_block_1_layer_0_SelfAttention_v", "encoder.block.1.layer.0.SelfAttention.v"),
         ("llama", "lora_te_model_layers_0_self_attn_q_proj", "layers.0.self_attn.q_proj"),
     ],
