@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,10 @@ from .resize_and_crop import AspectBuckets
 from .sources import IndexedSource
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+UNREAD = {".gif", ".avif", ".heic", ".heif", ".jxl", ".tif", ".tiff"}
 COLUMNS = ("text", "caption")
+
+log = logging.getLogger(__name__)
 
 
 class _Files(IndexedSource):
@@ -83,7 +87,15 @@ class FolderSource(_Files):
         images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         bare = [p for p in images if not p.with_suffix(".txt").is_file()]
         if bare:
-            raise ValueError(f"{len(bare)} of {len(images)} images have no .txt beside them, the first is {bare[0]}")
+            raise ValueError(
+                f"{len(bare)} of {len(images)} images have no .txt beside them, the first is {bare[0]}; write it, an "
+                "empty one where nothing is to be said, or move them out"
+            )
+        if left := sorted(p for p in folder.rglob("*") if p.suffix.lower() in UNREAD):
+            log.warning(
+                "pictures left out: %d, the first is %s; those in %s are read",
+                *(len(left), left[0], ", ".join(sorted(SUFFIXES))),
+            )
         super().__init__(section, [(p, _caption_of(p)) for p in images], folder)
 
 

@@ -109,9 +109,9 @@ def load(
         if key in identity and identity[key] != value:
             raise ValueError(
                 f"the state {path} does not fit this recipe: {key} is {value!r} there and {identity[key]!r} here; "
-                "put it back, or train into another output"
+                "put it back, or train into another output, from this run's bridge if you like (adapter.from)"
             )
-    weights = read_safetensors(path / "weights.safetensors")
+    weights = _read(path, "weights")
     if weights.keys() != trained.keys():
         odd = sorted(weights.keys() ^ trained.keys())
         raise ValueError(f"the state {path} does not fit this recipe: {len(odd)} weights differ, the first is {odd[0]}")
@@ -123,10 +123,20 @@ def load(
                     f"{tuple(parameter.shape)} here"
                 )
             parameter.copy_(weights[key])
-    moments = read_safetensors(path / "optimizer.safetensors") if facts["step"] else {}
+    moments = _read(path, "optimizer") if facts["step"] else {}
     optimizers.restore(optimizer, trained, moments, facts.get("optimizer", {}))
-    extra = path / "extra.safetensors"
-    return facts["step"], read_safetensors(extra) if extra.is_file() else {}
+    return facts["step"], _read(path, "extra") if (path / "extra.safetensors").is_file() else {}
+
+
+def _read(path: Path, part: str) -> dict[str, Tensor]:
+    try:
+        return read_safetensors(path / f"{part}.safetensors")
+    except ValueError as error:
+        before = [other.name for other in states(path.parent) if other.name < path.name]
+        way = f"{before[-1]}, the one before it" if before else "the beginning"
+        raise ValueError(
+            f"the state {path} is damaged ({error.__cause__ or error}); delete that folder and go on from {way}"
+        ) from error
 
 
 def _whole(path: Path) -> bool:

@@ -38,6 +38,7 @@ from .context_measures import ContextMeasure, own_context
 from .ema import EMA
 from .environment import environment, record_environment
 from .journal import Journal
+from .learning_rate import tell_of_the_rate
 from .samples import SampleGrids
 from .split import split_of, tell_of_others
 from .step import TrainStep
@@ -352,6 +353,10 @@ class Trainer:
         self.bad_steps.restore(extra)
         self.ema.restore(extra)
         log.info("resuming %s at step %d", self.recipe.name, self.step)
+        if self.step >= self.recipe.steps:
+            log.warning("nothing is left to train: the run has %d of %d steps", self.step, self.recipe.steps)
+        elif self.main:
+            tell_of_the_rate(self.output / "recipe.json", self.recipe, self.step)
         return True
 
 

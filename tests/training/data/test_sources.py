@@ -47,11 +47,15 @@ def test_a_line_without_a_tab_is_named(tmp_path: Path) -> None:
         SOURCES["tsv"](DataSection(kind="tsv", path=str(tmp_path / "t.tsv")))
 
 
-def test_folder_pairs_images_with_their_captions(tmp_path: Path) -> None:
+def test_folder_pairs_images_with_their_captions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for path in pictures(tmp_path / "f", 2):
         path.with_suffix(".txt").write_text(f" caption of {path.stem}\n")
     source = SOURCES["folder"](DataSection(kind="folder", path=str(tmp_path / "f"), resolution=32))
     assert [source.caption(i, 0) for i in range(2)] == ["caption of 000", "caption of 001"]
+    assert "pictures left out" not in caplog.text
+    Image.new("RGB", (32, 32)).save(tmp_path / "f" / "moving.gif")
+    assert len(SOURCES["folder"](DataSection(kind="folder", path=str(tmp_path / "f"), resolution=32))) == 2
+    assert "pictures left out: 1, the first is" in caplog.text and "moving.gif; those in .bmp, .jpeg" in caplog.text
     (tmp_path / "f" / "001.txt").unlink()
     with pytest.raises(ValueError, match=r"1 of 2 images have no \.txt.*001\.png"):
         SOURCES["folder"](DataSection(kind="folder", path=str(tmp_path / "f")))

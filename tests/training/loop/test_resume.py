@@ -163,8 +163,28 @@ def test_a_cut_state_is_named(recipe: Path, tmp_path: Path) -> None:
     Trainer(read_recipe(recipe, ["steps=2"])).run()
     weights = tmp_path / "run" / "state" / "step-0000002" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"step-0000002/weights\.safetensors is cut short"):
+    whole = "step-0000000"
+    with pytest.raises(
+        ValueError, match=rf"step-0000002 is damaged .*; delete that folder and go on from {whole}, the"
+    ):
         Trainer(read_recipe(recipe), resume=True)
+    shutil.rmtree(weights.parent)
+    assert Trainer(read_recipe(recipe), resume=True).step == 0
+
+
+def test_what_is_left_and_a_rate_that_rises_again_are_told_of(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def told(*changes: str, resume: bool = True) -> str:
+        caplog.clear()
+        Trainer(read_recipe(recipe, [*changes, 'optimizer.schedule="cosine"']), resume=resume).run()
+        return caplog.text
+
+    told("steps=2", resume=False)
+    assert "nothing is left to train: the run has 2 of 2 steps" in told("steps=2")
+    text = told("steps=4")
+    assert (
+        "with 4 steps for 2 the cosine schedule goes on at 0.50 of the learning rate, where it had come to 0.00" in text
+    )
+    assert "nothing is left" not in text
 
 
 def test_resuming_with_a_language_model_that_was_changed_is_refused(recipe: Path, tiny: Path, tmp_path: Path) -> None:
