@@ -107,12 +107,8 @@ def find_source(
         read = read_config(path)
         files = check_weights(path) if whole else weight_files(path)
         return Source(path, read, load_tokenizer(path, read), files)
-    hint = (
-        ""
-        if path.exists()
-        else "; nothing lies there, and names of a hub are not looked up: fetch it and give its path"
-    )
-    raise ValueError(f"{path} is not a Hugging Face model folder, a .safetensors file or a .gguf file{hint}")
+    absent = "" if path.exists() else "; nothing lies there, names of a hub are not looked up: fetch it, give its path"
+    raise ValueError(f"{path} is not a Hugging Face model folder, a .safetensors file or a .gguf file{absent}")
 
 
 def _beside(path: Path, folder: Path | None) -> tuple[Any, Any]:

@@ -84,14 +84,15 @@ class FolderSource(_Files):
         folder = Path(section.path)
         if not folder.is_dir():
             raise ValueError(f"there is no folder of images at {folder}")
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(folder.rglob("*"))
+        images = [p for p in files if p.suffix.lower() in SUFFIXES]
         bare = [p for p in images if not p.with_suffix(".txt").is_file()]
         if bare:
             raise ValueError(
                 f"{len(bare)} of {len(images)} images have no .txt beside them, the first is {bare[0]}; write it, an "
                 "empty one where nothing is to be said, or move them out"
             )
-        if left := sorted(p for p in folder.rglob("*") if p.suffix.lower() in UNREAD):
+        if left := [p for p in files if p.suffix.lower() in UNREAD]:
             log.warning(
                 "pictures left out: %d, the first is %s; those in %s are read",
                 *(len(left), left[0], ", ".join(sorted(SUFFIXES))),

@@ -353,7 +353,7 @@ class Trainer:
         self.bad_steps.restore(extra)
         self.ema.restore(extra)
         log.info("resuming %s at step %d", self.recipe.name, self.step)
-        if self.step >= self.recipe.steps:
+        if self.main and self.step >= self.recipe.steps:
             log.warning("nothing is left to train: the run has %d of %d steps", self.step, self.recipe.steps)
         elif self.main:
             tell_of_the_rate(self.output / "recipe.json", self.recipe, self.step)
