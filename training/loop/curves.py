@@ -15,6 +15,7 @@ from . import text_curves
 from .plotting import COLORS, FAINT, INK, STYLES, Panel, Run, colored, legend, logarithmic, smooth
 
 PIXELS, DPI = 1200, 120  # of the picture: its width
+LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.6, 0.12, 0.6, 0.36, 0.66  # inches around the panels and between two rows
 
 
 def draw_curves(log: Path, output: Path) -> None:
@@ -59,14 +60,26 @@ def picture(runs: Sequence[Run]) -> Any:
 
     shown = [panel for panel in PANELS if any(panel.key in entry for run in runs for entry in run.entries)]
     rows = 1 + len(shown) // 2
-    figure = Figure(figsize=(PIXELS / DPI, 1.6 + 2.4 * rows), dpi=DPI, facecolor="white", layout="constrained")
-    grid = figure.add_gridspec(rows, 2, height_ratios=[1.25] + [1] * (rows - 1))
+    width, height = PIXELS / DPI, 1.6 + 2.4 * rows
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    panel_height = (height - TOP - BOTTOM - BETWEEN * (rows - 1)) / rows  # the mean
+    grid = figure.add_gridspec(  # room as numbers: a layout that looks for it takes longer than the drawing
+        rows,
+        2,
+        left=LEFT / width,
+        right=1 - RIGHT / width,
+        bottom=BOTTOM / height,
+        top=1 - TOP / height,
+        wspace=0.13,
+        hspace=BETWEEN / panel_height,
+        height_ratios=[1.25] + [1] * (rows - 1),
+    )
     for i, panel in enumerate(shown):
         wide = i == 0 or (i == len(shown) - 1 and i % 2 == 1)  # alone in its row
         axes = figure.add_subplot(grid[(i + 1) // 2, slice(None) if wide else (i + 1) % 2])
         _plain(axes, panel.title)
         panel.draw(axes, runs)
-    figure.suptitle(_heading(runs), x=0.01, ha="left", fontsize=12, color=INK, fontweight="bold")
+    figure.suptitle(_heading(runs), x=0.01, y=1 - 0.1 / height, fontsize=12, color=INK, fontweight="bold", ha="left")
     return figure
 
 
@@ -216,9 +229,10 @@ def _bench(axes: Any, runs: Sequence[Run]) -> None:
         for i, name in enumerate(names):
             values = [scores.get(name, np.nan) for scores in found]
             axes.plot(steps, values, "o-", color=COLORS[i % len(COLORS)], markersize=3, linewidth=1.2, label=name)
-    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.4)  # room for the legend
+    axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
     axes.set_xlim(0, 1.01 * max(entry["step"] for run in runs for entry in run.entries))
-    legend(axes, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend(axes, loc="upper left", ncols=3)
 
 
 PANELS = (

@@ -34,10 +34,9 @@ class Panel(NamedTuple):
 
 
 def legend(axes: Any, **more: Any) -> None:
-    """more: of matplotlib; one that is anchored outside of the axes takes room from them."""
+    """more: of matplotlib."""
     if axes.get_legend_handles_labels()[0]:
-        made = axes.legend(frameon=False, fontsize=8, labelcolor=INK, **more)
-        made.set_in_layout("bbox_to_anchor" in more)
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, **more)
 
 
 def colored(runs: Sequence[Run]) -> Iterator[tuple[str, Run]]:
