@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -28,7 +29,10 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     data = {f"{key}_" if iskeyword(key) else key: value for key, value in data.items()}
     for key in data:
         if key not in known:
-            raise ValueError(f"unknown key {prefix}{key}; known here: {', '.join(name.rstrip('_') for name in known)}")
+            names = [name.rstrip("_") for name in known]
+            near = difflib.get_close_matches(key.rstrip("_"), names, 1)
+            meant = f" (did you mean {prefix}{near[0]}?)" if near else ""
+            raise ValueError(f"unknown key {prefix}{key}{meant}; known here: {', '.join(names)}")
     for name, f in known.items():
         if name not in data and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"missing key {prefix}{name} ({cls.__name__})")
@@ -71,6 +75,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():  # 1e3
+        return int(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{where} = {value!r}; it must be of type {hint.__name__}")
     return value

@@ -40,10 +40,10 @@ class Recipe:
     steps: int
     batch_size: int
     language: LanguageSection
-    prompt: PromptRecipe
-    adapter: AdapterSection
     vision: VisionSection
     data: DataSection
+    prompt: PromptRecipe = field(default_factory=PromptRecipe)
+    adapter: AdapterSection = field(default_factory=AdapterSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     loss: LossSection = field(default_factory=LossSection)
     validation: ValidationSection = field(default_factory=ValidationSection)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from lavi_bridge.lavi_core.files import write_safetensors
+from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.training.commands import main
-from lavi_bridge.training.recipe import read_recipe
+from lavi_bridge.training.recipe import AdapterSection, read_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").rglob("*.toml"))
 
@@ -17,12 +19,29 @@ RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").rglob("*.t
 def test_overrides_reach_nested_keys(recipe: Path) -> None:
     read = read_recipe(recipe, ["vision.rank=8", "data.mix.single=2", "name=other", "prompt.vision_mask=true"])
     assert (read.vision.rank, read.data.mix, read.name, read.prompt.vision_mask) == (8, {"single": 2.0}, "other", True)
+    steps = read_recipe(recipe, ["steps=1e3"]).steps
+    assert steps == 1000 and isinstance(steps, int)
+
+
+def test_the_tables_of_keys_that_all_have_defaults_may_be_left_out(recipe: Path) -> None:
+    whole = tomllib.loads(recipe.read_text())
+    lines = recipe.read_text().splitlines()
+    kept, left_out = [], False
+    for line in lines:
+        if line.startswith("["):
+            left_out = line in ("[prompt]", "[adapter]")
+        kept += [] if left_out else [line]
+    recipe.write_text("\n".join(kept))
+    assert {"prompt", "adapter"} <= whole.keys() and not {"prompt", "adapter"} & tomllib.loads(recipe.read_text()).keys()
+    read = read_recipe(recipe)
+    assert (read.prompt, read.adapter) == (PromptRecipe(), AdapterSection())
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("vision.rnk=8", "unknown key vision.rnk"),
+        ("vision.rnk=8", "unknown key vision.rnk (did you mean vision.rank?); known here: model, vae"),
+        ("steps=1.5", "steps = 1.5; it must be of type int"),
         ("vision.rank=big", "vision.rank = 'big'; it must be of type int"),
         ("precision=fp8", "it must be one of 'bf16', 'fp32'"),
         ("batch_size=5", None),
