@@ -18,6 +18,7 @@ from .sources import IndexedSource
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 UNREAD = {".gif", ".avif", ".heic", ".heif", ".jxl", ".tif", ".tiff"}
 COLUMNS = ("text", "caption")
+SIZED = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,15 @@ class _Files(IndexedSource):
 
     def image(self, index: int) -> np.ndarray:
         return self.buckets.read(self.pairs[index][0], self.name(index))
+
+    def fingerprint(self) -> str:
+        """Of all places and captions, and of the sizes in bytes of at most ``SIZED`` pictures all over the data."""
+        digest = hashlib.sha256()
+        for index, (_, caption) in enumerate(self.pairs):
+            digest.update(f"{self.place(index)}\0{caption}\n".encode())
+        for path, _ in self.pairs[:: -(-len(self) // SIZED)]:
+            digest.update(f"{path.stat().st_size if path.is_file() else None}\n".encode())
+        return digest.hexdigest()
 
     def print_of(self, indices: range) -> str:
         digest = hashlib.sha256(str(self.buckets.sizes).encode())

@@ -55,6 +55,10 @@ class Source(Protocol):
 
     def shards(self) -> list[Shard]: ...
 
+    def fingerprint(self) -> str | None:
+        """The same wherever the data lies, another once a picture or a caption was edited; None = not known."""
+        ...
+
 
 class IndexedSource(ABC):
     """A source of which every picture can be had by its index: ``SHARD`` neighbours make a shard."""
@@ -88,6 +92,9 @@ class IndexedSource(ABC):
     @abstractmethod
     def print_of(self, indices: range) -> str:
         """Changes when any of these pictures may have changed."""
+
+    def fingerprint(self) -> str | None:
+        return None
 
     def shards(self) -> list[Shard]:
         return [self._shard(range(start, min(start + SHARD, len(self)))) for start in range(0, len(self), SHARD)]

@@ -47,6 +47,9 @@ class WebDatasetSource:
         if missing:
             raise ValueError(f"{len(missing)} of {len(self.tars)} tars are not there, the first is {missing[0]}")
 
+    def fingerprint(self) -> None:
+        """None: captions and sizes are known once the tars were read."""
+
     def shards(self) -> list[Shard]:
         return [Shard(tar, self._print(tar), None, partial(self._read, tar)) for tar in self.tars]
 

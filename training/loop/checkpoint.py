@@ -22,21 +22,28 @@ from . import optimizers
 PREFIX = "step-"
 # What may change when a run goes on: what it writes, how long it runs, and what leaves its numbers alone.
 FREE = (
-    *("output", "steps", "save_every", "keep", "keep_every", "sample", "validation", "trackers"),
-    *("gradient_checkpointing", "compile"),
+    *("name", "output", "steps", "save_every", "keep", "keep_every", "sample", "validation", "trackers"),
+    *("gradient_checkpointing", "compile", "data.cache", "adapter.from_", "adapter.preset"),
 )
+# Paths that may change as long as what lies there has not, by the key that tells.
+MOVABLE = {
+    "language.model": "language.fingerprint",
+    "vision.model": "vision.fingerprint",
+    "vision.vae": "vae.fingerprint",
+    "own_encoder.model": "own_encoder.fingerprint",
+    "data.path": "data.fingerprint",
+}
+EDITABLE = "data.fingerprint"
 
 
 def identity_of(recipe: Recipe, fingerprints: Mapping[str, str | None]) -> dict[str, Any]:
-    """What must be the same when a run is resumed: its recipe, but for ``FREE``, and the fingerprints of its models;
-    by dotted key."""
-    plain = recipe.plain()
-    for key in FREE:
-        del plain[key]
+    """What must be the same when a run is resumed, see ``load``: its recipe, but for ``FREE``, and the fingerprints of
+    its models and data; by dotted key."""
     facts = {}
-    for key, value in plain.items():
+    for key, value in recipe.plain().items():
         facts |= {f"{key}.{sub}": v for sub, v in value.items()} if isinstance(value, dict) else {key: value}
-    return facts | {f"{name}.fingerprint": value for name, value in fingerprints.items()}
+    kept = {key: v for key, v in facts.items() if key not in FREE and key.split(".")[0] not in FREE}
+    return kept | {f"{name}.fingerprint": value for name, value in fingerprints.items()}
 
 
 def save(
@@ -102,11 +109,13 @@ def load(
     """Fill weights and optimiser from a state and return its step and its ``extra``.
 
     Raises ValueError for a state of another ``identity``; keys that only one side knows, as other versions of this
-    code have them, are passed over.
+    code have them, are passed over, and so are the paths of ``MOVABLE`` and the teacher's once it was heard. Data that
+    was edited where it lies is the caller's to tell of.
     """
     facts = json.loads((path / "state.json").read_text())
-    for key, value in facts.get("identity", {}).items():
-        if key in identity and identity[key] != value:
+    before = {key: value for key, value in facts.get("identity", {}).items() if key in identity and key != EDITABLE}
+    for key, value in before.items():
+        if identity[key] != value and not _moved(key, facts, identity):
             raise ValueError(
                 f"the state {path} does not fit this recipe: {key} is {value!r} there and {identity[key]!r} here; "
                 "put it back, or train into another output, from this run's bridge if you like (adapter.from)"
@@ -126,6 +135,13 @@ def load(
     moments = _read(path, "optimizer") if facts["step"] else {}
     optimizers.restore(optimizer, trained, moments, facts.get("optimizer", {}))
     return facts["step"], _read(path, "extra") if (path / "extra.safetensors").is_file() else {}
+
+
+def _moved(key: str, facts: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    if key == "align.teacher":
+        return facts["step"] >= identity["align.prediction_steps"]
+    there = facts["identity"].get(MOVABLE.get(key))
+    return there is not None and there == identity.get(MOVABLE[key])
 
 
 def _read(path: Path, part: str) -> dict[str, Tensor]:

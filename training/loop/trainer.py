@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from ...lavi_core.files import write_text
+from ...lavi_core.fingerprint import weights_fingerprint
 from ...lavi_core.language import TextEncoder
 from ..data import SOURCES, Captions, IndexedSource, LatentCache, Prefetch
 from ..data.batch import Batches, micro_batch_size
@@ -84,6 +85,7 @@ class Trainer:
         self.bad_steps = BadSteps(recipe.optimizer, self.output)
         self.text_inputs = TextInputs(recipe, self.pair, self.output, self.accelerator.device, language)
         self.source = SOURCES[recipe.data.kind](recipe.data)
+        self.data_fingerprint = self.source.fingerprint()
         self.step, self.split = 0, None
         self.resumed = resume and self._resume()
         if self.main:
@@ -120,7 +122,9 @@ class Trainer:
         if self.main:
             self.split = split_of(len(self.trained_on), self.latents.names(self.held_out.tolist()))
             if self.step:
-                tell_of_others(checkpoint.states(self.output / "state")[-1], self.step, self.split)
+                tell_of_others(
+                    checkpoint.states(self.output / "state")[-1], self.step, self.split, self.data_fingerprint
+                )
         samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
             samples = SampleGrids(recipe, self.pair, self.vae, self.text_inputs, self.output if self.main else None)
@@ -322,6 +326,7 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run is resumed."""
         prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_fingerprint}
+        prints |= {"vae": weights_fingerprint(self.vae), "data": self.data_fingerprint}
         if self.pair.ear is not None:
             prints["own_encoder"] = " ".join(str(encoder.fingerprint) for encoder in self.pair.ear.encoders)
         if self.pair.queries is not None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,42 @@ def test_resuming_with_a_language_model_that_was_changed_is_refused(recipe: Path
     write_safetensors(folder / "model.safetensors", scaled, {"format": "pt"})
     with pytest.raises(ValueError, match=r"does not fit this recipe: language\.facts\.weights is"):
         Trainer(read_recipe(recipe, changes), resume=True)
+
+
+def test_what_was_moved_goes_on_and_what_was_edited_is_told_of(
+    recipe: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of models and data; another data set under another path is refused."""
+    from PIL import Image
+
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    for folder, brightness in ((first / "data", 90), (other / "data", 200)):
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32), (brightness, 10 * i, 0)).save(folder / f"{i}.png")
+            (folder / f"{i}.txt").write_text(f"picture {i} of {folder.parent.name}")
+    shutil.copytree(tiny, first / "models")
+
+    def trained(place: Path, steps: int, resume: bool = True, **paths: Path) -> str:
+        caplog.clear()
+        models = paths.get("models", place / "models")
+        whole = tomllib.loads(recipe.read_text())
+        changes = [f"steps={steps}", 'data.kind="folder"', f"data.path={json.dumps(str(place / 'data'))}"]
+        for key in ("language.model", "vision.model", "vision.vae"):
+            table, name = key.split(".")
+            changes.append(f"{key}={json.dumps(whole[table][name].replace(str(tiny), str(models)))}")
+        Trainer(read_recipe(recipe, [*changes, f'name="{place.name}"']), resume=resume).run()
+        return caplog.text
+
+    trained(first, 1, resume=False)
+    first.rename(second)
+    assert "edited" not in trained(second, 2)
+    (second / "data" / "0.txt").write_text("a picture that was named again")
+    assert "up to step 2 this run was told other captions" in trained(second, 3) and "edited" not in trained(second, 4)
+    Image.new("RGB", (48, 32), (1, 2, 3)).save(second / "data" / "1.png")
+    assert "up to step 4 this run was told other captions" in trained(second, 5)
+    with pytest.raises(ValueError, match=r"does not fit this recipe: data\.path is"):
+        trained(other, 6, models=second / "models")
 
 
 def test_other_pictures_than_before_are_told_of(recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,7 +32,9 @@ def test_the_tables_of_keys_that_all_have_defaults_may_be_left_out(recipe: Path)
             left_out = line in ("[prompt]", "[adapter]")
         kept += [] if left_out else [line]
     recipe.write_text("\n".join(kept))
-    assert {"prompt", "adapter"} <= whole.keys() and not {"prompt", "adapter"} & tomllib.loads(recipe.read_text()).keys()
+    assert {"prompt", "adapter"} <= whole.keys() and not {"prompt", "adapter"} & tomllib.loads(
+        recipe.read_text()
+    ).keys()
     read = read_recipe(recipe)
     assert (read.prompt, read.adapter) == (PromptRecipe(), AdapterSection())
 
