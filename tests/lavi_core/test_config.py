@@ -69,7 +69,7 @@ def test_several_layers_and_options_of_adapters_there_and_back(change):
     [
         (
             {"prompt__lenght": 7},
-            r"unknown key prompt.lenght \(did you mean prompt.max_length\?\); known here: template, max_length",
+            r"unknown key prompt.lenght \(did you mean prompt.max_length\?\); known here: template,",
         ),
         ({"colour": 7}, "unknown key colour; known here: language, prompt"),
         ({"prompt__max_length": "77"}, "prompt.max_length = '77'; it must be of type int"),
