@@ -12,8 +12,12 @@ STATES_HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bridge", help="a bridge .safetensors")
-    parser.add_argument("--language-model", help="folder, .gguf file, demo:minilm or demo:smollm2")
+    parser.add_argument("bridge", help="a bridge .safetensors, or demo:minilm and the like")
+    parser.add_argument(
+        "--language-model",
+        help="folder, .gguf file, demo:minilm or demo:smollm2 (default: the bridge's, looked for)",
+    )
+    parser.add_argument("--language-models", metavar="FOLDER", help="where the bridge's own is looked for")
     parser.add_argument("--prompts", help="text file, a prompt a line; an empty line is the empty prompt")
     parser.add_argument("--states", help=STATES_HELP)
     parser.add_argument("-o", "--output", required=True, help="the .safetensors to write")

@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("bridge", help="a bridge .safetensors, or demo:minilm and the like")
     draw.add_argument("--prompts", required=True, nargs="+", help=".txt, .tsv (prompt, category) or GenEval's .jsonl")
     draw.add_argument("--category", default="", help="of prompts whose file tells none, as in short or long")
-    draw.add_argument("--language-model", required=True, help="folder, .gguf file, demo:minilm or demo:smollm2")
+    draw.add_argument(
+        "--language-model",
+        help="folder, .gguf file, demo:minilm or demo:smollm2 (default: the bridge's, looked for)",
+    )
+    draw.add_argument("--language-models", metavar="FOLDER", help="where the bridge's own is looked for")
     draw.add_argument("--vision-model", default="demo:vision", help="folder with unet/ (transformer/) and scheduler/")
     draw.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
     draw.add_argument("-o", "--output", required=True, metavar="RUN", help="the run folder")

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> str:
     from ..evaluation.generate import png as alone
     from ..models import named, progress
     from ..models.diffusers_folder import read_config
-    from ..models.find_language import find_language
+    from ..models.find_language import language_for
     from ..models.picture_grid import png
     from ..models.pipeline import Pipeline, Strengths
 
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> str:
     if args.guidance is not None and not math.isfinite(args.guidance):
         raise ValueError(f"--guidance must be a number such as 7.5, got {args.guidance}")
     demo = args.vision_model == "demo:vision"
-    vision, asked = named.vision(args.vision_model), args.language_model
-    language = named.language(asked) if asked else find_language(named.bridge(args.bridge), args.language_models)
+    vision = named.vision(args.vision_model)
+    language = language_for(named.bridge(args.bridge), args.language_model, args.language_models)
     vae = named.vae_for(args.vision_model, args.vae)
     config, row = read_config(vision)
     size = row.picture_size(config) if args.size is None else args.size

@@ -19,6 +19,7 @@ from ...lavi_core import fingerprint
 from ...lavi_core.files import write_bytes, write_text
 from ..models import named, progress
 from ..models.diffusers_folder import read_config
+from ..models.find_language import language_for
 from ..models.pipeline import Pipeline
 from ..models.sampling import noise_for
 from ..models.vae import decode
@@ -56,8 +57,8 @@ def generate(args: argparse.Namespace) -> str:
     run, prompts = Path(args.output), read_prompts(args.prompts, args.category)
     vision = named.vision(args.vision_model)
     size = size_for(vision, args.size)
-    language, vae = named.language(args.language_model), named.vae_for(args.vision_model, args.vae)
-    bridge = named.bridge(str(args.bridge))
+    bridge, vae = named.bridge(str(args.bridge)), named.vae_for(args.vision_model, args.vae)
+    language = language_for(bridge, args.language_model, args.language_models)
     pipeline = Pipeline.load(bridge, language, vision, vae, args.precision, args.device)
     settings = Settings(
         sampler=args.sampler,

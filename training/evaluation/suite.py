@@ -141,6 +141,7 @@ def _drawing(asked: Suite, entry: Entry, run: Path, device: str | None) -> Names
     return Namespace(
         bridge=bridge,
         language_model=language,
+        language_models=None,
         vision_model=entry.vision_model,
         vae=entry.vae or None,
         output=run,

@@ -122,9 +122,8 @@ class Trainer:
         if self.main:
             self.split = split_of(len(self.trained_on), self.latents.names(self.held_out.tolist()))
             if self.step:
-                tell_of_others(
-                    checkpoint.states(self.output / "state")[-1], self.step, self.split, self.data_fingerprint
-                )
+                state = checkpoint.states(self.output / "state")[-1]
+                tell_of_others(state, self.step, self.split, self.data_fingerprint)
         samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
             samples = SampleGrids(recipe, self.pair, self.vae, self.text_inputs, self.output if self.main else None)

@@ -10,11 +10,17 @@ from pathlib import Path
 from ...lavi_core.checkpoint import read_config
 from ...lavi_core.config import LanguageConfig
 from ...lavi_core.language import TextEncoder
+from . import named
 from .fetch import folder as demo_folder
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "LAVI_BRIDGE_LANGUAGE_MODELS"  # a folder of models, as ComfyUI's models/LLM
+
+
+def language_for(bridge: str | Path, asked: str | None, folder: str | None = None) -> Path:
+    """Path of the model that is ``asked`` for, else of the bridge's own, see ``find_language``."""
+    return named.language(asked) if asked else find_language(bridge, folder)
 
 
 def find_language(bridge: str | Path, folder: str | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,6 +95,20 @@ def test_a_row_a_prompt_whatever_the_batch(bridge, encoder):
         heard = Bridge.connect(BridgeCheckpoint.load(bridge), encoder)(PROMPTS)
     assert torch.allclose(found["context"], heard.context, atol=1e-5)
     assert torch.allclose(found["pooled"], heard.pooled, atol=1e-5)
+
+
+def test_the_language_model_is_found_by_its_fingerprint(bridge, tmp_path, capsys):
+    status, named = run(bridge, "a cat\n")
+    assert status == 0
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(LANGUAGE.parent / part, tmp_path / "models" / "pipeline" / part)
+    output, place = tmp_path / "found.safetensors", ["--language-models", str(tmp_path / "models")]
+    command = ["encode", str(bridge), "--prompts", str(tmp_path / "prompts.txt"), "-o", str(output), "--device", "cpu"]
+    assert main([*command, *place]) == 0
+    assert torch.equal(load_file(output)["context"], load_file(named)["context"])
+    (tmp_path / "none").mkdir()
+    assert main([*command, "--language-models", str(tmp_path / "none")]) == 2
+    assert "which is not in" in capsys.readouterr().err
 
 
 def test_the_mask_is_the_one_that_the_vision_model_gets(encoder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,17 @@ def generate(bridge: Path, tiny: Path, prompts: Path, run: Path, *more: str) -> 
     models = ["--language-model", str(tiny / "text_encoder"), "--vision-model", str(tiny / "vision")]
     models += ["--vae", str(tiny / "vae.safetensors"), "--prompts", str(prompts), "-o", str(run)]
     return main(["evaluate", "generate", str(bridge), *models, "--steps", "3", *more])
+
+
+def test_the_language_model_is_found_by_its_fingerprint(
+    bridge: Path, tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny / "text_encoder", tmp_path / "models" / "one")
+    monkeypatch.setenv("LAVI_BRIDGE_LANGUAGE_MODELS", str(tmp_path / "models"))
+    models = ["--vision-model", str(tiny / "vision"), "--vae", str(tiny / "vae.safetensors")]
+    run = tmp_path / "run"
+    command = ["evaluate", "generate", str(bridge), *models, "--prompts", str(prompts), "-o", str(run), "--steps", "1"]
+    assert main([*command, "--seeds", "1"]) == 0 and len(files(run)) == 3
 
 
 def files(run: Path) -> list[Path]:

@@ -24,17 +24,13 @@ def test_overrides_reach_nested_keys(recipe: Path) -> None:
 
 
 def test_the_tables_of_keys_that_all_have_defaults_may_be_left_out(recipe: Path) -> None:
-    whole = tomllib.loads(recipe.read_text())
-    lines = recipe.read_text().splitlines()
     kept, left_out = [], False
-    for line in lines:
+    for line in recipe.read_text().splitlines():
         if line.startswith("["):
             left_out = line in ("[prompt]", "[adapter]")
         kept += [] if left_out else [line]
     recipe.write_text("\n".join(kept))
-    assert {"prompt", "adapter"} <= whole.keys() and not {"prompt", "adapter"} & tomllib.loads(
-        recipe.read_text()
-    ).keys()
+    assert not {"prompt", "adapter"} & tomllib.loads(recipe.read_text()).keys()
     read = read_recipe(recipe)
     assert (read.prompt, read.adapter) == (PromptRecipe(), AdapterSection())
 

@@ -24,6 +24,7 @@ from ....lavi_core.prompt import shortened
 from ....lavi_core.vision import NUM_TIMESTEPS
 from .. import named, progress
 from ..device import pick_device
+from ..find_language import language_for
 from ..own_encoder import OwnEncoder, load_ear
 
 log = logging.getLogger(__name__)
@@ -34,15 +35,15 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 def encode(args: argparse.Namespace) -> str:
     """Write the tensors of ``encode_prompts``, or of ``encode_states``, to ``args.output``, whole or not at all, and
     return its path."""
-    checkpoint = BridgeCheckpoint.load(args.bridge)
+    path = named.bridge(args.bridge)
+    checkpoint = BridgeCheckpoint.load(path)
     if args.states is not None:
         if args.prompts is not None or args.language_model is not None:
             raise ValueError("--states stands in the place of --prompts and --language-model: leave those out")
         write_safetensors(args.output, encode_states(checkpoint, args.states, args.timestep), {"format": "pt"})
         return args.output
-    for option in ("prompts", "language_model"):
-        if getattr(args, option) is None:
-            raise ValueError(f"--{option.replace('_', '-')} is needed, or --states of both")
+    if args.prompts is None:
+        raise ValueError("--prompts is needed, or --states in its place")
     prompts = read_prompts(args.prompts)
     device = pick_device("cpu" if args.stream and args.device is None else args.device)
     if args.batch_size < 1:
@@ -51,12 +52,12 @@ def encode(args: argparse.Namespace) -> str:
     ear, own = checkpoint.config.own_encoder, None
     check_given(bool(args.own_encoder), ear)
     if ear is not None:
-        own = load_ear(args.bridge, ear, named.teacher(args.own_encoder), checkpoint.config.vision).to(device)
-    source, dtype = named.language(args.language_model), DTYPES[args.precision]
+        own = load_ear(path, ear, named.teacher(args.own_encoder), checkpoint.config.vision).to(device)
+    source, dtype = language_for(path, args.language_model, args.language_models), DTYPES[args.precision]
     encoder = TextEncoder.load(source, dtype=dtype, device=device, stream=args.stream)
     bridge = Bridge.connect(checkpoint, encoder, lora="live" if args.stream else "merged")
     tensors = encode_prompts(bridge, prompts, args.batch_size, args.timestep, own)
-    write_safetensors(args.output, tensors, {"format": "pt", "bridge": Path(args.bridge).name})
+    write_safetensors(args.output, tensors, {"format": "pt", "bridge": path.name})
     return args.output
 
 
