@@ -45,7 +45,7 @@ def _dry_run(args: argparse.Namespace) -> None:
 
     if int(os.environ.get("RANK", "0")):  # of a launcher's processes one speaks
         return
-    report = dry_run(read_recipe(args.recipe, args.set), args.resume)
-    print(report)
+    report = dry_run(read_recipe(args.recipe, args.set), args.resume, lambda row: print(row, flush=True))
+    print(report.conclusion(), end="\n" if report.notes or report.problems else "")
     if report.problems:
         raise ValueError(f"{args.recipe} cannot be trained here as it is; what stands in the way is listed above")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..recipe import DataSection
-from .resize_and_crop import AspectBuckets
+from .resize_and_crop import AspectBuckets, Size
 from .sources import IndexedSource
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -47,6 +47,9 @@ class _Files(IndexedSource):
 
     def image(self, index: int) -> np.ndarray:
         return self.buckets.read(self.pairs[index][0], self.name(index))
+
+    def shape(self, index: int) -> tuple[Size, Size]:
+        return self.buckets.look(self.pairs[index][0], self.name(index))
 
     def fingerprint(self) -> str:
         """Of all places and captions, and of the sizes in bytes of at most ``SIZED`` pictures all over the data."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ORIENTATION = 0x0112  # EXIF: from 5 on the picture lies on its side
+
 
 class UnreadableImage(ValueError):
     """One picture cannot be read; the message names it and says why."""
@@ -52,6 +54,17 @@ class AspectBuckets:
             return abs(math.log(size.width / size.height) - math.log(width / height)), -size.width * size.height
 
         return min(self.sizes, key=distance)
+
+    def look(self, file: str | Path, name: str) -> tuple[Size, Size]:
+        """(a picture's own size, upright, the shape that it gets), by its header alone; raises as ``read`` does."""
+        from PIL import Image
+
+        try:
+            with Image.open(file) as opened:
+                width, height = opened.size if opened.getexif().get(ORIENTATION, 1) < 5 else opened.size[::-1]
+                return Size(height, width), self.size(width, height)
+        except Exception as error:  # as in ``read``
+            raise UnreadableImage(f"{name}: {error or type(error).__name__}") from None
 
     def read(self, file: str | Path | IO[bytes], name: str) -> np.ndarray:
         """uint8 [height width 3]; raises UnreadableImage with ``name``."""

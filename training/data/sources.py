@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from ..recipe import DataSection
+from .resize_and_crop import Size
 
 SHARD = 2048
 
@@ -82,6 +83,11 @@ class IndexedSource(ABC):
     @abstractmethod
     def image(self, index: int) -> np.ndarray:
         """uint8 [height width 3]; raises UnreadableImage."""
+
+    def shape(self, index: int) -> tuple[Size, Size] | None:
+        """(the picture's own size, that which it is trained at); None where it is drawn at that size. Raises
+        UnreadableImage."""
+        return None
 
     @abstractmethod
     def caption(self, index: int, epoch: int) -> str: ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from ...lavi_core.language import TextEncoder
 from ..data import MAX_UNREADABLE, IndexedSource, Source, UnreadableImage
+from ..data.resize_and_crop import Size
 from ..loop.validation import none_held_out
 from ..models.pair import Pair
 from ..models.progress import bar
@@ -15,7 +17,9 @@ from ..recipe import Recipe
 from .report import Report
 
 OPENED = 64  # pictures
-READ = 4096  # captions, of a source that has each by its index; of a tar the first OPENED
+READ = 4096  # captions and headers, of a source that has each by its index; of a tar the first OPENED
+SHAPES = 4  # that are named
+CUT = 0.25
 
 
 def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
@@ -50,6 +54,46 @@ def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
     seen = f", each seen {_count(recipe.steps * recipe.batch_size / trained)} times" if trained else ""
     report.add("data", f"{recipe.data.kind}: {known} of {recipe.data.resolution} pixels{seen}; {opened} opened")
     return count
+
+
+def shapes(report: Report, recipe: Recipe, source: Source) -> None:
+    """What becomes of the pictures' own shapes, by the headers of at most ``READ`` of them."""
+    if not isinstance(source, IndexedSource):
+        return
+    found = []
+    for index in bar(range(0, len(source), -(-len(source) // READ)), desc="shapes", leave=False):
+        try:
+            shape = source.shape(index)
+        except UnreadableImage:
+            continue  # told of by ``pictures``, and in training
+        if shape is None:
+            return
+        found.append((source.name(index), *shape))
+    counts = Counter(target for _, _, target in found)
+    most = ", ".join(f"{w} x {h} ({count:,})" for (h, w), count in counts.most_common(SHAPES))
+    others = f", and {len(counts) - SHAPES} more" if len(counts) > SHAPES else ""
+    report.add("  shapes", f"{most}{others}, of {len(found):,} pictures")
+    small = [(name, own, to) for name, own, to in found if own.height < to.height or own.width < to.width]
+    if small:
+        report.notes.append(f"{len(small)} of {len(found)} pictures are enlarged, such as {_becomes(*small[0])}")
+    cut = [(name, own, to) for name, own, to in found if _kept(own, to) < 1 - CUT]
+    if cut:
+        worst = min(cut, key=lambda row: _kept(*row[1:]))
+        way = "" if recipe.data.buckets else "; data.buckets = true keeps their shapes"
+        report.notes.append(
+            f"{len(cut)} of {len(found)} pictures lose more than {CUT:.0%} of themselves at their edges, the most "
+            f"{_becomes(*worst)}{way}"
+        )
+
+
+def _kept(own: Size, to: Size) -> float:
+    """The share of a picture that is left when it is scaled to cover a shape and cropped to it."""
+    scale = max(to.height / own.height, to.width / own.width)
+    return to.height * to.width / (scale**2 * own.height * own.width)
+
+
+def _becomes(name: str, own: Size, to: Size) -> str:
+    return f"{name} ({own.width} x {own.height} to {to.width} x {to.height})"
 
 
 def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncoder) -> int:

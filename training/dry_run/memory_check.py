@@ -46,7 +46,8 @@ def check(
     }
     if teacher is not None and recipe.align.prediction_steps:
         kept["teacher"] = teacher.nbytes
-    drawn, count = 0, vae_batch_size(recipe.data.resolution)
+    asked = max(len(recipe.sample.prompts), recipe.sample.bench, 1)
+    drawn, count = 0, min(asked, vae_batch_size(recipe.data.resolution))
     if recipe.sample.every:
         averages = kept["average (ema)"]  # the weights that train are kept aside
         drawn = memory_estimate.drawing(pair, vae, device, latents, tokens, count) + kept["optimizer"] + 2 * averages
@@ -61,7 +62,7 @@ def check(
     report.add("  gradients", in_bytes(step.gradients))
     report.add("  activations", f"{in_bytes(step.kept)} kept for the backward pass")
     if drawn:
-        report.add("  sample pictures", f"{in_bytes(drawn)} while {count} are drawn at a time")
+        report.add("  sample pictures", f"{in_bytes(drawn)} with {count} drawn at a time")
     report.add("  most at a time", f"{in_bytes(peak)} in tensors; allocator and kernels take more, up to half of it")
     if peak > there:
         raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from ..data import SOURCES
 from ..models.device import pick_device
@@ -11,9 +13,10 @@ from . import data, disk, memory_check, models, settings
 from .report import Report
 
 
-def dry_run(recipe: Recipe, resume: bool = False) -> Report:
-    """Check a recipe against this machine; nothing is written but a file that is deleted at once."""
-    report = Report()
+def dry_run(recipe: Recipe, resume: bool = False, tell: Callable[[str], Any] = lambda _: None) -> Report:
+    """Check a recipe against this machine; nothing is written but a file that is deleted at once. tell: is given each
+    row of the report as soon as it is known."""
+    report = Report(tell=tell)
     world, device = int(os.environ.get("WORLD_SIZE", "1")), pick_device()
     report.add("recipe", f"{recipe.name}: {recipe.steps:,} steps of {recipe.batch_size}, {recipe.precision}")
     for check in (settings.batch, settings.names, settings.precision, settings.packages):
@@ -26,6 +29,7 @@ def dry_run(recipe: Recipe, resume: bool = False) -> Report:
     count, tokens = None, recipe.prompt.max_length
     if source is not None:
         count = report.got(data.pictures, report, recipe, source)
+        report.got(data.shapes, report, recipe, source)
         if encoder is not None:
             tokens = report.got(data.captions, report, recipe, source, encoder) or tokens
     latents = report.got(models.latents, report, recipe, vae, vision, device) if vae is not None else None

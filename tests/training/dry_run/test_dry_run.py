@@ -142,7 +142,7 @@ def test_every_optimizer_has_its_figure():
 
 def test_drawing_takes_memory_too(recipe, capsys):
     assert run(recipe, "sample.every=2", 'sample.prompts=["a red circle"]') == 0
-    assert "sample pictures" in capsys.readouterr().out
+    assert "with 1 drawn at a time" in capsys.readouterr().out
 
 
 def test_all_problems_are_listed(recipe, tmp_path, capsys):
@@ -320,6 +320,41 @@ def test_pictures_and_captions_are_looked_at(recipe, tmp_path):
         (data / f"{i}.png").write_bytes(b"none")
     with pytest.raises(ValueError, match="none of the first 4 pictures can be read"):
         looked_at(read_recipe(recipe, changes))
+
+
+def test_what_becomes_of_the_pictures_shapes_is_told(recipe, tmp_path):
+    """As training does it, by the EXIF's side up too; a row is told before the next check ends."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, size, exif in (
+        ("a", (64, 64), None),
+        ("b", (20, 40), None),
+        ("c", (40, 160), None),
+        ("d", (96, 64), turned),
+    ):
+        Image.new("RGB", size).save(folder / f"{name}.jpg", **({} if exif is None else {"exif": exif}))
+        (folder / f"{name}.txt").write_text("a red circle")
+    (folder / "0.jpg").write_bytes(b"none")
+    (folder / "0.txt").write_text("first and broken")
+    changes = ('data.kind="folder"', f"data.path={json.dumps(str(folder))}")
+    report, told = Report(), []
+    report.tell = told.append
+    read = read_recipe(recipe, changes)
+    data.shapes(report, read, SOURCES["folder"](read.data))
+    assert told == [str(report).splitlines()[0]] and told[0].endswith("32 x 32 (4), of 4 pictures")
+    small, cut = report.notes
+    assert small.startswith("1 of 4 pictures are enlarged") and small.endswith("b.jpg (20 x 40 to 32 x 32)")
+    assert cut.startswith("3 of 4 pictures lose more than 25% of themselves at their edges, the most")
+    assert "c.jpg (40 x 160 to 32 x 32); data.buckets = true keeps their shapes" in cut
+    report, read = Report(), read_recipe(recipe, [*changes, "data.buckets=true", "data.bucket_step=8"])
+    source = SOURCES["folder"](read.data)
+    data.shapes(report, read, source)
+    for index in range(1, 5):
+        height, width, _ = source.image(index).shape
+        assert source.shape(index)[1] == (height, width)
+    assert "24 x 40 (3), 32 x 32 (1)" in str(report) and "40 x 24" not in str(report)  # the turned one is upright
 
 
 def looked_at(recipe):
