@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,10 +25,21 @@ def interval(values: Sequence[float], prompts: Sequence[Hashable], seed: int = 0
         sums[prompt] += value
         counts[prompt] += 1
     total, number = np.array(list(sums.values())), np.array(list(counts.values()), float)
-    rng, means = stream(seed, "bootstrap"), []
-    while len(means) < SAMPLES:
-        rows = min(SAMPLES - len(means), max(1, AT_ONCE // len(total)))
-        drawn = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=rows)
-        means += (drawn @ total / (drawn @ number)).tolist()
+    draws = _kept_draws if SAMPLES * len(total) <= AT_ONCE else _draws
+    means = np.concatenate([drawn @ total / (drawn @ number) for drawn in draws(len(total), seed)])
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
+
+
+def _draws(count: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of ``count`` prompts is drawn, int64 [samples, count], ``SAMPLES`` in all."""
+    rng, left = stream(seed, "bootstrap"), SAMPLES
+    while left:
+        rows = min(left, max(1, AT_ONCE // count))
+        yield rng.multinomial(count, np.full(count, 1 / count), size=rows)
+        left -= rows
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(count: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draws(count, seed))

@@ -97,6 +97,7 @@ def _plain(axes: Any, title: str) -> None:
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
+    axes.locator_params(nbins=6)
 
 
 def _noisy(axes: Any, key: str, runs: Sequence[Run], alone: str | None = None) -> None:

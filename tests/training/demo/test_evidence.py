@@ -70,8 +70,8 @@ def miniature(output: Path, cache: Path, steps: int) -> Pipeline:
 
 
 def test_a_miniature_learns_to_speak(language: Path, tmp_path: Path) -> None:
-    settings, single = Settings(prompts=24, steps=10), ROWS[:1]
+    settings, single = Settings(prompts=24, steps=6), ROWS[:1]
     before = evaluate(miniature(tmp_path / "before", tmp_path / "latents", 1), settings, single)["single"]
-    after = evaluate(miniature(tmp_path / "after", tmp_path / "latents", 70), settings, single)["single"]
+    after = evaluate(miniature(tmp_path / "after", tmp_path / "latents", 60), settings, single)["single"]
     assert before["correct"] < 0.2
     assert after["correct"] > before["correct"] + 0.4
