@@ -334,7 +334,7 @@ def test_what_becomes_of_the_pictures_shapes_is_told(recipe, tmp_path):
         ("c", (40, 160), None),
         ("d", (96, 64), turned),
     ):
-        Image.new("RGB", size).save(folder / f"{name}.jpg", **({} if exif is None else {"exif": exif}))
+        Image.new("RGB", size).save(folder / f"{name}.jpg", exif=exif or Image.Exif())
         (folder / f"{name}.txt").write_text("a red circle")
     (folder / "0.jpg").write_bytes(b"none")
     (folder / "0.txt").write_text("first and broken")
