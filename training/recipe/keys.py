@@ -17,8 +17,8 @@ PAGE = Path(__file__).parents[1] / "KEYS.md"
 HEAD = """# Every key of a recipe
 
 A recipe is a TOML file: the keys of the first table stand at its top, the others under their `[section]`; on the
-command line a key is `--set section.key=value`. A key without a default has to be there. A key that is not known is refused by
-name. [What a recipe can ask for](README.md#what-a-recipe-can-ask-for) has them by purpose."""
+command line a key is `--set section.key=value`. A key without a default has to be there. A key that is not known is
+refused by name. [What a recipe can ask for](README.md#what-a-recipe-can-ask-for) has them by purpose."""
 
 
 def page() -> str:
