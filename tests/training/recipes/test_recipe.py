@@ -70,6 +70,10 @@ def test_a_bad_value_is_named(recipe: Path, override: str, message: str | None) 
         (["train", "nowhere.toml"], "there is no recipe at nowhere.toml"),
         (["train", "{recipe}", "--set", "language.model=nowhere"], "nowhere"),
         (["train", "{recipe}", "--set", "vision.model=nowhere"], "no vision model in nowhere"),
+        (
+            ["train", "{recipe}", "--set", "vision.model={recipe}"],
+            "is a single file, a vision model is read from diffus",
+        ),
         (["train", "{recipe}", "--set", "vision.target=sd9"], "known: sd1"),
         (["train", "{recipe}", "--set", "vision.vae=nowhere.safetensors"], "no VAE at nowhere.safetensors"),
         (["train", "{recipe}", "--set", "data.count=0"], "data.count"),
