@@ -28,8 +28,8 @@ def network_folder(folder: str | Path) -> Path:
             return Path(folder) / name
     if Path(folder).is_file():
         raise ValueError(
-            f"{folder} is a single file, a vision model is read from diffusers' folder of a whole pipeline: make one of "
-            "it with from_single_file(file).save_pretrained(folder) of diffusers' pipeline class"
+            f"{folder} is a single file, a vision model is read from diffusers' folder of a whole pipeline: make one "
+            "of it with from_single_file(file).save_pretrained(folder) of diffusers' pipeline class"
         )
     raise ValueError(
         f"no vision model in {folder}: it needs unet/config.json or transformer/config.json, as diffusers' folder of a "
