@@ -29,7 +29,17 @@ class _Files(IndexedSource):
     def __init__(self, section: DataSection, pairs: list[tuple[Path, str]], where: Path):
         if not pairs:
             raise ValueError(f"no captioned images in {where}")
+        if section.caption_lines == "first":
+            pairs = [(path, caption.partition("\n")[0].rstrip()) for path, caption in pairs]
         self.section, self.pairs, self.buckets = section, pairs, AspectBuckets(section)
+        several = sum("\n" in caption for _, caption in pairs)
+        self.changing_captions = section.caption_lines == "any" and several > 0
+        if several and section.caption_lines == "all":
+            log.warning(
+                "captions of several lines: %d of %d, each is read as one text; data.caption_lines = 'first' reads the "
+                "first line alone, as kohya's sd-scripts does, 'any' one of them in each epoch",
+                *(several, len(pairs)),
+            )
         self._folder = where if where.is_dir() else where.parent
 
     def __len__(self) -> int:
@@ -43,7 +53,13 @@ class _Files(IndexedSource):
         return (path.relative_to(self._folder) if path.is_relative_to(self._folder) else path).as_posix()
 
     def caption(self, index: int, epoch: int) -> str:
-        return self.pairs[index][1]
+        caption = self.pairs[index][1]
+        if not self.changing_captions:
+            return caption
+        lines = [line.strip() for line in caption.split("\n") if line.strip()]
+        if len(lines) < 2:
+            return caption
+        return lines[int(np.random.default_rng([self.section.seed, 3, index, epoch]).integers(len(lines)))]
 
     def image(self, index: int) -> np.ndarray:
         return self.buckets.read(self.pairs[index][0], self.name(index))

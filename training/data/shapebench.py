@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from .sources import IndexedSource
 class ShapeBenchSource(IndexedSource):
     """``count`` pictures of ShapeBench. A picture depends on (seed, index) alone; it is captioned anew each epoch."""
 
-    changing_captions: ClassVar[bool] = True
+    changing_captions = True
 
     def __init__(self, section: DataSection):
         from ..shapebench import CATEGORIES, VOCABULARIES

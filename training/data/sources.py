@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -49,10 +49,14 @@ class Captions(Protocol):
 class Source(Protocol):
     """Captioned pictures in shards."""
 
-    changing_captions: ClassVar[bool]  # from epoch to epoch
     section: DataSection
 
     def __init__(self, section: DataSection): ...
+
+    @property
+    def changing_captions(self) -> bool:
+        """Whether a picture is captioned otherwise from epoch to epoch."""
+        ...
 
     def shards(self) -> list[Shard]: ...
 
@@ -64,7 +68,7 @@ class Source(Protocol):
 class IndexedSource(ABC):
     """A source of which every picture can be had by its index: ``SHARD`` neighbours make a shard."""
 
-    changing_captions: ClassVar[bool] = False
+    changing_captions: bool = False
     section: DataSection
 
     @abstractmethod

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class WebDatasetSource:
     command is not noticed.
     """
 
-    changing_captions: ClassVar[bool] = False
+    changing_captions = False
 
     def __init__(self, section: DataSection):
         from webdataset.shardlists import expand_urls

@@ -20,6 +20,7 @@ OPENED = 64  # pictures
 READ = 4096  # captions and headers, of a source that has each by its index; of a tar the first OPENED
 SHAPES = 4  # that are named
 CUT = 0.25
+DRAWN = 4  # captions of a picture that has several
 
 
 def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
@@ -136,8 +137,9 @@ def _count(number: float) -> str:
 
 def _captions(source: Source) -> list[str]:
     if isinstance(source, IndexedSource):
-        step = max(1, len(source) // READ)
-        return [source.caption(i, 0) for i in range(0, len(source), step)]
+        epochs = range(DRAWN if source.changing_captions else 1)
+        step = max(1, len(source) * len(epochs) // READ)
+        return [source.caption(i, epoch) for i in range(0, len(source), step) for epoch in epochs]
     found = (example.caption for _, example in zip(range(OPENED), _examples(source), strict=False))
     return [caption for caption in found if caption is not None]
 

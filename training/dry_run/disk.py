@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..data import SOURCES
 from ..models.pair import Pair
 from ..recipe import Recipe
 from . import memory_estimate
@@ -13,12 +12,18 @@ from .report import Report, in_bytes
 
 
 def check(
-    report: Report, recipe: Recipe, pair: Pair, latents: tuple[int, ...] | None, count: int | None, tokens: int
+    report: Report,
+    recipe: Recipe,
+    pair: Pair,
+    latents: tuple[int, ...] | None,
+    count: int | None,
+    tokens: int,
+    changing: bool,
 ) -> None:
     """Add what the run writes to ``report``. Raises ValueError where a file system has less room.
 
     latents: [C h w] of one picture. count: of pictures; of either None = not known, and left out. tokens: of the
-    longest prompt.
+    longest prompt. changing: whether captions are others from epoch to epoch.
     """
     output = Path(recipe.output)
     cache = Path(recipe.data.cache or output / "latents")
@@ -40,12 +45,12 @@ def check(
         each = 2 * latents[0] * latents[1] * latents[2] * (2 if recipe.data.flip else 1)
         wanted.append(("latents", cache, count * each, f"{count:,} of {in_bytes(each)}"))
     if recipe.language.train == "frozen" and recipe.language.states_gb and count is not None:
-        captions = recipe.steps * recipe.batch_size if SOURCES[recipe.data.kind].changing_captions else count
+        captions = recipe.steps * recipe.batch_size if changing else count
         each = tokens * pair.adapter_config.state_width * next(pair.encoder.parameters()).dtype.itemsize
         most = int(min(captions * each, recipe.language.states_gb * 1e9))
         wanted.append(("hidden states", cache, most, f"at most, up to {in_bytes(each)} a caption"))
     if pair.ear is not None and count is not None:
-        captions = recipe.steps * recipe.batch_size if SOURCES[recipe.data.kind].changing_captions else count
+        captions = recipe.steps * recipe.batch_size if changing else count
         each = pair.ear.prompt.max_length * pair.ear.width * (2 if recipe.precision == "bf16" else 4)
         most = int(min(captions * each, recipe.own_encoder.states_gb * 1e9))
         wanted.append(("own encoder", cache, most, f"at most, up to {in_bytes(each)} a caption"))

@@ -88,6 +88,8 @@ class DataSection:
     "shapebench" draws ``count`` pictures.
 
     caption_column: where a .json or metadata.jsonl has the caption; empty = "text", or "caption" where there is none.
+    caption_lines: of a caption of several lines, in a .txt or a metadata.jsonl: "all" = they are one text; "first" = it
+    alone is read; "any" = they are several captions of the picture, of which each epoch draws one, by ``seed``.
     resolution: side of the square that pictures are scaled to cover and cropped to, at the centre, small ones too.
     buckets: instead of the square, the shape nearest to the picture's own of those whose area is at most resolution^2,
     whose sides are multiples of ``bucket_step`` and at most ``bucket_ratio`` to one another.
@@ -99,6 +101,7 @@ class DataSection:
     kind: Literal["tsv", "folder", "jsonl", "webdataset", "shapebench"]
     path: str = ""
     caption_column: str = ""
+    caption_lines: Literal["all", "first", "any"] = "all"
     resolution: int = 512
     buckets: bool = False
     bucket_step: int = 64
@@ -123,6 +126,11 @@ class DataSection:
         if self.bucket_ratio < 1:
             raise ValueError(
                 f"data.bucket_ratio is the longer side over the shorter, at least 1, got {self.bucket_ratio}"
+            )
+        if self.caption_lines != "all" and self.kind in ("webdataset", "shapebench"):
+            raise ValueError(
+                f"data.caption_lines is {self.caption_lines!r}, but data.kind = {self.kind!r} reads captions whole: "
+                'leave it out, or take "folder" or "jsonl"'
             )
         if self.validation < 0:
             raise ValueError(f"data.validation is a number of pictures, got {self.validation}")

@@ -65,3 +65,27 @@ def test_a_text_that_is_not_utf8_is_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path if kind == "folder" else tmp_path / name
     with pytest.raises(ValueError, match=rf"{name} is not UTF-8 text .*; save it as UTF-8"):
         SOURCES[kind](DataSection(kind=kind, path=str(path)))  # type: ignore[arg-type]
+
+
+def test_captions_of_several_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One text, the first line, or one of them an epoch: the same for a seed, each in its turn, blank ones never."""
+    for name, caption in (("0", "a red circle\r\n\r\n  red, circle, 1girl \n"), ("1", "a square")):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_bytes(caption.encode())
+
+    def read(lines: str, seed: int = 0) -> list[list[str]]:
+        section = DataSection(kind="folder", path=str(tmp_path), caption_lines=lines, seed=seed)  # type: ignore[arg-type]
+        source = SOURCES["folder"](section)
+        assert source.changing_captions == (lines == "any")
+        return [[source.caption(i, epoch) for epoch in range(40)] for i in range(2)]
+
+    whole, first, drawn = read("all"), read("first"), read("any")
+    assert set(whole[0]) == {"a red circle\n\n  red, circle, 1girl"} and set(first[0]) == {"a red circle"}
+    assert {*whole[1], *first[1], *drawn[1]} == {"a square"}
+    assert set(drawn[0]) == {"a red circle", "red, circle, 1girl"} and 10 <= drawn[0].count("a red circle") <= 30
+    assert drawn == read("any") and drawn != read("any", seed=1)
+    (told,) = (line.getMessage() for line in caplog.records)
+    assert told.startswith("captions of several lines: 1 of 2, each is read as one text; data.caption_lines = 'first'")
+    (tmp_path / "0.txt").write_text("a red circle")
+    with pytest.raises(ValueError, match=r"data\.caption_lines is 'any', but data\.kind = 'webdataset' reads"):
+        DataSection(kind="webdataset", path="x.tar", caption_lines="any")

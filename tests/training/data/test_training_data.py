@@ -66,3 +66,25 @@ def test_a_run_on_tars_resumes_to_the_bit(
     assert 0 < resumed.step < 6
     resumed.run()
     assert all(torch.equal(p, resumed.trained[key]) for key, p in whole.trained.items())
+
+
+def test_each_epoch_hears_another_line_of_a_caption_from_a_frozen_language_model(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, heard = tmp_path / "data", []
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a red circle\na blue square\ntwo green triangles\n")
+    changes = ['data.kind="folder"', f"data.path={json.dumps(str(folder))}", 'data.caption_lines="any"']
+    changes += ["language.train=frozen", "steps=6", "batch_size=4", "caption_dropout=0.0"]
+    step_of = TrainStep.__call__
+    monkeypatch.setattr(
+        TrainStep, "__call__", lambda self, step, batch: heard.append(batch) or step_of(self, step, batch)
+    )
+    trainer = Trainer(read_recipe(recipe, changes))
+    trainer.run()
+    texts = [part.text for batch in heard for part in batch.micro_batches]
+    said = [one[mask].sum(0) for text in texts for one, mask in zip(text.states, text.mask, strict=True)]
+    kinds = {tuple(round(value, 2) for value in one.tolist()) for one in said}
+    assert len(heard) == 6 and len(kinds) == 3
