@@ -21,6 +21,8 @@ from .context_measures import ContextMeasure, Contexts
 
 log = logging.getLogger(__name__)
 
+FAR = 10.0  # times: so much larger or smaller than the own encoder's is far from it
+
 
 def none_held_out(recipe: Recipe) -> ValueError:
     return ValueError(
@@ -149,4 +151,18 @@ def in_words(found: Mapping[str, Any]) -> str:
     bridge, own = found["context"]["bridge"], found["context"].get("own", {})
     names = {"size": "size", "spread": "spread", "empty_size": '"" size', "empty_distance": '"" distance'}
     parts = [f"{name} {bridge[key]:.3g}" + (f" (own {own[key]:.3g})" if own else "") for key, name in names.items()]
-    return f"{line} with the right captions, {', '.join(more)}; context: {', '.join(parts)}"
+    told = [f"{line} with the right captions, {', '.join(more)}", f"context: {', '.join(parts)}", *_judged(bridge, own)]
+    return "; ".join(told)
+
+
+def _judged(bridge: Mapping[str, float], own: Mapping[str, float]) -> list[str]:
+    """What is wrong with a context, by the own encoder's, where there is one."""
+    found = []
+    if own and not own["size"] / FAR < bridge["size"] < own["size"] * FAR:
+        found.append(
+            f"the context has {bridge['size'] / own['size']:.2g} times the size of the own encoder's, which the vision "
+            "model can hardly use: look at adapter.learning_rate, or align first"
+        )
+    if own and bridge["spread"] < own["spread"] / FAR:
+        found.append("all captions sound nearly alike")
+    return found

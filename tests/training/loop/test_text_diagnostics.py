@@ -18,7 +18,7 @@ from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.training.loop.context_measures import Contexts
 from lavi_bridge.training.loop.step import TrainStep
 from lavi_bridge.training.loop.trainer import Trainer
-from lavi_bridge.training.loop.validation import shuffled
+from lavi_bridge.training.loop.validation import in_words, shuffled
 from lavi_bridge.training.recipe import read_recipe
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -189,6 +189,23 @@ def test_the_own_encoders_context_stands_beside(
     assert len(measures) == 2 and measures[0]["own"] == measures[1]["own"]
     assert measures[0]["own"] == pytest.approx(by_hand(numbers[:-1], numbers[-1]), rel=1e-4)
     assert measures[0]["bridge"] != measures[1]["bridge"]
+
+
+def test_a_context_far_from_the_own_encoders_is_judged_in_the_log() -> None:
+    def said(bridge: tuple[float, float], own: tuple[float, float] | None) -> str:
+        names = ("size", "spread", "empty_size", "empty_distance")
+        context = {"bridge": dict(zip(names, (*bridge, 0.5, 0.5), strict=True))}
+        if own is not None:
+            context["own"] = dict(zip(names, (*own, 0.5, 0.5), strict=True))
+        losses = {"right": 0.4, "shuffled": 0.5, "empty": 0.45}
+        return in_words({"validation": {"loss": 0.4}, "caption_loss": losses, "context": context})
+
+    fine = said((0.5, 0.2), (1.0, 0.4))
+    assert "+0.1000 shuffled" in fine and "hardly" not in fine and "alike" not in fine
+    assert "the context has 0.05 times the size of the own encoder's" in said((0.05, 0.2), (1.0, 0.4))
+    large = said((12.0, 0.03), (1.0, 0.4))
+    assert "12 times the size" in large and large.endswith("all captions sound nearly alike")
+    assert "hardly" not in said((0.05, 0.01), None)  # nothing to judge by
 
 
 @pytest.mark.parametrize("kind", ["none", "wider", "broken"])
