@@ -74,8 +74,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():  # 1e3
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{where} = {str(value)[:20]}...; it is too large for a number") from None
+    if hint is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # 1e3
         return int(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{where} = {value!r}; it must be of type {hint.__name__}")

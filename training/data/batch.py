@@ -105,19 +105,21 @@ class Batches:
         return [drawn >= 1 - section.language_dropout, drawn < section.dropout]
 
     def captions(self, start: int) -> Iterator[list[str]]:
-        """What this process's micro-batches say from step ``start`` to the last of the recipe, nothing dropped; of a
-        source whose captions stay the same, each picture's once."""
-        changing, seen = self.latents.source.changing_captions, set()
+        """What this process's micro-batches say from step ``start`` to the last of the recipe, nothing dropped; of
+        pictures that have no end of captions these, of others all that they may be captioned with, once."""
+        seen: set[int] = set()
         for step in range(start, self.recipe.steps):
             if len(seen) == self.order.count:
                 return
             indices, epochs = self.order.batch(step)
             for rows in self._ours():
-                pairs = [pair for pair in zip(indices[rows], epochs[rows], strict=True) if pair[0] not in seen]
-                if pairs:
-                    yield [self.latents.caption(index, epoch) for index, epoch in pairs]
-            if not changing:
-                seen.update(indices)
+                texts = []
+                for index, epoch in zip(indices[rows], epochs[rows], strict=True):
+                    if index not in seen:
+                        texts += self.latents.captions(index) or [self.latents.caption(index, epoch)]
+                if texts:
+                    yield texts
+            seen.update(index for index in indices if self.latents.captions(index) is not None)
 
     def _ours(self) -> list[slice]:
         """Where in the global batch this process's micro-batches lie."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from .sources import IndexedSource
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 UNREAD = {".gif", ".avif", ".heic", ".heif", ".jxl", ".tif", ".tiff"}
 COLUMNS = ("text", "caption")
-SIZED = 10_000
+LOOKED_INTO, SAMPLE = 10_000, 4096  # pictures, bytes
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,13 @@ class _Files(IndexedSource):
         caption = self.pairs[index][1]
         if not self.changing_captions:
             return caption
-        lines = [line.strip() for line in caption.split("\n") if line.strip()]
-        if len(lines) < 2:
-            return caption
+        lines = self.captions(index)
         return lines[int(np.random.default_rng([self.section.seed, 3, index, epoch]).integers(len(lines)))]
+
+    def captions(self, index: int) -> list[str]:
+        caption = self.pairs[index][1]
+        lines = [line.strip() for line in caption.split("\n") if line.strip()] if self.changing_captions else []
+        return lines or [caption]
 
     def image(self, index: int) -> np.ndarray:
         return self.buckets.read(self.pairs[index][0], self.name(index))
@@ -67,13 +71,18 @@ class _Files(IndexedSource):
     def shape(self, index: int) -> tuple[Size, Size]:
         return self.buckets.look(self.pairs[index][0], self.name(index))
 
-    def fingerprint(self) -> str:
-        """Of all places and captions, and of the sizes in bytes of at most ``SIZED`` pictures all over the data."""
+    def print_of_all(self) -> str:
+        """Of all places and captions, and of at most ``LOOKED_INTO`` pictures all over the data: the size of the file,
+        and some bytes in the middle of it."""
         digest = hashlib.sha256()
         for index, (_, caption) in enumerate(self.pairs):
             digest.update(f"{self.place(index)}\0{caption}\n".encode())
-        for path, _ in self.pairs[:: -(-len(self) // SIZED)]:
-            digest.update(f"{path.stat().st_size if path.is_file() else None}\n".encode())
+        for path, _ in self.pairs[:: -(-len(self) // LOOKED_INTO)]:
+            if path.is_file():
+                with path.open("rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    file.seek(size // 2)
+                    digest.update(f"{size}\0".encode() + file.read(SAMPLE))
         return digest.hexdigest()
 
     def print_of(self, indices: range) -> str:
@@ -174,6 +183,10 @@ def _pair(line: str, column: str, where: str, folder: Path) -> tuple[Path, str]:
     caption = pick_caption(record, column)
     if caption is None:
         raise ValueError(f"{where} has no caption in {columns(column)}; set data.caption_column: it has {list(record)}")
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} has a caption that is no text ({error}): {line[:80]!r}") from None
     return folder / name, caption
 
 

@@ -100,6 +100,12 @@ class LatentCache:
         shard, row = self._find(index)
         return shard.caption(row)
 
+    def captions(self, index: int) -> list[str] | None:
+        """All that a picture may be captioned with; None where there is no end of them."""
+        if isinstance(self.source, IndexedSource):
+            return self.source.captions(int(self.readable[index]))
+        return [self.caption(index, 0)]
+
     def plain_caption(self, index: int, epoch: int) -> str:
         if isinstance(self.source, IndexedSource):
             return self.source.plain_caption(int(self.readable[index]), epoch)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ORIENTATION = 0x0112  # EXIF: from 5 on the picture lies on its side
+ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF
 
 
 class UnreadableImage(ValueError):
@@ -61,7 +61,9 @@ class AspectBuckets:
 
         try:
             with Image.open(file) as opened:
-                width, height = opened.size if opened.getexif().get(ORIENTATION, 1) < 5 else opened.size[::-1]
+                # A PNG's own getexif decodes the picture, for EXIF that may stand behind it.
+                turned = Image.Image.getexif(opened).get(ORIENTATION) in ON_ITS_SIDE
+                width, height = opened.size[::-1] if turned else opened.size
                 return Size(height, width), self.size(width, height)
         except Exception as error:  # as in ``read``
             raise UnreadableImage(f"{name}: {error or type(error).__name__}") from None

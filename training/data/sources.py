@@ -60,8 +60,8 @@ class Source(Protocol):
 
     def shards(self) -> list[Shard]: ...
 
-    def fingerprint(self) -> str | None:
-        """The same wherever the data lies, another once a picture or a caption was edited; None = not known."""
+    def print_of_all(self) -> str | None:
+        """The same wherever the data lies, another once pictures or captions were edited; None = not known."""
         ...
 
 
@@ -103,7 +103,11 @@ class IndexedSource(ABC):
     def print_of(self, indices: range) -> str:
         """Changes when any of these pictures may have changed."""
 
-    def fingerprint(self) -> str | None:
+    def captions(self, index: int) -> list[str] | None:
+        """All that a picture may be captioned with; None where there is no end of them."""
+        return None if self.changing_captions else [self.caption(index, 0)]
+
+    def print_of_all(self) -> str | None:
         return None
 
     def shards(self) -> list[Shard]:

@@ -47,7 +47,7 @@ class WebDatasetSource:
         if missing:
             raise ValueError(f"{len(missing)} of {len(self.tars)} tars are not there, the first is {missing[0]}")
 
-    def fingerprint(self) -> None:
+    def print_of_all(self) -> None:
         """None: captions and sizes are known once the tars were read."""
 
     def shards(self) -> list[Shard]:

@@ -20,7 +20,6 @@ OPENED = 64  # pictures
 READ = 4096  # captions and headers, of a source that has each by its index; of a tar the first OPENED
 SHAPES = 4  # that are named
 CUT = 0.25
-DRAWN = 4  # captions of a picture that has several
 
 
 def pictures(report: Report, recipe: Recipe, source: Source) -> int | None:
@@ -61,15 +60,23 @@ def shapes(report: Report, recipe: Recipe, source: Source) -> None:
     """What becomes of the pictures' own shapes, by the headers of at most ``READ`` of them."""
     if not isinstance(source, IndexedSource):
         return
-    found = []
-    for index in bar(range(0, len(source), -(-len(source) // READ)), desc="shapes", leave=False):
+    found, unreadable, looked = [], [], range(0, len(source), -(-len(source) // READ))
+    for index in bar(looked, desc="shapes", leave=False):
         try:
             shape = source.shape(index)
-        except UnreadableImage:
-            continue  # told of by ``pictures``, and in training
+        except UnreadableImage as error:
+            unreadable += [str(error)] if index >= OPENED else []  # the first are told of by ``pictures``
+            continue
         if shape is None:
             return
         found.append((source.name(index), *shape))
+    if unreadable:
+        told = f"{len(unreadable)} of {len(looked)} pictures have no header that can be read, such as {unreadable[0]}"
+        many = len(unreadable) > MAX_UNREADABLE * len(looked)
+        rest = f"; training stops above {MAX_UNREADABLE:.0%} of them: mend or remove them"
+        (report.problems if many else report.notes).append(told + (rest if many else ""))
+    if not found:
+        return
     counts = Counter(target for _, _, target in found)
     most = ", ".join(f"{w} x {h} ({count:,})" for (h, w), count in counts.most_common(SHAPES))
     others = f", and {len(counts) - SHAPES} more" if len(counts) > SHAPES else ""
@@ -135,11 +142,19 @@ def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def heard(recipe: Recipe, source: Source | None, count: int | None) -> int | None:
+    """How many different captions the language model may be asked for; None = not known. count: of pictures."""
+    if source is None or count is None or not isinstance(source, IndexedSource):
+        return count
+    if source.captions(0) is None:
+        return recipe.steps * recipe.batch_size
+    return sum(len(source.captions(index) or ()) for index in range(count))
+
+
 def _captions(source: Source) -> list[str]:
     if isinstance(source, IndexedSource):
-        epochs = range(DRAWN if source.changing_captions else 1)
-        step = max(1, len(source) * len(epochs) // READ)
-        return [source.caption(i, epoch) for i in range(0, len(source), step) for epoch in epochs]
+        step = max(1, len(source) // READ)
+        return [text for i in range(0, len(source), step) for text in source.captions(i) or [source.caption(i, 0)]]
     found = (example.caption for _, example in zip(range(OPENED), _examples(source), strict=False))
     return [caption for caption in found if caption is not None]
 

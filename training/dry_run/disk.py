@@ -17,13 +17,13 @@ def check(
     pair: Pair,
     latents: tuple[int, ...] | None,
     count: int | None,
+    captions: int | None,
     tokens: int,
-    changing: bool,
 ) -> None:
     """Add what the run writes to ``report``. Raises ValueError where a file system has less room.
 
-    latents: [C h w] of one picture. count: of pictures; of either None = not known, and left out. tokens: of the
-    longest prompt. changing: whether captions are others from epoch to epoch.
+    latents: [C h w] of one picture. count: of pictures; captions: different ones; of each None = not known, and left
+    out. tokens: of the longest prompt.
     """
     output = Path(recipe.output)
     cache = Path(recipe.data.cache or output / "latents")
@@ -44,13 +44,11 @@ def check(
     if latents is not None and count is not None:
         each = 2 * latents[0] * latents[1] * latents[2] * (2 if recipe.data.flip else 1)
         wanted.append(("latents", cache, count * each, f"{count:,} of {in_bytes(each)}"))
-    if recipe.language.train == "frozen" and recipe.language.states_gb and count is not None:
-        captions = recipe.steps * recipe.batch_size if changing else count
+    if recipe.language.train == "frozen" and recipe.language.states_gb and captions is not None:
         each = tokens * pair.adapter_config.state_width * next(pair.encoder.parameters()).dtype.itemsize
         most = int(min(captions * each, recipe.language.states_gb * 1e9))
         wanted.append(("hidden states", cache, most, f"at most, up to {in_bytes(each)} a caption"))
-    if pair.ear is not None and count is not None:
-        captions = recipe.steps * recipe.batch_size if changing else count
+    if pair.ear is not None and captions is not None:
         each = pair.ear.prompt.max_length * pair.ear.width * (2 if recipe.precision == "bf16" else 4)
         most = int(min(captions * each, recipe.own_encoder.states_gb * 1e9))
         wanted.append(("own encoder", cache, most, f"at most, up to {in_bytes(each)} a caption"))

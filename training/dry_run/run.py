@@ -42,8 +42,8 @@ def dry_run(recipe: Recipe, resume: bool = False, tell: Callable[[str], Any] = l
         if source is not None:
             report.got(data.queries, report, pair, source)
         models.trained(report, pair)
-        changing = source is not None and source.changing_captions
-        report.got(disk.check, report, recipe, pair, latents, count, tokens, changing)
+        texts = data.heard(recipe, source, count)
+        report.got(disk.check, report, recipe, pair, latents, count, texts, tokens)
         if latents is not None:
             report.got(memory_check.check, report, pair, vae, teacher, latents, tokens, device, world)
     return report

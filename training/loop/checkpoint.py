@@ -25,25 +25,29 @@ FREE = (
     *("name", "output", "steps", "save_every", "keep", "keep_every", "sample", "validation", "trackers"),
     *("gradient_checkpointing", "compile", "data.cache", "adapter.from_", "adapter.preset"),
 )
-# Paths that may change as long as what lies there has not, by the key that tells.
+# Paths that may change as long as what lies there has not, by the key that tells. A print is compared for that alone.
 MOVABLE = {
-    "language.model": "language.fingerprint",
-    "vision.model": "vision.fingerprint",
-    "vision.vae": "vae.fingerprint",
-    "own_encoder.model": "own_encoder.fingerprint",
-    "data.path": "data.fingerprint",
+    "language.model": "language.fingerprint",  # and its facts, which are compared in any case
+    "vision.model": "vision.print",
+    "vision.vae": "vae.print",
+    "own_encoder.model": "own_encoder.print",
+    "data.path": "data.print",
+    "adapter.query_tokenizer": "query_tokenizer.fingerprint",
 }
-EDITABLE = "data.fingerprint"
+PRINT = ".print"
 
 
-def identity_of(recipe: Recipe, fingerprints: Mapping[str, str | None]) -> dict[str, Any]:
+def identity_of(
+    recipe: Recipe, fingerprints: Mapping[str, str | None], prints: Mapping[str, str | None]
+) -> dict[str, Any]:
     """What must be the same when a run is resumed, see ``load``: its recipe, but for ``FREE``, and the fingerprints of
-    its models and data; by dotted key."""
+    its models; with what tells whether models and data were moved as they are; by dotted key."""
     facts = {}
     for key, value in recipe.plain().items():
         facts |= {f"{key}.{sub}": v for sub, v in value.items()} if isinstance(value, dict) else {key: value}
     kept = {key: v for key, v in facts.items() if key not in FREE and key.split(".")[0] not in FREE}
-    return kept | {f"{name}.fingerprint": value for name, value in fingerprints.items()}
+    kept |= {f"{name}.fingerprint": value for name, value in fingerprints.items()}
+    return kept | {f"{name}{PRINT}": value for name, value in prints.items()}
 
 
 def save(
@@ -113,11 +117,15 @@ def load(
     was edited where it lies is the caller's to tell of.
     """
     facts = json.loads((path / "state.json").read_text())
-    before = {key: value for key, value in facts.get("identity", {}).items() if key in identity and key != EDITABLE}
+    before = facts.get("identity", {})
     for key, value in before.items():
+        if key not in identity or key.endswith(PRINT):
+            continue
         if identity[key] != value and not _moved(key, facts, identity):
+            here = f"{identity[key]!r} here"
+            here += ", where something else lies" if before.get(MOVABLE.get(key)) is not None else ""
             raise ValueError(
-                f"the state {path} does not fit this recipe: {key} is {value!r} there and {identity[key]!r} here; "
+                f"the state {path} does not fit this recipe: {key} is {value!r} there and {here}; "
                 "put it back, or train into another output, from this run's bridge if you like (adapter.from)"
             )
     weights = _read(path, "weights")

@@ -12,9 +12,10 @@ import numpy as np
 
 from ...lavi_core.files import write_bytes
 from . import text_curves
-from .plotting import COLORS, FAINT, INK, STYLES, Panel, Run, colored, legend, logarithmic, smooth
+from .plotting import COLORS, FAINT, INK, STYLES, Panel, Run, colored, legend, logarithmic, mark, smooth
 
 PIXELS, DPI = 1200, 120  # of the picture: its width
+WIDE = 150  # letters beside each other in a panel of the whole width
 LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 0.6, 0.12, 0.6, 0.36, 0.66  # inches around the panels and between two rows
 
 
@@ -59,7 +60,8 @@ def picture(runs: Sequence[Run]) -> Any:
     from matplotlib.figure import Figure
 
     shown = [panel for panel in PANELS if any(panel.key in entry for run in runs for entry in run.entries)]
-    rows = 1 + len(shown) // 2
+    alone = [i for i, panel in enumerate(shown) if i == 0 or panel.draw is _bench]  # in its row
+    rows = len(alone) + -(-(len(shown) - len(alone)) // 2)
     width, height = PIXELS / DPI, 1.6 + 2.4 * rows
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     panel_height = (height - TOP - BOTTOM - BETWEEN * (rows - 1)) / rows  # the mean
@@ -74,9 +76,12 @@ def picture(runs: Sequence[Run]) -> Any:
         hspace=BETWEEN / panel_height,
         height_ratios=[1.25] + [1] * (rows - 1),
     )
+    place = 0  # in halves of rows
     for i, panel in enumerate(shown):
-        wide = i == 0 or (i == len(shown) - 1 and i % 2 == 1)  # alone in its row
-        axes = figure.add_subplot(grid[(i + 1) // 2, slice(None) if wide else (i + 1) % 2])
+        wide = i in alone or (place % 2 == 0 and (i + 1 == len(shown) or i + 1 in alone))
+        place += place % 2 if wide else 0
+        axes = figure.add_subplot(grid[place // 2, slice(None) if wide else place % 2])
+        place += 2 if wide else 1
         _plain(axes, panel.title)
         panel.draw(axes, runs)
     figure.suptitle(_heading(runs), x=0.01, y=1 - 0.1 / height, fontsize=12, color=INK, fontweight="bold", ha="left")
@@ -110,7 +115,7 @@ def _noisy(axes: Any, key: str, runs: Sequence[Run], alone: str | None = None) -
         values = np.array(raw, dtype=float)
         average = smooth(values)
         axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.7)
-        axes.plot(steps, average, color=color, linewidth=1.6, label=run.name if len(runs) > 1 else alone)
+        axes.plot(steps, average, color=color, linewidth=1.6, label=run.name if len(runs) > 1 else alone, **mark(steps))
         finite = values[np.isfinite(values)]
         if len(finite):
             low.append(np.percentile(finite, 0.5))
@@ -132,7 +137,7 @@ def _loss(axes: Any, runs: Sequence[Run]) -> None:
             low, high = axes.get_ylim()
             axes.set_ylim(min(low, 0.97 * min(losses)), max(high, 1.03 * max(losses)))
     axes.set_xlabel("step", fontsize=8, color="#666666")
-    legend(axes, loc="upper right", ncols=2)
+    legend(axes, WIDE, loc="upper right", ncols=2)
 
 
 def _looks(groups: Sequence[str], single: bool) -> list[dict[str, str]]:
@@ -152,7 +157,7 @@ def _learning_rates(axes: Any, runs: Sequence[Run]) -> None:
         for name, look in zip(groups, looks, strict=True) if found else ():
             rates = np.array([rate.get(name, np.nan) for rate in found], dtype=float)
             peaks.append(np.nanmax(rates, initial=0.0))
-            axes.plot(steps, rates, linewidth=1.4, **(look if single else look | {"color": color}))
+            axes.plot(steps, rates, linewidth=1.4, **mark(steps), **(look if single else look | {"color": color}))
     for name, look in zip(groups, looks, strict=True):
         axes.plot([], [], label=name, **look)
     if peaks := [peak for peak in peaks if peak > 0]:
@@ -175,7 +180,7 @@ def _group_norms(axes: Any, runs: Sequence[Run]) -> None:
         for name, look in zip(groups, looks, strict=True) if found else ():
             norms = smooth(np.array([norm.get(name, np.nan) for norm in found], dtype=float))
             drawn.append(norms[norms > 0])
-            axes.plot(steps, norms, linewidth=1.4, **(look if single else look | {"color": color}))
+            axes.plot(steps, norms, linewidth=1.4, **mark(steps), **(look if single else look | {"color": color}))
     for name, look in zip(groups, looks, strict=True):
         axes.plot([], [], label=name, **look)
     values = np.concatenate(drawn) if drawn else np.array([])
@@ -230,10 +235,10 @@ def _bench(axes: Any, runs: Sequence[Run]) -> None:
         for i, name in enumerate(names):
             values = [scores.get(name, np.nan) for scores in found]
             axes.plot(steps, values, "o-", color=COLORS[i % len(COLORS)], markersize=3, linewidth=1.2, label=name)
-    axes.set_ylim(-0.03, 1.4)  # room for the legend
     axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
     axes.set_xlim(0, 1.01 * max(entry["step"] for run in runs for entry in run.entries))
-    legend(axes, loc="upper left", ncols=3)
+    rows = legend(axes, WIDE, loc="upper left", ncols=9)
+    axes.set_ylim(-0.03, 1.03 / (1 - 0.05 - 0.11 * rows))  # room for the legend
 
 
 PANELS = (

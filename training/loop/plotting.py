@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 COLORS = ("#2f6db3", "#d1672e", "#3f8f5b", "#8a5ba8", "#b8860b", "#3a9aa8", "#b0406a", "#6b7280")
 STYLES = ("-", "--", ":", "-.")
 INK, FAINT = "#333333", "#e6e6e6"
+LONGEST = 36  # letters of a name in a legend
 SHARE = 40  # the moving average reaches over one part of the run in this many, to each side
 
 
@@ -33,10 +35,25 @@ class Panel(NamedTuple):
     draw: Callable[[Any, Sequence[Run]], None]
 
 
-def legend(axes: Any, **more: Any) -> None:
-    """more: of matplotlib."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, **more)
+def legend(axes: Any, letters: int = 76, **more: Any) -> int:
+    """A legend of at most ``letters`` in a row, lines' marks counted in, with its number of rows; 0 = nothing is named.
+    Names of more than ``LONGEST`` letters lose what all begin with, and their ends. more: of matplotlib."""
+    handles, names = axes.get_legend_handles_labels()
+    if not names:
+        return 0
+    if max(map(len, names)) > LONGEST:
+        alike = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+        begins = max(0, alike - 4) if len(names) > 1 else 0
+        shown = [f"…{name[begins:]}" if begins else name for name in names]
+        names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in shown]
+    columns = max(1, min(len(names), letters // (max(map(len, names)) + 8), more.pop("ncols", 1)))
+    axes.legend(handles, names, frameon=False, fontsize=8, labelcolor=INK, ncols=columns, **more)
+    return -(-len(names) // columns)
+
+
+def mark(steps: Sequence[Any] | np.ndarray) -> dict[str, Any]:
+    """How a line is drawn so that one of a single point is seen."""
+    return {"marker": "o", "markersize": 3} if len(steps) == 1 else {}
 
 
 def colored(runs: Sequence[Run]) -> Iterator[tuple[str, Run]]:

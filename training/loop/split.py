@@ -18,11 +18,11 @@ def split_of(trained_on: int, held_out: Iterable[str]) -> dict[str, Any]:
     return {"trained_on": trained_on, "held_out": len(names), "names": hashlib.sha256(repr(names).encode()).hexdigest()}
 
 
-def tell_of_others(state: Path, step: int, split: dict[str, Any], fingerprint: str | None) -> None:
+def tell_of_others(state: Path, step: int, split: dict[str, Any], data_print: str | None) -> None:
     """Warn where a run that goes on from ``step`` trains on or holds out others than its ``state`` tells of, or where
-    those have changed. fingerprint: the data's."""
+    those have changed."""
     facts = json.loads((state / "state.json").read_text())
-    before, edited = facts.get("split"), facts.get("identity", {}).get("data.fingerprint", fingerprint) != fingerprint
+    before, edited = facts.get("split"), facts.get("identity", {}).get("data.print", data_print) != data_print
     if before is None and split["held_out"]:
         log.warning(
             "up to step %d this run did not record which pictures it held out: it may have trained on some of the %d "
@@ -37,7 +37,7 @@ def tell_of_others(state: Path, step: int, split: dict[str, Any], fingerprint: s
         )
     elif edited:
         log.warning(
-            "up to step %d this run was told other captions, or shown other pictures under the same names: some were "
-            "edited since, and from here on they are trained on as they are now",
+            "captions or pictures are no longer what they were up to step %d (edited, renamed or exchanged), and are "
+            "trained on as they are now",
             step,
         )

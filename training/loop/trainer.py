@@ -16,7 +16,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from ...lavi_core.files import write_text
-from ...lavi_core.fingerprint import weights_fingerprint
 from ...lavi_core.language import TextEncoder
 from ..data import SOURCES, Captions, IndexedSource, LatentCache, Prefetch
 from ..data.batch import Batches, micro_batch_size
@@ -40,6 +39,7 @@ from .ema import EMA
 from .environment import environment, record_environment
 from .journal import Journal
 from .learning_rate import tell_of_the_rate
+from .prints import prints_of
 from .samples import SampleGrids
 from .split import split_of, tell_of_others
 from .step import TrainStep
@@ -77,6 +77,7 @@ class Trainer:
             named.vision(recipe.vision.model), recipe.vision.target, _dtype(recipe.vision, frozen_dtype)
         )
         self.vae = load_vae(named.vae(recipe.vision.vae))
+        self.prints = prints_of(recipe, vision.network, self.vae)
         torch.manual_seed(recipe.seed)
         self.pair = Pair(recipe, encoder, vision, read_ear(recipe))
         self.trained = self.pair.trained()
@@ -85,7 +86,7 @@ class Trainer:
         self.bad_steps = BadSteps(recipe.optimizer, self.output)
         self.text_inputs = TextInputs(recipe, self.pair, self.output, self.accelerator.device, language)
         self.source = SOURCES[recipe.data.kind](recipe.data)
-        self.data_fingerprint = self.source.fingerprint()
+        self.prints["data"] = self.source.print_of_all()
         self.step, self.split = 0, None
         self.resumed = resume and self._resume()
         if self.main:
@@ -123,7 +124,7 @@ class Trainer:
             self.split = split_of(len(self.trained_on), self.latents.names(self.held_out.tolist()))
             if self.step:
                 state = checkpoint.states(self.output / "state")[-1]
-                tell_of_others(state, self.step, self.split, self.data_fingerprint)
+                tell_of_others(state, self.step, self.split, self.prints["data"])
         samples = validation = None
         if recipe.sample.every and (self.main or parallel.is_sharded()):
             samples = SampleGrids(recipe, self.pair, self.vae, self.text_inputs, self.output if self.main else None)
@@ -325,8 +326,9 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """What must be the same when this run is resumed."""
         prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_fingerprint}
-        prints |= {"vae": weights_fingerprint(self.vae), "data": self.data_fingerprint}
         if self.pair.ear is not None:
+            facts = [encoder.facts for encoder in self.pair.ear.encoders]
+            self.prints["own_encoder"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
             prints["own_encoder"] = " ".join(str(encoder.fingerprint) for encoder in self.pair.ear.encoders)
         if self.pair.queries is not None:
             prints["query_tokenizer"] = hashlib.sha256(self.pair.queries.json.encode()).hexdigest()
@@ -334,7 +336,7 @@ class Trainer:
         if "weights" in facts:  # hundreds of numbers
             facts["weights"] = hashlib.sha256(json.dumps(facts["weights"]).encode()).hexdigest()[:12]
         shaping = {f"language.facts.{fact}": value for fact, value in facts.items()}
-        return checkpoint.identity_of(self.recipe, prints) | shaping
+        return checkpoint.identity_of(self.recipe, prints, self.prints) | shaping
 
     @contextmanager
     def _saving(self) -> Iterator[None]:

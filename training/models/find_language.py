@@ -24,18 +24,19 @@ def language_for(bridge: str | Path, asked: str | None, folder: str | None = Non
 
 
 def find_language(bridge: str | Path, folder: str | None = None) -> Path:
-    """Path of the model, looked for in ``folder``, else in that of the variable, and in the cache of the demo's models.
+    """Path of the model, looked for in ``folder``, else in that of the variable, and among the demo's models.
     It is named in the log. Raises ValueError, naming the model and the places, where none of them has its fingerprint.
     """
     wanted = read_config(bridge).language
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"there is no folder of language models {folder}; name one that is there, or leave it out")
-    places = [Path(place) for place in (folder or os.environ.get(VARIABLE), demo_folder()) if place]
+    asked = folder or os.environ.get(VARIABLE)
+    places = [Path(place) for place in (asked, demo_folder(), named.WEIGHTS / "vision") if place]
     for path in (path for place in places for path in candidates(place)):
         if _is_it(path, wanted):
             log.info("language model: %s, which the bridge was made for", path)
             return path
-    looked = " and ".join(str(place) for place in places)
+    looked = " and ".join(str(place) for place in places[:-1])
     raise ValueError(
         f"{bridge} was made for {wanted.model_id}, which is not in {looked}: name it with --language-model, or "
         f"its folder with --language-models or {VARIABLE}"
@@ -43,8 +44,8 @@ def find_language(bridge: str | Path, folder: str | None = None) -> Path:
 
 
 def candidates(place: Path) -> Iterator[Path]:
-    """Hugging Face folders and .gguf files in a folder and in the folders in it."""
-    for path in sorted(place.glob("*")) + sorted(place.glob("*/*")):
+    """A Hugging Face folder itself, or those and the .gguf files in a folder and in the folders in it."""
+    for path in [place, *sorted(place.glob("*")), *sorted(place.glob("*/*"))]:
         if path.suffix.lower() == ".gguf" or (path.is_dir() and (path / "config.json").is_file()):
             yield path
 

@@ -55,6 +55,8 @@ def _begun(data: Mapping[str, Any]) -> Mapping[str, Any]:
     path = table.get("from", table.get("from_", "")) if isinstance(table, Mapping) else ""
     if not path or not isinstance(path, str):
         return data
+    if not isinstance(data.get("prompt", {}), Mapping):
+        return data  # which is refused with its key
     found = read_any_config(path, table.get("preset"))
     recipe = copy.deepcopy(dict(data))
     ours, theirs = asdict(found.prompt), dict(recipe.get("prompt", {}))

@@ -31,7 +31,7 @@ class AdapterSection:
     with attention the width of what is given. tokens, depth, heads: see ``AdapterConfig``, None = the kind's own
     default; refused for a kind that does not have them.
 
-    from_: ``from`` in the file: a bridge, or another project's adapter, whose adapter is trained on; it says all of the
+    from_: a bridge, or another project's adapter, whose adapter is trained on; it says all of the
     above and the whole of [prompt], which may be left out and must not say otherwise. Its LoRA is taken over where it
     has the run's rank, alpha and sites, which is said where not.
     preset: of another project's file, for what it does not say, see ``lavi_core/importers/README.md``.
@@ -132,6 +132,8 @@ class DataSection:
                 f"data.caption_lines is {self.caption_lines!r}, but data.kind = {self.kind!r} reads captions whole: "
                 'leave it out, or take "folder" or "jsonl"'
             )
+        if self.seed < 0:
+            raise ValueError(f"data.seed is a number from 0 on, got {self.seed}")
         if self.validation < 0:
             raise ValueError(f"data.validation is a number of pictures, got {self.validation}")
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lavi_bridge.training.data import SOURCES
+from lavi_bridge.training.dry_run import data
 from lavi_bridge.training.recipe import DataSection
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 
 def folder(path: Path, *records: object) -> Path:
@@ -67,6 +70,19 @@ def test_a_text_that_is_not_utf8_is_named(tmp_path: Path, kind: str) -> None:
         SOURCES[kind](DataSection(kind=kind, path=str(path)))  # type: ignore[arg-type]
 
 
+def test_the_shape_of_a_picture_is_told_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(tmp_path / "hf", {"file_name": "train/1.png", "text": "one"})
+    source = SOURCES["jsonl"](DataSection(kind="jsonl", path=str(path), resolution=32))
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("the picture was decoded"))
+    assert source.shape(0) == ((40, 40), (32, 32))
+
+
+def test_a_caption_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = folder(tmp_path / "hf", '{"file_name": "train/1.png", "text": "a red \\ud83d circle"}')
+    with pytest.raises(ValueError, match=r"metadata\.jsonl line 1 has a caption that is no text"):
+        SOURCES["jsonl"](DataSection(kind="jsonl", path=str(path)))
+
+
 def test_captions_of_several_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One text, the first line, or one of them an epoch: the same for a seed, each in its turn, blank ones never."""
     for name, caption in (("0", "a red circle\r\n\r\n  red, circle, 1girl \n"), ("1", "a square")):
@@ -77,6 +93,9 @@ def test_captions_of_several_lines(tmp_path: Path, caplog: pytest.LogCaptureFixt
         section = DataSection(kind="folder", path=str(tmp_path), caption_lines=lines, seed=seed)  # type: ignore[arg-type]
         source = SOURCES["folder"](section)
         assert source.changing_captions == (lines == "any")
+        assert [len(source.captions(i)) for i in range(2)] == [2 if lines == "any" else 1, 1]
+        recipe = SimpleNamespace(steps=10**6, batch_size=8)
+        assert data.heard(recipe, source, 2) == (3 if lines == "any" else 2)  # type: ignore[arg-type]
         return [[source.caption(i, epoch) for epoch in range(40)] for i in range(2)]
 
     whole, first, drawn = read("all"), read("first"), read("any")

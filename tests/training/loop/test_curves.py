@@ -116,6 +116,13 @@ def test_runs_of_before_are_drawn_alone_and_beside_others(tmp_path):
     assert list(lines(shown["size of the context (root mean square)"])) == ["bridge", 'bridge, ""']
 
 
+def test_long_names_keep_what_tells_them_apart_in_a_legend(tmp_path):
+    names = [f"t5-large-stable-diffusion-1.4-refiner-batch256-run{i}-with-a-long-name" for i in range(2)]
+    shown = panels([read_run(write_log(tmp_path / name), name) for name in names])
+    texts = [text.get_text() for text in shown["ShapeBench, share of right pictures"].get_legend().get_texts()]
+    assert texts == ["…-run0-with-a-long-name", "…-run1-with-a-long-name"]
+
+
 def test_a_moving_average_keeps_a_constant_and_passes_over_what_is_not_finite():
     values = np.full(400, 3.0)
     values[[0, 50, 399]] = np.nan, np.inf, -np.inf

@@ -215,9 +215,9 @@ def test_what_was_moved_goes_on_and_what_was_edited_is_told_of(
             (folder / f"{i}.txt").write_text(f"picture {i} of {folder.parent.name}")
     shutil.copytree(tiny, first / "models")
 
-    def trained(place: Path, steps: int, resume: bool = True, **paths: Path) -> str:
+    def trained(place: Path, steps: int, resume: bool = True, models: Path | None = None) -> str:
         caplog.clear()
-        models = paths.get("models", place / "models")
+        models = models or place / "models"
         whole = tomllib.loads(recipe.read_text())
         changes = [f"steps={steps}", 'data.kind="folder"', f"data.path={json.dumps(str(place / 'data'))}"]
         for key in ("language.model", "vision.model", "vision.vae"):
@@ -230,11 +230,21 @@ def test_what_was_moved_goes_on_and_what_was_edited_is_told_of(
     first.rename(second)
     assert "edited" not in trained(second, 2)
     (second / "data" / "0.txt").write_text("a picture that was named again")
-    assert "up to step 2 this run was told other captions" in trained(second, 3) and "edited" not in trained(second, 4)
+    assert "no longer what they were up to step 2" in trained(second, 3) and "edited" not in trained(second, 4)
     Image.new("RGB", (48, 32), (1, 2, 3)).save(second / "data" / "1.png")
-    assert "up to step 4 this run was told other captions" in trained(second, 5)
-    with pytest.raises(ValueError, match=r"does not fit this recipe: data\.path is"):
+    assert "no longer what they were up to step 4" in trained(second, 5)
+    with pytest.raises(ValueError, match=r"does not fit this recipe: data\.path is .* here, where something else lies"):
         trained(other, 6, models=second / "models")
+    shutil.copytree(second / "models", tmp_path / "rescheduled")  # its weights are the same
+    config = next((tmp_path / "rescheduled").rglob("scheduler_config.json"))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    with pytest.raises(ValueError, match=r"vision\.model is .* here, where something else lies"):
+        trained(second, 6, models=tmp_path / "rescheduled")
+    shutil.copytree(second / "models", tmp_path / "scaled")
+    (vae,) = (tmp_path / "scaled").glob("vae*.safetensors")
+    write_safetensors(vae, {key: 1.7 * value for key, value in read_safetensors(vae).items()})
+    with pytest.raises(ValueError, match=r"vision\.vae is .* here, where something else lies"):
+        trained(second, 6, models=tmp_path / "scaled")
 
 
 def test_other_pictures_than_before_are_told_of(recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,8 @@ from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.demo.start import tokenizer
 from lavi_bridge.training.loop.trainer import Trainer
-from lavi_bridge.training.models import sampling
+from lavi_bridge.training.models import named, sampling
+from lavi_bridge.training.models.find_language import language_for
 from lavi_bridge.training.models.objective import Objective
 from lavi_bridge.training.models.sampling import noise_for, scheduler_for
 from lavi_bridge.training.models.vae import load_vae
@@ -185,6 +186,7 @@ def test_the_bridges_own_language_model_is_looked_for(
     with caplog.at_level("INFO"):
         assert main([*command, "--language-models", str(tmp_path / "models")]) == 0
     assert "its own, which the bridge was made for" in caplog.text and "as it is written" not in caplog.text
+    assert language_for(named.bridge("demo:own"), None) == named.WEIGHTS / "vision" / "text_encoder"
     monkeypatch.setenv("LAVI_BRIDGE_LANGUAGE_MODELS", str(tmp_path / "models"))
     assert main([*command[:2], "a (red:1.3) circle", *command[3:]]) == 0
     assert "(red:1.3) is read as it is written" in caplog.text

@@ -38,8 +38,8 @@ def encode(args: argparse.Namespace) -> str:
     path = named.bridge(args.bridge)
     checkpoint = BridgeCheckpoint.load(path)
     if args.states is not None:
-        if args.prompts is not None or args.language_model is not None:
-            raise ValueError("--states stands in the place of --prompts and --language-model: leave those out")
+        if any(given is not None for given in (args.prompts, args.language_model, args.language_models)):
+            raise ValueError("--states stands in the place of --prompts and --language-model(s): leave those out")
         write_safetensors(args.output, encode_states(checkpoint, args.states, args.timestep), {"format": "pt"})
         return args.output
     if args.prompts is None:
