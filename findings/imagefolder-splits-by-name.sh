@@ -3,8 +3,8 @@
 #
 # Guess: load_dataset("imagefolder", data_dir=FOLDER) gives the pictures that metadata.jsonl lists, with their captions.
 # Seen (datasets 5.2.0): where a file or a folder has the word train, training, test, testing, eval, evaluation, validation,
-#   valid, val or dev in its name, set off by anything that is no letter ("screen-test.png", "dev board.png"), only the files
-#   with such a word are taken, each into the split of that name. metadata.jsonl has none and is left out with the others, so
+#   valid, val or dev in its name, set off by "-", ".", "_", a space or a digit ("screen-test.png", "dev board.png"), only the
+#   files with such a word are taken, each into the split of that name. metadata.jsonl has none and is left out with the others, so
 #   the few pictures that remain have no caption, and no column for one. Nothing is said. "latest.png" and "contest.png" are
 #   no such names. A folder train/ beside a folder portraits/ leaves portraits out in the same way.
 # Why it matters: metadata.jsonl is the format in which captioned pictures are passed on, and this is how it is looked at and

@@ -54,10 +54,9 @@ class _Files(IndexedSource):
         return (path.relative_to(self._folder) if path.is_relative_to(self._folder) else path).as_posix()
 
     def caption(self, index: int, epoch: int) -> str:
-        caption = self.pairs[index][1]
-        if not self.changing_captions:
-            return caption
         lines = self.captions(index)
+        if len(lines) == 1:
+            return lines[0]
         return lines[int(np.random.default_rng([self.section.seed, 3, index, epoch]).integers(len(lines)))]
 
     def captions(self, index: int) -> list[str]:

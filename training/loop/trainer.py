@@ -77,9 +77,10 @@ class Trainer:
             named.vision(recipe.vision.model), recipe.vision.target, _dtype(recipe.vision, frozen_dtype)
         )
         self.vae = load_vae(named.vae(recipe.vision.vae))
-        self.prints = prints_of(recipe, vision.network, self.vae)
         torch.manual_seed(recipe.seed)
-        self.pair = Pair(recipe, encoder, vision, read_ear(recipe))
+        ear = read_ear(recipe)
+        self.prints = prints_of(recipe, vision.network, self.vae, ear)
+        self.pair = Pair(recipe, encoder, vision, ear)
         self.trained = self.pair.trained()
         self.optimizer = optimizers.build(self.pair.parameter_groups(*GROUPS), recipe.optimizer)
         self.ema = EMA(recipe, self.trained)
@@ -327,8 +328,6 @@ class Trainer:
         """What must be the same when this run is resumed."""
         prints = {"language": self.pair.language_config.fingerprint, "vision": self.pair.vision_fingerprint}
         if self.pair.ear is not None:
-            facts = [encoder.facts for encoder in self.pair.ear.encoders]
-            self.prints["own_encoder"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
             prints["own_encoder"] = " ".join(str(encoder.fingerprint) for encoder in self.pair.ear.encoders)
         if self.pair.queries is not None:
             prints["query_tokenizer"] = hashlib.sha256(self.pair.queries.json.encode()).hexdigest()
