@@ -25,7 +25,7 @@ from ..experiment.result import Result
 from ..experiment.run import make_control
 from ..recipe import Recipe, read_recipe
 from .captions import of_shapebench
-from .measure import LATE, PENALTIES, SOON, TEST, UNSEEN, Key, Probed
+from .measure import LATE, PENALTIES, SOON, TEST, TOLD, UNSEEN, Key, Probed
 from .plot import Point, scatter
 from .run import probe, targets_of
 from .targets import CAPTION, STATES, WORD
@@ -36,9 +36,11 @@ SHOWN = (
     ("teacher, both", ((TEST, STATES), (UNSEEN, STATES))),
     ("teacher, seen words", ((TEST, STATES),)),
     ("teacher, new words", ((UNSEEN, STATES),)),
+    ("teacher, new words told", ((TOLD, STATES),)),
     ("no teacher, both", ((TEST, CAPTION), (UNSEEN, WORD))),
     ("no teacher, seen words", ((TEST, CAPTION),)),
     ("no teacher, new words", ((UNSEEN, WORD),)),
+    ("no teacher, new words told", ((TOLD, WORD),)),
 )
 
 

@@ -30,7 +30,7 @@ from .targets import Targets, check_offsets, pooling
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # of a direction: the share of a token's energy that is learnt half
 SOON, LATE = 1e-2, 1e-4
-TEST, UNSEEN = "test", "unseen"
+TEST, UNSEEN, TOLD = "test", "unseen", "told"
 MOST_BYTES = 2**32  # of sums and maps that are held at a time; the other layers of a large model have further passes
 SAMPLES = 1000
 
@@ -38,7 +38,7 @@ SAMPLES = 1000
 @dataclass(frozen=True)
 class Share:
     """Of the targets' variance, what the map hears: by caption, so that intervals and differences can be drawn. error,
-    variance: [captions]."""
+    variance: [captions]; of TOLD the words that were taken for others, and all of them."""
 
     error: np.ndarray
     variance: np.ndarray
@@ -59,7 +59,7 @@ def _times(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), SAMPLES).astype(float)
 
 
-Key = tuple[str, str, float]  # TEST or UNSEEN, a part of the targets, a penalty
+Key = tuple[str, str, float]  # TEST, UNSEEN, or TOLD of the unseen; a part of the targets; a penalty
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class _Rows(NamedTuple):
     target: Tensor  # [R C], of those asked
     caption: Tensor  # [R] long, its index
     new: Tensor  # [R] bool: no caption that is solved on has the word
+    meant: Mapping[str, Tensor]  # part of the targets -> [R] long, the row of its meanings
 
 
 def _run(
@@ -178,12 +179,14 @@ def _rows(
         weights[row, : len(own)], asked[row, : len(own)] = own.nan_to_num(), good
     new = [[normal(word) not in split.known for word in text.said.split()] for text in texts]
     kept = [asked[row, : len(target)] for row, target in enumerate(wanted)]
+    meant = {part: [targets.meant(part, text) for text in texts] for part in targets.meanings}
     return _Rows(
         weights,
         asked,
         torch.cat([target[good] for target, good in zip(wanted, kept, strict=True)]),
         asked.nonzero()[:, 0] + first,
         torch.cat([torch.tensor(words)[good] for words, good in zip(new, kept, strict=True)]),
+        {part: torch.cat([of[good] for of, good in zip(each, kept, strict=True)]) for part, each in meant.items()},
     )
 
 
@@ -191,7 +194,7 @@ class _Errors:
     """Of every state's maps, summed by caption."""
 
     def __init__(self, targets: Targets, maps: Mapping[WhichStates, Map]):
-        self.parts, self.maps = targets.parts, maps
+        self.parts, self.meanings, self.maps = targets.parts, targets.meanings, maps
         self.sums: dict[tuple[WhichStates, Key], Tensor] = {}  # [2 captions]: error, variance
 
     def add(self, kind: str, captions: int, which: WhichStates, x: Tensor, rows: _Rows) -> None:
@@ -199,12 +202,24 @@ class _Errors:
         count = rows.new if kind == UNSEEN else torch.ones_like(rows.new)
         centred = x - found.mean
         spread = (target - found.y).square()
+
+        def summed(key: Key, error: Tensor, of: Tensor, counted: Tensor) -> None:
+            both = torch.stack([error, of]).double().cpu()
+            sums = self.sums.setdefault((which, key), torch.zeros(2, captions).double())
+            sums.index_add_(1, rows.caption, both * counted)
+
         for penalty, weight in zip(PENALTIES, found.weights, strict=True):
-            error = (found.y + centred @ weight - target).square()
+            heard = centred @ weight
+            error = (found.y + heard - target).square()
             for part, channels in self.parts.items():
-                both = torch.stack([error[:, channels].sum(1), spread[:, channels].sum(1)]).double().cpu()
-                sums = self.sums.setdefault((which, (kind, part, penalty)), torch.zeros(2, captions).double())
-                sums.index_add_(1, rows.caption, both * count)
+                summed((kind, part, penalty), error[:, channels].sum(1), spread[:, channels].sum(1), count)
+            if kind != UNSEEN:
+                continue
+            for part, meanings in self.meanings.items():
+                channels, meant = self.parts[part], rows.meant[part]
+                away = F.normalize(meanings.rows.to(x.device) - found.y[channels], dim=1)
+                wrong = (heard[:, channels] @ away.T).argmax(1).cpu() != meant
+                summed((TOLD, part, penalty), wrong, torch.ones_like(wrong), count & (meant >= 0))
 
     def shares(self, which: WhichStates) -> dict[Key, Share]:
         found = {key: sums.numpy() for (state, key), sums in self.sums.items() if state == which}

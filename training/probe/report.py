@@ -10,7 +10,7 @@ import numpy as np
 from ...lavi_core.prompt import WhichStates
 from ..evaluation.table import markdown
 from .captions import Split
-from .measure import LATE, SOON, TEST, UNSEEN, Key, Probed, Share
+from .measure import LATE, SOON, TEST, TOLD, UNSEEN, Key, Probed, Share
 from .states import LAST
 from .targets import CAPTION, STATES, WORD, Targets
 
@@ -41,8 +41,10 @@ def columns(split: Split, targets: Targets) -> list[Column]:
     seen, late = Column("seen words", ((TEST, part, SOON),)), Column("in the end", ((TEST, part, LATE),))
     if not split.unseen or (part == CAPTION and not split.named):
         return [seen, late]
-    new = Column("new words", ((UNSEEN, STATES if part == STATES else WORD, SOON),))
-    return [Column("both", (*seen.keys, *new.keys)), seen, new, late]
+    of_word = STATES if part == STATES else WORD
+    new = Column("new words", ((UNSEEN, of_word, SOON),))
+    told = Column("new words told", ((TOLD, of_word, SOON),))
+    return [Column("both", (*seen.keys, *new.keys)), seen, new, told, late]
 
 
 class Choice(NamedTuple):
@@ -115,6 +117,12 @@ def advice(probed: Sequence[Probed], shown: Sequence[Column]) -> str:
         shares = choice.model.shares
         if choice.which != LAST and LAST in shares:
             line += f'; "last" has {column.value(shares[LAST]):.3f}'
+        for told in (one for one in shown if one.keys[0][0] == TOLD):
+            each: dict[WhichStates, float] = {which: told.value(found) for which, found in shares.items()}
+            most = max(each, key=each.__getitem__)
+            line += f"; {told.title} {each[choice.which]:.3f}"
+            if most != choice.which:
+                line += f", most by {written(most)}, {each[most]:.3f}"
         lines.append(line + ".")
     if first.which == 0:
         lines.append("- 0 are the embeddings of single words: in them a word does not know what stands beside it.")
@@ -131,6 +139,13 @@ def page(probed: Sequence[Probed], split: Split, targets: Targets, command: str)
         f"as after a short training (ridge penalty {SOON:g}); in the end ({LATE:g}). 1 = all, 0 = no more than the "
         "mean; below 0, what was learnt misleads."
     )
+    if any(column.keys[0][0] == TOLD for column in shown):
+        of = targets.meanings[STATES if part == STATES else WORD]
+        about += (
+            f" New words told: the share of the new words that the same map, after the short training, brings nearest "
+            f"in direction to what they mean, of the {len(of.places)} words that there are (by chance "
+            f"{1 / len(of.places):.3f}): it can be high where a short training brings little of the way."
+        )
     took = ", ".join(f"{model.name} {model.seconds:.0f} s" for model in probed)
     parts = ["# Which language model, which hidden states", f"Written by `{command}`; {took}.", about]
     return "\n\n".join([*parts, table(probed, shown), advice(probed, shown), "![Shares by layer](probe.png)"]) + "\n"

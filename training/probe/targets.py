@@ -2,14 +2,16 @@
 
 A row is a word of a caption. The second needs no vision model: of the caption in plain words the word itself, the one
 before and the one after, as 0 or 1 for each word of the vocabulary.
+
+Which word is meant can be told from either (``Meanings``): it is the one whose own row lies in the same direction.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +24,13 @@ from .captions import Split, Text, normal
 MOST, TWICE = 512, 2  # words of the vocabulary, and how often each must stand in the captions that are solved on
 BESIDE = (0, -1, 1)
 STATES, CAPTION, WORD, NEIGHBOURS = "states", "caption", "word", "neighbours"
+
+
+class Meanings(NamedTuple):
+    """What each word has in one part of the targets: of the teacher the mean over captions. places: word -> row."""
+
+    places: Mapping[str, int]
+    rows: Tensor  # [M C]
 
 
 class Targets:
@@ -45,6 +54,32 @@ class Targets:
         if teacher:
             width = next(iter(teacher.values())).shape[1]
             self.parts |= {STATES: slice(3 * size, 3 * size + width)}
+        new = {normal(word) for text in split.unseen for word in text.plain.split()} - split.known
+        self.meanings = {WORD: Meanings(self.index, torch.eye(size))}
+        if teacher:
+            self.meanings[STATES] = self._by_teacher(split, teacher, new)
+
+    def _by_teacher(self, split: Split, teacher: Mapping[str, Tensor], new: Collection[str]) -> Meanings:
+        """Of the words of ``index`` by the captions that are solved on, of ``new`` ones by those that have them."""
+        width = self.parts[STATES].stop - self.parts[STATES].start
+        sums, counts = torch.zeros(len(self.index) + len(new), width), torch.zeros(len(self.index) + len(new), 1)
+        index = self.index | {word: len(self.index) + i for i, word in enumerate(sorted(new))}
+        for texts, words in ((split.fit, self.index), (split.unseen, new)):
+            for text in texts:
+                for word, state in zip(map(normal, text.plain.split()), teacher[text.plain], strict=True):
+                    if word in words and state.isfinite().all():
+                        sums[index[word]] += state
+                        counts[index[word]] += 1
+        met = [word for word, i in index.items() if counts[i]]  # the others the teacher has cut off
+        rows = torch.tensor([index[word] for word in met], dtype=torch.long)
+        return Meanings({word: i for i, word in enumerate(met)}, sums[rows] / counts[rows])
+
+    def meant(self, part: str, text: Text) -> Tensor:
+        """[W] long: for each word of the caption as it is said the row of its meaning, -1 for one that has none."""
+        plain, index = text.plain.split(), self.meanings[part].places
+        return torch.tensor(
+            [index.get(normal(plain[i]), -1) if plain else -1 for i in same_words(text.said.split(), plain)]
+        )
 
     @property
     def width(self) -> int:

@@ -18,10 +18,10 @@ from lavi_bridge.tests.lavi_core.language.gguf_files import write_llama
 from lavi_bridge.training.commands import main
 from lavi_bridge.training.loop.closed_form import Moments
 from lavi_bridge.training.probe.captions import Split, Text, of_file, of_shapebench
-from lavi_bridge.training.probe.measure import PENALTIES, TEST, UNSEEN, Share, measure, solve
+from lavi_bridge.training.probe.measure import PENALTIES, SOON, TEST, TOLD, UNSEEN, Share, measure, solve
 from lavi_bridge.training.probe.report import Column
 from lavi_bridge.training.probe.states import BEFORE, LAST, MEAN, choices, hand_on, named
-from lavi_bridge.training.probe.targets import CAPTION, STATES, Targets, pooling, teacher_states
+from lavi_bridge.training.probe.targets import CAPTION, STATES, WORD, Targets, by_word, pooling, teacher_states
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -141,8 +141,55 @@ def test_new_words_alone_count_among_the_unseen(tiny: Path, split) -> None:
     targets = Targets(split, None)
     shares = measure("own", encoder, split, targets, "last", max_length=24).shares[LAST]
     kept = replace(split, unseen=split.fit)  # captions without a new word have nothing to say here
-    assert (UNSEEN, CAPTION, 1e-2) in shares
+    assert (UNSEEN, CAPTION, 1e-2) in shares and (TOLD, WORD, 1e-2) in shares
     assert (UNSEEN, CAPTION, 1e-2) not in measure("own", encoder, kept, targets, "last", max_length=24).shares[LAST]
+
+
+def test_a_new_word_means_what_the_teacher_says_where_it_stands(models: Path, split) -> None:
+    said = [Text(text.said, text.said) for text in split.unseen]
+    own = replace(split, fit=_plain(split.fit), unseen=said)
+    states = teacher_states(models / "bert", own.all, 24, CPU)
+    targets = Targets(own, states)
+    found = targets.meanings[STATES]
+    assert "crimson" in found.places and "red" in found.places and "scarlet" not in found.places
+    here = [states[text.said][i] for text in said for i, word in enumerate(text.said.split()) if word == "crimson"]
+    torch.testing.assert_close(found.rows[found.places["crimson"]], torch.stack(here).mean(0))
+    circle = Text("a crimson disc", "a red circle")
+    assert targets.meant(STATES, circle).tolist() == [found.places[word] for word in ("a", "red", "circle")]
+    assert Targets(split, None).meant(WORD, Text("a crimson thing", "a crimson thing")).tolist()[1:] == [-1, -1]
+
+
+def test_new_words_are_told_by_the_nearest_meaning(models: Path, split) -> None:
+    """The embeddings' share again, by least squares and cosines of one word after the other."""
+    own = replace(split, fit=_plain(split.fit), unseen=[Text(text.said, text.said) for text in split.unseen])
+    states = teacher_states(models / "bert", own.all, 24, CPU)
+    targets, encoder = Targets(own, states), TextEncoder.load(models / "bert", dtype=torch.float32)
+    shares = measure("own", encoder, own, targets, "0", max_length=24).shares[0]
+
+    def features(texts: Sequence[Text]) -> torch.Tensor:
+        found = []
+        with torch.no_grad():
+            for text in texts:
+                asked = replace(PROMPT, hidden_states=0, max_length=24)
+                heard = encoder(encoder.tokenize([text.said], asked), asked).states[0]
+                normed = torch.nn.functional.layer_norm(heard, heard.shape[-1:]) / heard.shape[-1] ** 0.5
+                found.append(by_word(pooling(encoder.tokenizer, text.said, 24)[:, : len(heard)], normed))
+        return torch.cat(found).double()
+
+    x, y = features(own.fit), torch.cat([states[text.said] for text in own.fit]).double()
+    read = x.isfinite().all(1) & y.isfinite().all(1)  # the others were cut off
+    x, y = x[read], y[read]
+    size, mean, middle = x.shape[1], x.mean(0), y.mean(0)
+    rows = torch.cat([x - mean, (len(x) * SOON) ** 0.5 * torch.eye(size).double()])
+    weight = torch.linalg.lstsq(rows, torch.cat([y - middle, torch.zeros(size, y.shape[1]).double()])).solution
+    meanings, right = targets.meanings[STATES], []
+    words = [word for text in own.unseen for word in text.said.split()]
+    for word, answer in zip(words, (features(own.unseen) - mean) @ weight, strict=True):
+        near = torch.cosine_similarity(answer[None], meanings.rows.double() - middle)
+        if word not in own.known and answer.isfinite().all():
+            right.append(list(meanings.places)[int(near.argmax())] == word)
+    assert shares[TOLD, STATES, SOON].value == pytest.approx(np.mean(right), abs=0.005)
+    assert 0.1 < np.mean(right) < 0.99
 
 
 def test_what_is_solved_on_has_no_caption_and_no_word_of_the_others(split, tmp_path: Path) -> None:
@@ -178,7 +225,8 @@ def test_the_command_writes_a_table_a_picture_and_what_to_put_into_the_recipe(
     assert main([*command, "--teacher", str(tiny / "text_encoder")]) == 0
     text = capsys.readouterr().out
     assert (output / "table.md").read_text() == text.removesuffix("\n")
-    assert "| both | seen words | new words | in the end |" in text and all(f"| {name} | 0 |" in text for name in names)
+    assert "| both | seen words | new words | new words told | in the end |" in text
+    assert all(f"| {name} | 0 |" in text for name in names)
     assert "    [prompt]\n    hidden_states = " in text and "the own encoder's states" in text
     found = json.loads((output / "probe.json").read_text())
     assert [model["name"] for model in found["models"]] == names and found["captions"]["fit"] == 96
