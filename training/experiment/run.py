@@ -127,16 +127,19 @@ def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
         environment=environment(),
         cpu_seconds=computed,
     ).save(target)
+    _forget_state(target)
 
 
 def _train(recipe: Recipe) -> tuple[Path, dict[str, int]]:
     """The bridge file, and how many parameters of each group were trained."""
-    output = Path(recipe.output)
-    trainer = Trainer(recipe, resume=bool(states(output / "state")))
+    trainer = Trainer(recipe, resume=bool(states(Path(recipe.output) / "state")))
     sizes = {name: sum(p.numel() for _, p in trainer.pair.group(name)) for name in ("adapter", "language", "vision")}
-    bridge = trainer.run()
-    shutil.rmtree(output / "state", ignore_errors=True)  # of the optimiser: four times the bridge
-    return bridge, sizes
+    return trainer.run(), sizes
+
+
+def _forget_state(folder: Path) -> None:
+    """What a run needs to go on, four times the bridge: kept until all is done that may be cut off after training."""
+    shutil.rmtree(folder / "state", ignore_errors=True)
 
 
 def train_vision(stage: VisionStage, folder: Path, work: Path) -> None:
@@ -149,6 +152,7 @@ def train_vision(stage: VisionStage, folder: Path, work: Path) -> None:
     own = (f'output="{work / stage.name}"', model, f'data.cache="{work / "latents"}"')
     log.info("vision model %s", stage.name)
     _train(read_recipe(folder / stage.recipe, own))
+    _forget_state(work / stage.name)
 
 
 def _is_trained(folder: Path) -> bool:

@@ -12,11 +12,13 @@ import pytest
 import torch
 from lavi_bridge.tests.training.tiny import write_recipe
 from lavi_bridge.training.commands import main
+from lavi_bridge.training.experiment import run
 from lavi_bridge.training.experiment.frechet import Floor
 from lavi_bridge.training.experiment.plan import read_plan
 from lavi_bridge.training.experiment.result import NAME, Result
 from lavi_bridge.training.experiment.run import PROMPTS, jobs
 from lavi_bridge.training.loop import lock
+from lavi_bridge.training.loop.step import TrainStep
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -151,6 +153,29 @@ def test_one_command_trains_judges_and_writes_the_page(
     assert "was judged with" in capsys.readouterr().err
     assert main([*command, "--rows", "other"]) == 2
     assert "the plan has no rows other" in capsys.readouterr().err
+
+
+def test_a_row_that_is_cut_off_while_it_is_judged_is_not_trained_again(
+    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    work = tmp_path / "work"
+    command = ["experiment", str(plan), "--work", str(work), "--rows", "full", "--seeds", "1"]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run, "judged", cut_off)
+        run.run(read_plan(plan), plan.parent, work, ["full"], [1])
+    before = load_file(work / "full-1" / "bridge.safetensors")
+    steps = (work / "full-1" / "log.jsonl").read_text().count('"loss"')
+    assert steps and (work / "full-1" / "state").is_dir() and not (work / "full-1" / NAME).exists()
+    monkeypatch.setattr(TrainStep, "__call__", cut_off)
+    assert main(command) == 0
+    assert Result.load(work / "full-1").steps == 6 and not (work / "full-1" / "state").exists()
+    assert (work / "full-1" / "log.jsonl").read_text().count('"loss"') == steps
+    assert all(
+        torch.equal(tensor, before[key]) for key, tensor in load_file(work / "full-1" / "bridge.safetensors").items()
+    )
 
 
 def test_what_another_process_is_at_is_left_to_it(
