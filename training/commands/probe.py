@@ -35,12 +35,15 @@ def run(args: argparse.Namespace) -> str:
     """The page that was written."""
     from ..models.bridge_files.encoding import DTYPES
     from ..models.device import pick_device
-    from ..probe.captions import of_file, of_shapebench
+    from ..probe.captions import LEAST, of_file, of_shapebench
     from ..probe.check import check
     from ..probe.run import probe, targets_of, write
 
-    if args.count < 1 or args.batch_size < 1:
-        raise ValueError(f"--count and --batch-size must be at least 1, got {args.count} and {args.batch_size}")
+    if args.count < LEAST or args.batch_size < 1:
+        raise ValueError(
+            f"--count must be at least {LEAST}, below which nothing can be told, and --batch-size 1, got {args.count} "
+            f"and {args.batch_size}"
+        )
     if bool(args.models) == bool(args.check):
         raise ValueError("name language models to probe, or --check PLAN --work FOLDER, one of the two")
     folder, device = Path(args.output), pick_device(args.device)

@@ -282,7 +282,7 @@ def test_what_it_cannot_do_is_told(models: Path, tmp_path: Path, capsys: pytest.
         ([], "name language models to probe, or --check PLAN"),
         ([str(models / "bert"), "--check", "plan.toml"], "one of the two"),
         (["--check", "plan.toml"], "--check needs --work"),
-        ([str(models / "bert"), "--count", "0"], "--count and --batch-size must be at least 1"),
+        ([str(models / "bert"), "--count", "95"], "--count must be at least 96, below which nothing can be told"),
         ([str(models / "bert"), "--count", "96", "--layers", "7"], "has 0 to 3"),
     ):
         assert main(["probe", *args, "--device", "cpu", *output]) == 2
