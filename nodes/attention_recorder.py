@@ -183,7 +183,8 @@ class AttentionMaps:
                 "it is limited to an area, which cannot be drawn: watch one for the whole picture"
                 if drawn.parts
                 else "connect the watched MODEL to the sampler of these pictures, and this conditioning to its "
-                "positive or negative; where they are connected so, change its seed, for it to sample again"
+                "positive or negative, or watch what Concat and the like made of it; where they are connected so, "
+                "change its seed, for it to sample again"
             )
             raise ValueError(f"no attention to the watched conditioning was seen: {why}")
         layers = sum(count for _, count in drawn.sums.values())

@@ -12,8 +12,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from .bridge import ConnectedBridge
+from .notice import notice
 from .schema import BridgeWire, schema
 from .vision import apply, patches, refuse_second
+
+OF = "lavi_bridge"  # says whose LoRA a hook brings; on a function, for the host copies nothing else of ours
 
 
 def as_hook(
@@ -21,9 +24,12 @@ def as_hook(
 ) -> tuple[HookGroup, ModelPatcher]:
     """The bridge's vision LoRA as a hook of the host, behind those of ``before``, and the model with its latents put
     right. Raises ValueError where the bridge was made for another model; the hook does, when a model is sampled that
-    has the LoRA of a bridge already."""
+    has the LoRA of a bridge already. Tells of a bridge whose hook is in ``before``."""
     hook = WeightHook(strength_model=strength, strength_clip=0.0)
     hook.weights, hook.weights_clip, hook.need_weight_init = patches(model, bridge), {}, False
+    hooks = [] if before is None else before.hooks
+    if any(getattr(other.custom_should_register, OF, None) == bridge.name for other in hooks):
+        notice(f"the LoRA of {bridge.name} is in prev_hooks already, and is added where both act: take one of them out")
 
     def should_register(_: Any, sampled: ModelPatcher, __: Any, target: dict[str, Any], ___: Any) -> bool:
         if target.get("target") is EnumWeightTarget.Clip:
@@ -31,6 +37,7 @@ def as_hook(
         refuse_second(sampled, bridge)
         return True
 
+    setattr(should_register, OF, bridge.name)
     hook.custom_should_register = should_register
     group = HookGroup()
     group.add(hook)

@@ -156,8 +156,12 @@ LONG_PROMPTS: dict[str, Callable[[Any, Any, Prompt], list[tuple[Prompt, Any]]]] 
 def cut_off(pieces: list[Piece]) -> str:
     """What of a prompt is not heard, in a sentence; "" = nothing."""
     report = pieces[0].tokens.reports[0]
-    lost = report.cut_text if len(report.cut_text) <= SHOWN else f"{report.cut_text[:SHOWN]}…"
+    lost = _shown(report.cut_text)
     return f"{report.cut} tokens of the prompt are cut off and not heard: {lost!r}" if report.cut else ""
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def unknown(tokenizer: Any, pieces: list[Piece]) -> str:
@@ -165,7 +169,7 @@ def unknown(tokenizer: Any, pieces: list[Piece]) -> str:
     from ..lavi_core.language.unknown_words import unknown_words
 
     found = [word for piece in pieces for word in unknown_words(tokenizer, piece.tokens, 0, piece.prompt.text)]
-    some = ", ".join(repr(text) for text in dict.fromkeys(found[:8])) + (", …" if len(found) > 8 else "")
+    some = ", ".join(repr(_shown(text)) for text in dict.fromkeys(found[:8])) + (", …" if len(found) > 8 else "")
     return f"the language model has no token for {some}, and hears one and the same there" if found else ""
 
 

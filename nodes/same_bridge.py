@@ -4,6 +4,7 @@ the LoRA twice; a graph without such a model is told so, each time it is queued.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,19 +65,37 @@ def _queued(request: dict[str, Any]) -> dict[str, Any]:
 
 def _not_applied(nodes: Mapping[str, Any], bridge: str, name: str) -> str:
     """What is to be told of the node ``bridge``, which loads the bridge of this name; "" = nothing. Of a timed one it
-    is told where no node of the graph could follow it."""
+    is told where no node of the graph could follow it, too."""
     needs = _NEEDS[name]
-    if needs.timed and not any(node.get("class_type") in (APPLY, HOOK) for node in nodes.values()):
+    samples = [node for node in nodes.values() if not _hands_model_on(node)]
+    follows = any(node.get("class_type") in (APPLY, HOOK) for node in nodes.values())
+    if needs.timed and (not follows or any(_deaf(nodes, _inputs(node), bridge) for node in samples)):
         return (
             f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "
-            "to Model before it"
+            "to Model before it, or give it the MODEL of Bridge as Hook"
         )
-    if needs.lora and any(_bare(nodes, _inputs(node), bridge) for node in nodes.values()):
+    if needs.lora and any(_bare(nodes, _inputs(node), bridge) for node in samples):
         return (
             f"the model that samples has not the LoRA of {name}, with which it was trained to hear it: put Apply "
             "Bridge to Model before it, or the HOOKS of Bridge as Hook on each conditioning from this bridge"
         )
     return ""
+
+
+def _hands_model_on(node: Mapping[str, Any]) -> bool:
+    """Whether it takes prompts to make a model for them, and samples nothing."""
+    known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+    given = getattr(known.get(node.get("class_type")), "RETURN_TYPES", ())
+    return "MODEL" in given and not {"LATENT", "GUIDER", "IMAGE"} & set(given)
+
+
+def _deaf(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str) -> bool:
+    """Whether a node with these inputs samples what the node ``bridge`` says by a model that follows no timestep."""
+    if "model" not in inputs:
+        return False
+    kinds = {nodes[key].get("class_type") for key in _before(nodes, [inputs["model"]])}
+    prompts = [inputs[key] for key in PROMPTS if key in inputs]
+    return not kinds & {APPLY, HOOK} and bridge in _before(nodes, prompts)
 
 
 def _bare(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str) -> bool:

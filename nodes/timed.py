@@ -86,7 +86,8 @@ def _at(model: Any, conditioning: dict[str, Any], sigma: Tensor) -> dict[str, An
     if standing.shape != timed.shown.shape or not torch.equal(standing.to(timed.shown), timed.shown):
         raise ValueError(
             "a node between Bridge Text Encode and the sampler has changed the tokens of a bridge that gives others at "
-            "each timestep (Conditioning Concat, Average and the like), which would be lost: take it out"
+            "each timestep (Conditioning Concat, Average, Zero Out and the like), which would be lost: take it out; an "
+            "empty negative is a Bridge Text Encode without text"
         )
     context = timed.at(timestep_of(model, sigma.flatten()[0])).to(found.cond)
     return conditioning | {"model_conds": conditioning["model_conds"] | {"c_crossattn": type(found)(context)}}

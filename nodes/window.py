@@ -58,7 +58,8 @@ def _sampling(patches: dict[Any, Any], strength: float, window: tuple[float, flo
         if not any(last < float(sigma) <= first for sigma in sigmas[:-1]):
             notice(
                 f"no step of this sampling lies between {window[0]:g} and {window[1]:g}, so the bridge's LoRA does "
-                "nothing: widen start_percent and end_percent of Apply Bridge to Model"
+                "nothing in it: widen start_percent and end_percent of Apply Bridge to Model, unless another sampler "
+                "has those steps"
             )
         hook = WeightHook(strength_model=-strength, strength_clip=0.0)
         hook.weights, hook.weights_clip, hook.need_weight_init = patches, {}, False

@@ -89,3 +89,20 @@ def test_a_graph_that_samples_without_apply_bridge_is_told_so(server):
     del forgotten["bridged"]
     forgotten["sampler"]["inputs"]["model"] = ["vision", 0]
     assert run(forgotten, 0.13) == 1
+    watched = picture(steps=1) | {
+        "watched": node("LaViBridgeWatchAttention", model=["vision", 0], conditioning=["positive", 0])
+    }
+    watched["bridged"]["inputs"]["model"] = ["watched", 0]
+    assert run(watched, 0.14) == 0  # what stands before Apply Bridge takes the prompt and samples nothing
+
+
+def test_a_sampler_that_a_timed_bridge_cannot_follow_is_told_though_another_node_could(server):
+    told = "timed-flow.safetensors gives another context at each timestep, and the sampler hears one of them alone"
+    before = server.log().count(told)
+    graph = picture(bridge="timed-flow.safetensors", steps=1, language_lora=0.21) | {
+        "hook": node("LaViBridgeHook", model=["vision", 0], bridge=["bridge", 0], strength=1.0)
+    }
+    graph["sampler"]["inputs"]["model"] = ["hook", 1]
+    assert not server.run(graph).error and server.log().count(told) == before
+    graph["sampler"]["inputs"] |= {"model": ["vision", 0], "seed": 8}
+    assert not server.run(graph).error and server.log().count(told) == before + 1

@@ -19,6 +19,7 @@ NAMES = {
 }
 VAE = "vae/lavi_demo_vae.safetensors"
 LANGUAGE = {"minilm": "LLM/lavi_demo_language", "smollm2": "LLM/SmolLM2-135M-Instruct.Q4_1.gguf"}
+OF_COMFYUI = ("models", "main.py", "custom_nodes", "user")  # a new --base-directory has the last alone
 # What ComfyUI's class of tiny autoencoders asks a file for beside its weights, and warns of where it is missing.
 PLAIN = {"vae_scale": 1.0, "vae_shift": 0.0}
 
@@ -29,8 +30,11 @@ def install(comfyui: str | Path, second: bool = False) -> list[Path]:
     second: the language model of the demo's second bridge, SmolLM2, too.
     """
     target = Path(comfyui) / "models"
-    if not target.is_dir():
-        raise ValueError(f"{comfyui} has no models/ in it: name a ComfyUI folder, or start ComfyUI on it once")
+    if not any((Path(comfyui) / name).exists() for name in OF_COMFYUI):
+        raise ValueError(
+            f"{comfyui} is no folder of ComfyUI, for none of {', '.join(OF_COMFYUI)} is in it: name ComfyUI's own "
+            "folder, or what it was started on with --base-directory"
+        )
     written = []
     pairs = {target / name: named.WEIGHTS / source for name, source in NAMES.items()}
     models = LANGUAGE if second else {"minilm": LANGUAGE["minilm"]}

@@ -13,6 +13,7 @@ from comfy_extras import nodes_hooks
 from host_side import (
     MODELS,
     PROMPTS,
+    Lines,
     check,
     close,
     connected,
@@ -165,6 +166,17 @@ def a_bridge_as_hook_acts_beside_other_hooks():
     whole = stock.LoraLoaderModelOnly().load_lora_model_only(bridged, USERS_LORA, 0.6)[0]
     near(sample(model, with_hooks(positive, both)), sample(whole, positive))
     assert len(users) == 1
+
+
+@check
+def a_bridge_that_is_twice_among_the_hooks_is_told_of():
+    plain, bridge = model_and_bridge()
+    users = nodes_hooks.CreateHookLoraModelOnly().create_hook_model_only(USERS_LORA, 0.6)[0]
+    with Lines("is in prev_hooks already") as lines:
+        once, _ = hook_.as_hook(plain, bridge, 1.0, users)
+        assert not lines
+        hook_.as_hook(plain, bridge, 0.5, once)
+    assert len(lines) == 1 and "flow.safetensors" in lines[0], lines
 
 
 @check

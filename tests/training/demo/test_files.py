@@ -137,6 +137,16 @@ def test_installing_never_writes_through_a_link(tmp_path: Path, monkeypatch: pyt
     assert (vision / "scheduler" / "scheduler_config.json").read_text() == "our scheduler"
 
 
+def test_a_folder_that_comfyui_was_started_on_once_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--base-directory makes input/, temp/ and user/, and no models/."""
+    write_text(tmp_path / "language" / "config.json", "our language")
+    monkeypatch.setattr(named, "language", lambda name: tmp_path / "language")
+    with pytest.raises(ValueError, match="is no folder of ComfyUI"):
+        install(tmp_path / "base")
+    (tmp_path / "base" / "user").mkdir(parents=True)
+    assert all(path.exists() for path in install(tmp_path / "base"))
+
+
 def test_installing_by_comfyuis_own_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the script at the pack's root, into the ComfyUI that the pack lies in or one that is named."""
     (tmp_path / "ComfyUI" / "models").mkdir(parents=True)
