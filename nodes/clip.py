@@ -223,7 +223,8 @@ class BridgeShell(nn.Module):
         """Tokens -> the core's HiddenStates. Stops where the user has pressed cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         if self._layer not in (None, -1):
-            recipe = replace(recipe, hidden_states=counted_from(recipe.hidden_states, self._layer))
+            counted = counted_from(recipe.hidden_states, self._layer, self.encoder.config.num_layers)
+            recipe = replace(recipe, hidden_states=counted)
         self.language.settle(self._device)
         return self.encoder(tokens.to(self._device), recipe)
 
@@ -302,14 +303,20 @@ def check_beside(given: bool, own_encoder: Any) -> None:
         )
 
 
-def counted_from(trained: Any, layer: int) -> Any:
+def counted_from(trained: Any, layer: int, layers: int) -> Any:
     """The hidden states that CLIP Set Last Layer asks for: -1 = those the bridge was ``trained`` on, -2 = one before.
+    layers: of the language model.
 
     Raises ValueError where there are none.
     """
     if trained in ("normalized_mean", "learned_mean") or isinstance(trained, tuple):
         raise ValueError("this bridge hears several layers, from which CLIP Set Last Layer cannot count: take it out")
     if isinstance(trained, str):
+        if -layer > layers + 1:
+            raise ValueError(
+                f"this bridge's language model has {layers} layers: CLIP Set Last Layer can go back to {-1 - layers} "
+                "here"
+            )
         return layer
     counted = trained + layer + 1
     if trained >= 0 > counted:

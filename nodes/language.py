@@ -14,6 +14,7 @@ from comfy_api.latest import io
 
 from . import folders
 from .casting import managed, settle
+from .notice import notice
 from .progress import cancellable, with_progress
 from .schema import LanguageModelWire, advanced, schema
 from .shared_patcher import shared
@@ -173,4 +174,6 @@ class LoadLanguageModel(io.ComfyNode):
     def execute(cls, model: str, dtype: str, config: str = AUTO) -> io.NodeOutput:
         path = folders.resolve("language model", model, *folders.LANGUAGE)
         where = None if config == AUTO else folders.resolve("config", config, *folders.LANGUAGE)
+        if where is not None and path.is_dir():
+            notice(f"config does nothing here: {model} is a folder, which has its own config.json and tokenizer")
         return io.NodeOutput(LanguageModel.load(path, *PRECISIONS[dtype], where))

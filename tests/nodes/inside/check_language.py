@@ -21,6 +21,7 @@ from host_side import (
     KINDS,
     MODELS,
     PROMPTS,
+    Lines,
     check,
     close,
     connected,
@@ -364,3 +365,13 @@ def a_lone_lora_file_is_the_same_as_its_peft_folder():
         refused(["no plain LoRA", "hada_w1_a"], node.execute, model, "lone.safetensors", 0.6)
     finally:
         file.unlink()
+
+
+@check
+def a_config_beside_a_folder_is_told_to_do_nothing():
+    loader = node_classes["LaViBridgeLoadLanguageModel"]
+    with Lines("config does nothing here: tiny-bert is a folder") as lines:
+        loader.execute("tiny-bert", "float32")
+        assert not lines
+        found = loader.execute("tiny-bert", "float32", "tiny-t5").args[0]
+    assert len(lines) == 1 and found.encoder.family.name == "bert"

@@ -73,9 +73,11 @@ def the_last_layer_is_counted_from_the_trained_one():
         (-2, -2, -3),
         ("last_before_norm", -2, -2),
     ):
-        assert clip_.counted_from(trained, layer) == counted
-    refused(("hidden state 2, there is none at -1", "can go back to -3"), clip_.counted_from, 2, -4)
-    refused(("hears several layers",), clip_.counted_from, "normalized_mean", -2)
+        assert clip_.counted_from(trained, layer, 6) == counted
+    refused(("hidden state 2, there is none at -1", "can go back to -3"), clip_.counted_from, 2, -4, 6)
+    assert clip_.counted_from("last", -7, 6) == -7
+    refused(("has 6 layers", "can go back to -7"), clip_.counted_from, "last", -8, 6)
+    refused(("hears several layers",), clip_.counted_from, "normalized_mean", -2, 6)
     bridge = connected("gpt2")
     trained = bridge.config.prompt.hidden_states
     back = stock.CLIPSetLastLayer().set_last_layer(bridge.clip, -2)[0]
@@ -83,7 +85,9 @@ def the_last_layer_is_counted_from_the_trained_one():
         heard = stock.CLIPTextEncode().encode(back, PROMPTS[0])[0][0][0]
     assert len(lines) == 1 and "CLIP Set Last Layer -2 has the bridge hear another layer" in lines[0], lines
     shell = back.cond_stage_model
-    recipe = replace(bridge.config.prompt, hidden_states=clip_.counted_from(trained, -2))
+    recipe = replace(
+        bridge.config.prompt, hidden_states=clip_.counted_from(trained, -2, bridge.config.language.num_layers)
+    )
     with torch.inference_mode():
         states = shell.encoder(shell.encoder.tokenize([PROMPTS[0]], recipe), recipe)
         expected = shell._adapter.model(states).context
