@@ -43,8 +43,8 @@ def columns(split: Split, targets: Targets) -> list[Column]:
         return [seen, late]
     of_word = STATES if part == STATES else WORD
     new = Column("new words", ((UNSEEN, of_word, SOON),))
-    told = Column("new words told", ((TOLD, of_word, SOON),))
-    return [Column("both", (*seen.keys, *new.keys)), seen, new, told, late]
+    told = [Column("new words told", ((TOLD, of_word, SOON),))] if of_word in targets.meanings else []
+    return [Column("both", (*seen.keys, *new.keys)), seen, new, *told, late]
 
 
 class Choice(NamedTuple):

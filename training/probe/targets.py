@@ -58,6 +58,7 @@ class Targets:
         self.meanings = {WORD: Meanings(self.index, torch.eye(size))}
         if teacher:
             self.meanings[STATES] = self._by_teacher(split, teacher, new)
+        self.meanings = {part: found for part, found in self.meanings.items() if found.places}
 
     def _by_teacher(self, split: Split, teacher: Mapping[str, Tensor], new: Collection[str]) -> Meanings:
         """Of the words of ``index`` by the captions that are solved on, of ``new`` ones by those that have them."""
@@ -77,9 +78,8 @@ class Targets:
     def meant(self, part: str, text: Text) -> Tensor:
         """[W] long: for each word of the caption as it is said the row of its meaning, -1 for one that has none."""
         plain, index = text.plain.split(), self.meanings[part].places
-        return torch.tensor(
-            [index.get(normal(plain[i]), -1) if plain else -1 for i in same_words(text.said.split(), plain)]
-        )
+        same = same_words(text.said.split(), plain)
+        return torch.tensor([index.get(normal(plain[i]), -1) for i in same if plain], dtype=torch.long)
 
     @property
     def width(self) -> int:

@@ -157,6 +157,8 @@ def test_a_new_word_means_what_the_teacher_says_where_it_stands(models: Path, sp
     circle = Text("a crimson disc", "a red circle")
     assert targets.meant(STATES, circle).tolist() == [found.places[word] for word in ("a", "red", "circle")]
     assert Targets(split, None).meant(WORD, Text("a crimson thing", "a crimson thing")).tolist()[1:] == [-1, -1]
+    once = Split("once", [Text("one", "one")], [], [Text("two", "two")], named=False)  # no word of it comes twice
+    assert WORD not in Targets(once, teacher_states(models / "bert", once.all, 24, CPU)).meanings
 
 
 def test_new_words_are_told_by_the_nearest_meaning(models: Path, split) -> None:
