@@ -6,11 +6,12 @@
 # Seen (transformers 5.24.0): the frequencies of rotary positions (inv_freq) are a float32 buffer that no file has, which
 #   dtype= leaves alone and to() rounds. Weights and model.dtype are the same before and after, no word is said, and .float()
 #   does not bring it back. Angles are off by the position times the rounding: by 0.2 radians at token 512. Llama, Qwen3 and
-#   Gemma-2 then say other things the further on a token stands: four to eight times what bfloat16 itself takes from them at
-#   tokens 480 to 512 here (attention sharpened, since in small random models hardly any looks at positions).
-# Why it matters: diffusers' training scripts load the text encoder of Lumina2, Sana, Qwen-Image and Z-Image and then call
-#   text_encoder.to(device, dtype=weight_dtype); a pipeline loads it with torch_dtype=. A LoRA, or a bridge, that was trained
-#   on cached states of the one is used with those of the other, and long captions are the usual ones for these models.
+#   Gemma-2 then say other things the further on a token stands: at tokens 480 to 512 here, four to eight times what the
+#   rounding of all weights to bfloat16 does (attention sharpened, since in small random models hardly any looks at positions).
+# Why it matters: diffusers' examples/dreambooth/train_dreambooth_lora_{lumina2,sana,qwen_image,z_image}.py (read at 77fa954,
+#   81bd689, ec58fbe and f8b95ff) load the text encoder and cast it by to(dtype=...), Qwen-Image's after it was loaded in that
+#   dtype; from_pretrained(torch_dtype=...) of a pipeline hands the dtype on to the loading. A LoRA, or a bridge, that was
+#   trained on states of the one is used with those of the other, and long captions are the usual ones for these models.
 # Instead: name the dtype when loading and move by to(device) alone; or put inv_freq back from rope_init_fn after a cast.
 # Source: transformers/models/llama/modeling_llama.py LlamaRotaryEmbedding (register_buffer(..., persistent=False); forward
 #   calls inv_freq.float(), which is too late); torch.nn.Module.to casts buffers as it does parameters.
@@ -45,7 +46,7 @@ def off(states, reference):
 print(f"versions: transformers {t.__version__}, torch {torch.__version__}")
 print("guess:    a cast to the dtype that a model has already changes nothing")
 print("seen:     the rotary frequencies are rounded, and what is said differs more with each token")
-print("output:   model | weights equal | change by the cast at tokens 0-32, 224-256, 480-512 | bfloat16's own at 480-512")
+print("output:   model | weights equal | change by the cast at tokens 0-32, 224-256, 480-512 | by rounded weights at 480-512")
 problems = []
 for name, cls, config in MODELS:
     torch.manual_seed(0)
@@ -63,7 +64,7 @@ for name, cls, config in MODELS:
     if (kept, rounded) != (torch.float32, BF16):
         problems.append(f"{name}: inv_freq is {kept} as loaded and {rounded} after the cast")
     if not change[0] < change[1] < change[2] or change[2] < 2 * own[-1]:
-        problems.append(f"{name}: the change by the cast no longer grows with the position above bfloat16's own")
+        problems.append(f"{name}: the change by the cast no longer grows with the position above that of rounded weights")
 if problems:
     sys.exit("the behaviour is no longer what this script says: " + "; ".join(problems))
 PYTHON
