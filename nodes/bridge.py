@@ -74,9 +74,8 @@ class ConnectedBridge:
         bridge = Bridge.connect(checkpoint, language_model.encoder, lora=None, allow_other_model=allow_other_model)
         clip = connect_clip(language_model, bridge)
         lora.add_to_language_model(language_model, clip.patcher, checkpoint.language_lora, language_lora)
-        same_bridge.tell_where_not_applied(
-            name, clip.cond_stage_model.adapter.hears_timestep, bool(checkpoint.vision_lora)
-        )
+        timed = clip.cond_stage_model.adapter.hears_timestep
+        same_bridge.tell_where_not_applied(name, timed, checkpoint.vision_lora)
         return cls(name, checkpoint.config, checkpoint.vision_lora, clip, stamp)
 
     def encode(

@@ -13,7 +13,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
+from torch import Tensor
 
+from .brought_lora import first_rows, may_bring
 from .notice import host_server, notice, stand, standing
 
 OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
@@ -26,10 +28,10 @@ PROMPTS = ("positive", "negative", "conditioning", "cond1", "cond2")  # inputs o
 @dataclass(frozen=True)
 class Needs:
     """What a bridge wants of the model that samples. timed: to be asked at each timestep. lora: its LoRA, which a LoRA
-    loader could bring too."""
+    loader could bring too, as ``first_rows`` knows it; none where it has none."""
 
     timed: bool
-    lora: bool
+    lora: list[Tensor]
 
 
 _NEEDS: dict[str, Needs] = {}  # of each bridge that was loaded, by its file
@@ -41,10 +43,10 @@ def watch_queue() -> None:
         server.add_on_prompt_handler(_queued)
 
 
-def tell_where_not_applied(name: str, timed: bool, lora: bool) -> None:
+def tell_where_not_applied(name: str, timed: bool, lora: Mapping[str, Any]) -> None:
     """Of the Load Bridge that runs: one line where its prompts are sampled by a model that no node brings the bridge
     ``name`` to; see ``Needs``."""
-    _NEEDS[name] = Needs(timed, lora)
+    _NEEDS[name] = Needs(timed, first_rows(lora))
     running = get_executing_context()
     if running is not None:
         graph = get_progress_state().dynprompt
@@ -74,7 +76,7 @@ def _not_applied(nodes: Mapping[str, Any], bridge: str, name: str) -> str:
             f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "
             "to Model before it, or give it the MODEL of Bridge as Hook"
         )
-    if needs.lora and any(_bare(nodes, _inputs(node), bridge) for node in samples):
+    if needs.lora and any(_bare(nodes, _inputs(node), bridge, needs.lora) for node in samples):
         return (
             f"the model that samples has not the LoRA of {name}, with which it was trained to hear it: put Apply "
             "Bridge to Model before it, or the HOOKS of Bridge as Hook on each conditioning from this bridge"
@@ -98,18 +100,22 @@ def _deaf(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str) -> b
     return not kinds & {APPLY, HOOK} and bridge in _before(nodes, prompts)
 
 
-def _bare(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str) -> bool:
-    """Whether a node with these inputs samples what the node ``bridge`` says, without its LoRA as far as names tell: in
-    the model, or in the hooks of each of the prompts."""
-    if "model" not in inputs or _brings_lora(nodes, inputs["model"], APPLY):
+def _bare(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str, lora: list[Tensor]) -> bool:
+    """Whether a node with these inputs samples what the node ``bridge`` says, without its LoRA as far as the graph
+    tells: in the model, or in the hooks of each of the prompts."""
+    if "model" not in inputs or _brings_lora(nodes, inputs["model"], APPLY, lora):
         return False
     prompts = [inputs[key] for key in PROMPTS if key in inputs]
-    return any(bridge in _before(nodes, [link]) and not _brings_lora(nodes, link, HOOK) for link in prompts)
+    return any(bridge in _before(nodes, [link]) and not _brings_lora(nodes, link, HOOK, lora) for link in prompts)
 
 
-def _brings_lora(nodes: Mapping[str, Any], link: Any, ours: str) -> bool:
-    kinds = (str(nodes[key].get("class_type")) for key in _before(nodes, [link]))
-    return any(kind == ours or ("lora" in kind.lower() and not kind.startswith("LaVi")) for kind in kinds)
+def _brings_lora(nodes: Mapping[str, Any], link: Any, ours: str, lora: list[Tensor]) -> bool:
+    before = [nodes[key] for key in _before(nodes, [link])]
+    if any(node.get("class_type") == ours for node in before):
+        return True
+    kinds = [(str(node.get("class_type")), node) for node in before]
+    loaders = [node for kind, node in kinds if "lora" in kind.lower() and not kind.startswith("LaVi")]
+    return any(may_bring(_inputs(node), lora) for node in loaders)
 
 
 def _before(nodes: Mapping[str, Any], links: list[Any]) -> set[str]:

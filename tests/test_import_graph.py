@@ -24,7 +24,7 @@ ROOMS = {
     "nodes": (
         *(
             "schema folders cache_signature kohya_names notice progress prompt_syntax quantized_patcher saved_model "
-            "shared_patcher same_bridge window",
+            "shared_patcher brought_lora same_bridge window",
         ),
         "timed",
         *("casting context_tokens clip_tokens prompt_cache vision_model", "language attention_recorder"),

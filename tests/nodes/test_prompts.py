@@ -94,6 +94,12 @@ def test_a_graph_that_samples_without_apply_bridge_is_told_so(server):
     }
     watched["bridged"]["inputs"]["model"] = ["watched", 0]
     assert run(watched, 0.14) == 0  # what stands before Apply Bridge takes the prompt and samples nothing
+    for strength, lora, told_of in ((0.15, "a-bridge.safetensors", 0), (0.16, "exported-pixart.safetensors", 1)):
+        styled = forgotten | {
+            "style": node("LoraLoaderModelOnly", model=["vision", 0], lora_name=lora, strength_model=1.0)
+        }  # the bridge's own LoRA by a stock loader, then another's
+        styled["sampler"]["inputs"]["model"] = ["style", 0]
+        assert run(styled, strength) == told_of, lora
 
 
 def test_a_sampler_that_a_timed_bridge_cannot_follow_is_told_though_another_node_could(server):

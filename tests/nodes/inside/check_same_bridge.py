@@ -12,6 +12,7 @@ from host_side import MODELS, PROMPTS, Lines, check, connected, language_model, 
 
 import nodes as stock
 
+brought_lora_ = importlib.import_module("hyphen-pack.nodes.brought_lora")
 same_bridge_ = importlib.import_module("hyphen-pack.nodes.same_bridge")
 TOLD = "the prompts come from another bridge"
 
@@ -58,3 +59,18 @@ def a_lora_that_is_added_once_more_after_apply_bridge_is_told_of():
             with Lines("once more from a LoRA loader") as lines:
                 drawn(model, bridge, SHAPE, sides=sides)
             assert len(lines) == told, (more, lines)
+
+
+@check
+def a_lora_loader_is_known_by_its_file():
+    """Whichever name it has for it; a file that cannot be read may be the bridge's."""
+    rows = brought_lora_.first_rows(connected("sd1", language_model("bert")).vision_lora)
+    for inputs, brings in (
+        ({"lora_name": "exported-sd1.safetensors"}, True),
+        ({"lora_name": "exported-pixart.safetensors"}, False),
+        ({"lora_1": {"on": True, "lora": "exported-pixart.safetensors"}}, False),
+        ({"lora_1": {"lora": "exported-pixart.safetensors"}, "lora_2": {"lora": "exported-sd1.safetensors"}}, True),
+        ({"lora_name": "../loras/exported-sd1.safetensors", "strength_model": 1.0}, True),
+        ({"lora_name": ["elsewhere", 0]}, True),
+    ):
+        assert brought_lora_.may_bring(inputs, rows) is brings, inputs
