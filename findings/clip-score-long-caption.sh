@@ -7,7 +7,8 @@
 #   and the same score for a picture, two without a word in common too. It is so with eos_token_id = 2 in the config (pooled at
 #   the highest id, which is <|startoftext|>'s now) and with the true one (pooled where it stands, 0 where it does not). A caption
 #   beside it in the batch that is short enough keeps its score. The function and the class do so. (Over transformers 5.24.0
-#   either ends in an AttributeError: get_image_features gives an output object there.)
+#   either ends in an AttributeError: get_image_features gives an output object there.) Reported as a score that is too low
+#   (Lightning-AI/torchmetrics issue 2883, open); that it says nothing of the caption at all is not said there.
 # Why it matters: long captions are what a language model is put in front of a vision model for. On a benchmark of them the mean
 #   score moves towards a constant that knows the pictures alone, and two models that follow the text differently look alike.
 # Instead: cut captions by the tokenizer, which keeps the end: tokenizer(text, truncation=True, max_length=77), and decode, or give

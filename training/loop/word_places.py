@@ -10,6 +10,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ...lavi_core.language.tokens import tokenize
+from ...lavi_core.prompt import PromptRecipe
+
 Kind = Literal["word", "before", "after", "padding"]
 
 
@@ -23,17 +26,14 @@ class Place(NamedTuple):
 
 
 def places(tokenizer: Any, text: str, length: int, add_special_tokens: bool = True) -> list[Place]:
-    """The places of the ``length`` tokens of ``text``, padded on the right. Needs a tokenizer with offsets."""
-    coded = tokenizer(
-        text,
-        return_offsets_mapping=True,
-        truncation=True,
-        max_length=length,
-        add_special_tokens=add_special_tokens,
-    )
+    """The places of the ``length`` tokens of ``text``, read as a language model reads it (a special token's name in it
+    is text, and "!" is text to an SDXL's second tokenizer, which pads with it), padded on the right. Needs a tokenizer
+    with offsets."""
+    recipe = PromptRecipe(max_length=length, add_special_tokens=add_special_tokens)
+    spans = tokenize(tokenizer, [text], recipe).reports[0].spans
     words = [match.span() for match in re.finditer(r"\S+", text)]
     found: list[Place] = []
-    for start, end in coded["offset_mapping"]:
+    for start, end in (span or (0, 0) for span in spans):
         if end <= start or not words:
             found.append(Place("after" if found else "before"))
             continue

@@ -10,6 +10,8 @@ import pytest
 import torch
 from lavi_bridge.lavi_core.adapters import Adapter
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.language.tokens import tokenize
+from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.training.demo.start import tokenizer
 from lavi_bridge.training.loop.alignment import align
 from lavi_bridge.training.loop.trainer import Trainer
@@ -57,6 +59,25 @@ def test_every_kind_of_token_finds_its_place(tiny: Path, teacher: Path) -> None:
 
     assert found("a red ball", "a red circle") == [0, 1, 2, 3, 4, *range(5, 16)]  # [CLS], three words, [SEP], padding
     assert found("", "") == list(range(16))
+
+
+def test_places_are_those_of_the_tokens_that_are_read(tmp_path: Path) -> None:
+    """SDXL's second tokenizer pads with "!", and transformers makes padding of each one in a text. Read as text, as
+    open_clip and ComfyUI read it, two of them are one token."""
+    from transformers import CLIPTokenizer
+
+    words = ["!", "!</w>", "!!</w>", "a</w>", "b</w>", "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n! !</w>\n")
+    ends = {"bos_token": words[5], "eos_token": words[6], "unk_token": words[6], "pad_token": "!"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", **ends}))
+    clip = CLIPTokenizer.from_pretrained(tmp_path)
+    assert clip("a!! b")["input_ids"] == [5, 3, 0, 0, 4, 6]
+    read = tokenize(clip, ["a!! b"], PromptRecipe(max_length=8))
+    assert read.ids.tolist() == [[5, 3, 2, 4, 6, 0, 0, 0]]
+    found = places(clip, "a!! b", 8)
+    assert [place.kind for place in found] == ["before", *["word"] * 3, "after", *["padding"] * 3]
+    assert [(place.word, place.start, place.end) for place in found[1:4]] == [(0, 0, 1), (0, 1, 3), (1, 0, 1)]
 
 
 def test_a_token_goes_with_those_that_cover_the_same_characters(tiny: Path) -> None:
