@@ -14,7 +14,7 @@ from torch import Tensor
 from . import folders, foreign, lora, model_search, same_bridge
 from .clip import connect_clip
 from .clip_tokens import TOKENS, Beside, BridgeTokens
-from .language import LanguageModel
+from .language import AUTO, LanguageModel
 from .notice import log, notice, repeat, take_back
 from .prompt_cache import PromptCache
 from .prompt_syntax import LONG_PROMPTS, PromptOptions, as_written, cut_off, describe, read, unasked, unknown
@@ -249,7 +249,8 @@ class LoadBridge(io.ComfyNode):
 
 
 def picked(graph: Any, node_id: str) -> str | None:
-    """The name that Load Language Model has at the other end of a node's wire; None where it is not told there."""
+    """The name that Load Language Model has at the other end of a node's wire; None where it is not told there, and
+    where a config is chosen beside it, without which its files may tell something else."""
     for _ in range(WIRES):
         link = graph.get_node(node_id)["inputs"].get("language_model")
         if not isinstance(link, list):
@@ -257,8 +258,8 @@ def picked(graph: Any, node_id: str) -> str | None:
         node_id = link[0]
         node = graph.get_node(node_id)
         if node["class_type"] == LOADER:
-            name = node["inputs"].get("model")
-            return name if isinstance(name, str) else None
+            name, config = node["inputs"].get("model"), node["inputs"].get("config", AUTO)
+            return name if isinstance(name, str) and config == AUTO else None
     return None
 
 

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 
 from . import folders
 from .casting import managed, settle
-from .notice import notice
+from .notice import notice, take_back
 from .progress import cancellable, with_progress
 from .schema import LanguageModelWire, advanced, schema
 from .shared_patcher import shared
@@ -74,7 +74,7 @@ class LanguageModel:
         device = comfy.model_management.text_encoder_device()
         if dtype is None and weights == "stored" and comfy.model_management.text_encoder_dtype(device).itemsize == 1:
             weights = "8-bit"  # --fp8_e4m3fn-text-enc and its like ask for as many bytes, and lose more
-        how: dict[str, Any] = {"dtype": dtype or best_dtype(device, path), "weights": weights, "config": config}
+        how: dict[str, Any] = {"dtype": dtype or best_dtype(device, path, config), "weights": weights, "config": config}
         key = (*map(str, how.items()), device, *(folders.stamp_of(at) for at in (path, config) if at is not None))
         how["tokenizers"] = folders.host_tokenizers()
 
@@ -86,19 +86,31 @@ class LanguageModel:
         return cls(path.name, shared(key, read))
 
 
-def best_dtype(device: torch.device, path: Path) -> torch.dtype:
+def best_dtype(device: torch.device, path: Path, config: Path | None = None) -> torch.dtype:
     """What ComfyUI was started with for its text encoders (--fp16-text-enc and its like); else bfloat16 before float16,
-    whose range some models leave: these, and any model where neither is fast (the CPU), are float32."""
-    from ..lavi_core.language.finite import leaves_float16
+    whose range some models leave: these, and any model where neither is fast (the CPU), are float32. config: the folder
+    of a lone file's config."""
 
     if any(getattr(args, flag, False) for flag in FLAGS):
         return comfy.model_management.text_encoder_dtype(device)
     if comfy.model_management.should_use_bf16(device):
         return torch.bfloat16
     narrow = comfy.model_management.should_use_fp16(device, prioritize_performance=False)
-    if narrow and not leaves_float16(folders.read_json(path / "config.json")):
-        return torch.float16
-    return torch.float32
+    return torch.float16 if narrow and not _leaves_float16(path, config) else torch.float32
+
+
+def _leaves_float16(path: Path, config: Path | None) -> bool:
+    """Of a folder by its config.json, of a GGUF file by its architecture; of a lone file by the config that is given,
+    or lies in the folder of its name, and where there is none it is a CLIP or a T5, which its tensors' names tell."""
+    from ..lavi_core.language.finite import leaves_float16
+    from ..lavi_core.language.gguf_file import gguf_architecture, is_gguf
+    from ..lavi_core.language.single_file import is_t5
+
+    if is_gguf(path):
+        return leaves_float16({"model_type": gguf_architecture(path)})
+    beside = config or (path if path.is_dir() else path.with_suffix(""))
+    known = folders.read_json(beside / "config.json")
+    return leaves_float16(known) if known or path.is_dir() else is_t5(path)
 
 
 def is_language_model(path: Path) -> bool:
@@ -172,6 +184,7 @@ class LoadLanguageModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, dtype: str, config: str = AUTO) -> io.NodeOutput:
+        take_back()
         path = folders.resolve("language model", model, *folders.LANGUAGE)
         where = None if config == AUTO else folders.resolve("config", config, *folders.LANGUAGE)
         if where is not None and path.is_dir():

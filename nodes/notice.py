@@ -42,6 +42,17 @@ def take_back() -> None:
         _show(running.node_id)
 
 
+def said() -> set[str]:
+    """The nodes that said something when they last did."""
+    return set(_SAID)
+
+
+def forget(node_id: str) -> None:
+    """Take back what a node said in an earlier run: it is to run with other inputs, and may have no more of ours."""
+    del _SAID[node_id]
+    _show(node_id)
+
+
 def stand(text: str, node_id: str) -> None:
     """Say of a node what holds of the graph that it is queued in, or take it back with ""."""
     before = _STANDS.pop(node_id, "")

@@ -48,9 +48,16 @@ class PromptOptions:
     long_prompts: str = "cut"
     template: str = ""
 
-    def recipe(self, trained: Any) -> Any:
-        """The core's PromptRecipe. Raises ValueError for a template without exactly one {prompt}."""
-        return replace(trained, template=self.template) if self.template.strip() else trained
+    def recipe(self, tokenizer: Any, trained: Any) -> Any:
+        """The core's PromptRecipe, of which as many tokens are heard as of the ``trained`` one. Raises ValueError for a
+        template without exactly one {prompt}."""
+        from ..lavi_core.language.tokens import cut_tokens
+
+        if not self.template.strip():
+            return trained
+        recipe = replace(trained, template=self.template)
+        longer = cut_tokens(tokenizer, recipe) - cut_tokens(tokenizer, trained)
+        return replace(recipe, max_length=trained.max_length + longer)
 
 
 class Piece(NamedTuple):
@@ -66,9 +73,10 @@ def read(encoder: Any, trained: Any, text: str, options: PromptOptions) -> list[
     prompt = Prompt.weighted(text) if options.weights else Prompt.plain(text)
     if options.long_prompts != "chunk":
         prompt = _without_breaks(prompt)
+    recipe = options.recipe(encoder.tokenizer, trained)
     return [
-        Piece(part, recipe, encoder.tokenize([part.text], recipe))
-        for part, recipe in LONG_PROMPTS[options.long_prompts](encoder, options.recipe(trained), prompt)
+        Piece(part, whole, encoder.tokenize([part.text], whole))
+        for part, whole in LONG_PROMPTS[options.long_prompts](encoder, recipe, prompt)
     ]
 
 

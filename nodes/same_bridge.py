@@ -16,7 +16,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from .brought_lora import first_rows, may_bring
-from .notice import host_server, notice, stand, standing
+from .notice import forget, host_server, notice, said, stand, standing, take_back
 
 OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
 
@@ -35,6 +35,7 @@ class Needs:
 
 
 _NEEDS: dict[str, Needs] = {}  # of each bridge that was loaded, by its file
+_QUEUED: dict[str, Any] = {}  # the nodes of the graph that was queued last
 
 
 def watch_queue() -> None:
@@ -62,7 +63,18 @@ def _queued(request: dict[str, Any]) -> dict[str, Any]:
     for key in nodes:
         if key in loaded or key in standing():
             stand(_not_applied(nodes, key, loaded[key]) if key in loaded else "", key)
+    for key in said() & nodes.keys():  # by a node of the host's: ours take it back when they run
+        if not str(nodes[key].get("class_type")).startswith("LaVi") and _up_to(_QUEUED, key) != _up_to(nodes, key):
+            forget(key)
+    _QUEUED.clear()
+    _QUEUED.update(nodes)
     return request
+
+
+def _up_to(nodes: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A node and all before it, without what the front end alone knows of them."""
+    before = _before(nodes, [[key, 0]])
+    return {one: (nodes[one].get("class_type"), _inputs(nodes[one])) for one in before}
 
 
 def _not_applied(nodes: Mapping[str, Any], bridge: str, name: str) -> str:
@@ -152,6 +164,7 @@ def _made(config: Any) -> Any:
 
 def _telling(name: str, config: Any, count: Callable[[ModelPatcher], int], right: int) -> Callable[..., Any]:
     def sample(executor: Any, *args: Any, **more: Any) -> Any:
+        take_back()
         if count(executor.class_obj.model_patcher) > right:
             notice(
                 f"the LoRA of {name} is in this model from Apply Bridge to Model, and once more from a LoRA loader "

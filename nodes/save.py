@@ -23,16 +23,17 @@ from .vision import keys_of
 from .window import WINDOW
 
 
-def deltas(patcher: ModelPatcher, paths: Mapping[Any, str], of: str) -> dict[str, Any]:
+def deltas(patcher: ModelPatcher, paths: Mapping[Any, str], of: str, within: str = "") -> dict[str, Any]:
     """The patches of a model as the core's deltas, several at one place as one of their ranks together.
 
-    paths: the host's weight key, or (key, part of a fused weight), -> module path. of: the model, for messages.
+    paths: the host's weight key, or (key, part of a fused weight), -> module path. of: the model, for messages. within:
+    how its keys begin: a CLIP of two encoders is patched in both.
     Raises ValueError for a patch that is no plain LoRA, or lies where a bridge has no name for.
     """
     from ..lavi_core.lora import Delta
 
     found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for key, patches in patcher.patches.items():
+    for key, patches in ((key, some) for key, some in patcher.patches.items() if key.startswith(within)):
         for strength, value, strength_model, offset, function in patches:
             path = paths.get(key if offset is None else (key, offset))
             weights = value.weights if isinstance(value, WeightAdapterBase) and value.name == "lora" else None
@@ -63,7 +64,7 @@ def saved(bridge: ConnectedBridge, model: ModelPatcher | None) -> Any:
     shell = bridge.clip.cond_stage_model
     trunk, prefix = shell.encoder.model, shell.language.prefix
     sites = {f"{prefix}{path}.weight": path for path, module in trunk.named_modules() if is_site(module)}
-    language = deltas(bridge.patcher, sites, shell.encoder.config.model_id)
+    language = deltas(bridge.patcher, sites, shell.encoder.config.model_id, prefix)
     language = {path: lora.turned(trunk.get_submodule(path), delta) for path, delta in language.items()}
     vision = dict(bridge.vision_lora)
     if model is not None:

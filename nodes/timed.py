@@ -17,6 +17,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .notice import notice, take_back
+
 TIMED = "lavi_bridge_timed"  # the key under which a TimedContext travels in a conditioning
 KEY = "lavi_bridge_timestep"  # of our wrapper and of the adapter in the host's tables
 KEPT = 32 * 2**20  # bytes: 160 timesteps of ELLA's 64 tokens, 50 of 77 tokens for SDXL
@@ -69,7 +71,22 @@ def follow(model: ModelPatcher, adapter: ModelPatcher) -> None:
     """Have the contexts put in while ``model``, a clone, is sampled; the host loads the adapter beside it."""
     model.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _put_in)
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _telling)
     model.set_additional_models(KEY, [adapter])
+
+
+def _telling(executor: Any, *args: Any, **more: Any) -> Any:
+    """Of hooks with keyframes on a CLIP the host encodes a prompt for each of them, and keeps the context alone."""
+    take_back()
+    conds = (cond for side in executor.class_obj.conds.values() for cond in side or ())
+    if any("clip_start_percent" in cond and TIMED not in cond for cond in conds):
+        notice(
+            "prompts of a CLIP with hooks that change while sampling (Set CLIP Hooks with schedule_clip) stand still "
+            f"at timestep {SHOWN_AT:g} where the CLIP is that of a bridge that hears the timestep: set schedule_clip "
+            "to false"
+        )
+    return executor(*args, **more)
 
 
 def _put_in(executor: Any, model: Any, conds: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -37,7 +37,8 @@ def encode(
     refuse_other(clip, own)
     marked = bool(own_text.strip())
     told, weights = (own_text, True) if marked else (text, options.weights)
-    key = (clip.patcher.patches_uuid, id(clip.cond_stage_model), clip.layer_idx, told, weights, own_strength)
+    beside = repr(clip.tokenizer_options), clip.apply_hooks_to_conds is None
+    key = (clip.patcher.patches_uuid, id(clip.cond_stage_model), clip.layer_idx, beside, told, weights, own_strength)
     conditioning, report = bridge.encode(
         text, options, strength, (key, lambda: says(clip, own, told, weights, own_strength))
     )
@@ -136,10 +137,13 @@ def refuse_other(clip: comfy.sd.CLIP, own: Any) -> None:
             f"this bridge was trained beside {own.name} ({ours}), this CLIP holds {theirs}: give the CLIP of the "
             "checkpoint that the bridge is applied to"
         )
-    if "t5" in {family for family, _ in found} and any(_fills_up(one) for one in vars(clip.tokenizer).values()):
+    asked = clip.tokenizer_options  # T5 Tokenizer Options
+    padded = any(count > name.endswith("_min_length") for name, count in asked.items())
+    padded |= any(_fills_up(one) for one in vars(clip.tokenizer).values())
+    if "t5" in {family for family, _ in found} and padded:
         raise ValueError(
             "this CLIP fills a prompt for its T5 up with padding, which the bridge was trained without: load the T5 "
-            "with type pixart"
+            "with type pixart" + (", and take T5 Tokenizer Options out" if asked else "")
         )
 
 

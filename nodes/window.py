@@ -13,7 +13,7 @@ from comfy.hooks import HookGroup, HookKeyframe, HookKeyframeGroup, WeightHook
 from comfy.model_patcher import ModelPatcher, create_hook_patches_clone
 from comfy.patcher_extension import WrappersMP
 
-from .notice import notice
+from .notice import notice, take_back
 
 WINDOW = "lavi_bridge_window"  # the attachment of a model whose LoRA acts in a part of the sampling: (start, end)
 
@@ -52,6 +52,7 @@ def _sampling(patches: dict[Any, Any], strength: float, window: tuple[float, flo
             frames.add(HookKeyframe(outside, begins, guarantee_steps=0))
 
     def sample(executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **more: Any) -> Any:
+        take_back()
         guider = executor.class_obj
         model, options = guider.model_patcher, guider.model_options
         first, last = (model.get_model_object("model_sampling").percent_to_sigma(share) for share in window)

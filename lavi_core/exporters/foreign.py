@@ -14,7 +14,8 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
     """The adapter's tensors by the names of a row of ``FOREIGN``, in the dtypes that they have: what was imported and
     not trained is what it was, to the bit.
 
-    Raises ValueError for a bridge that the format cannot hold: of another adapter, or with LoRA beside it.
+    Raises ValueError for a bridge that the format cannot hold: of another adapter, or with LoRA beside it; and for one
+    of other heads than it will be read with, which no shape tells.
     """
     row, config = FOREIGN[dialect], checkpoint.config.adapter
     for side, lora in (("language", checkpoint.language_lora), ("vision", checkpoint.vision_lora)):
@@ -32,4 +33,16 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
         raise ValueError(
             f"the bridge's adapter {config.kind!r} is not {row.what}, and cannot be kept as one: take another format"
         )
+    known = {preset.heads for preset in row.presets.values()} - {None}
+    if known and config.heads not in known | {_given(checkpoint)}:
+        raise ValueError(
+            f"{row.what} is read with {' or '.join(map(str, sorted(filter(None, known))))} heads, which its files do "
+            f"not say, the bridge's adapter has {config.heads}: train one with as many (adapter.heads)"
+        )
     return tensors
+
+
+def _given(checkpoint: BridgeCheckpoint) -> int | None:
+    """The heads that the file's user named when it was imported."""
+    made = checkpoint.config.provenance
+    return made.get("started_from", made).get("changed", {}).get("heads")

@@ -18,7 +18,7 @@ from ..foreign_files import what_it_is
 from ..language import TextEncoder
 from ..language.gguf_file import gguf_plain, gguf_shapes, is_gguf
 from ..language.query_tokenizer import QueryTokenizer, check_queries
-from ..language.tokens import tokenize
+from ..language.tokens import cut_tokens
 from ..prompt import PromptRecipe
 from ..registry import Registry
 from .anima import ANIMA
@@ -45,8 +45,6 @@ FOREIGN: Registry[Dialect] = Registry(
         "gguf_trainer": GGUF_TRAINER,
     },
 )
-
-_ANY = 1 << 20  # tokens
 
 
 def dialect_of(path: str | Path) -> str | None:
@@ -193,10 +191,7 @@ def _prompt(preset: Preset, positions: int | None, encoder: TextEncoder | None) 
     if preset.own_side:
         own = getattr(encoder.tokenizer, "init_kwargs", {}).get("padding_side", encoder.tokenizer.padding_side)
         recipe = replace(recipe, padding_side=own)
-    if recipe.cut_template:
-        keep = tokenize(encoder.tokenizer, ["a"], replace(recipe, padding="longest", max_length=_ANY)).keep
-        recipe = recipe if keep is None else replace(recipe, max_length=recipe.max_length + int((~keep).sum()))
-    return recipe
+    return replace(recipe, max_length=recipe.max_length + cut_tokens(encoder.tokenizer, recipe))
 
 
 def _checked(shapes: Shapes, row: Dialect, config: AdapterConfig) -> dict[str, tuple[str, ...]]:

@@ -169,6 +169,15 @@ def gguf_sizes(path: Path) -> tuple[int | None, int | None]:
     return None if width is None else int(width.contents()), None if tokens is None else len(tokens.data)
 
 
+def gguf_architecture(path: Path) -> str:
+    """As the header says; "" where it does not, or is damaged."""
+    try:
+        field = _reader(path).fields.get("general.architecture")
+    except ValueError:  # said where it is loaded
+        return ""
+    return "" if field is None else str(field.contents())
+
+
 def gguf_tensors(path: Path, model: Any) -> dict[str, StoredTensor]:
     """The file's tensors under their names in ``model``, a transformers model, which may be on the meta device.
 

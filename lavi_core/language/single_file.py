@@ -31,6 +31,17 @@ def is_single_file(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == ".safetensors"
 
 
+def is_t5(path: Path) -> bool:
+    """Whether a lone file has tensors of T5's names; it is opened alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            return any(name.endswith(KNOWN["T5"].tells) for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):  # said where it is loaded
+        return False
+
+
 def read_single_file(
     path: Path, stored: Mapping[str, StoredTensor], folder: Path | None, tokenizers: Mapping[str, Path]
 ) -> tuple[Any, Any]:
@@ -61,8 +72,10 @@ def _clip(shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """CLIP's text halves: L of OpenAI, H and bigG of OpenCLIP."""
     from transformers import CLIPTextConfig
 
-    tokens, places = (_shape(shapes, f"embeddings.{kind}_embedding.weight") for kind in ("token", "position"))
-    inner = _shape(shapes, "encoder.layers.0.mlp.fc1.weight")
+    # Of the text half: a whole CLIP has layers of a vision half too, by the same names.
+    kinds = ("token", "position")
+    tokens, places = (_shape(shapes, f"text_model.embeddings.{kind}_embedding.weight") for kind in kinds)
+    inner = _shape(shapes, "text_model.encoder.layers.0.mlp.fc1.weight")
     if tokens is None or places is None or inner is None or tokens[1] not in (768, 1024, 1280):
         return None
     return CLIPTextConfig(
@@ -70,7 +83,7 @@ def _clip(shapes: Mapping[str, tuple[int, ...]]) -> Any:
         vocab_size=tokens[0],
         max_position_embeddings=places[0],
         intermediate_size=inner[0],
-        num_hidden_layers=_count(shapes, r"encoder\.layers\.(\d+)\."),
+        num_hidden_layers=_count(shapes, r"text_model\.encoder\.layers\.(\d+)\."),
         num_attention_heads=tokens[1] // 64,
         hidden_act="quick_gelu" if tokens[1] == 768 else "gelu",
         pad_token_id=1,
@@ -80,10 +93,13 @@ def _clip(shapes: Mapping[str, tuple[int, ...]]) -> Any:
 
 
 def _t5(shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """The encoders of T5 and T5 v1.1 (gated), with T5's own vocabulary."""
+    """The encoders of T5 and T5 v1.1 (gated), with T5's own vocabulary. UMT5, as which pile-T5 is built, has a table of
+    distances in each layer, and as many words: it is another."""
     from transformers import T5Config
 
     first = "encoder.block.0.layer."
+    if sum(name.endswith("SelfAttention.relative_attention_bias.weight") for name in shapes) > 1:
+        return None
     bias = _shape(shapes, f"{first}0.SelfAttention.relative_attention_bias.weight")
     query = _shape(shapes, f"{first}0.SelfAttention.q.weight")
     tokens = _shape(shapes, "shared.weight") or _shape(shapes, "encoder.embed_tokens.weight")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from ..prompt import PROMPT, PromptRecipe
 from .special_tokens import encode_as_text, holds_special
 
 Span = tuple[int, int]  # start and stop, in the characters of a prompt
+_ANY = 1 << 20  # tokens
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,14 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], recipe: PromptRecipe) -> To
 
 def _moved(span: Span | None, by: int) -> Span | None:
     return None if span is None else (span[0] + by, span[1] + by)
+
+
+def cut_tokens(tokenizer: Any, recipe: PromptRecipe) -> int:
+    """How many tokens of the template ``cut_template`` takes from the states of a prompt."""
+    if not recipe.cut_template:
+        return 0
+    keep = tokenize(tokenizer, ["a"], replace(recipe, padding="longest", max_length=_ANY)).keep
+    return 0 if keep is None else int((~keep).sum())
 
 
 def pad_id(tokenizer: Any, recipe: PromptRecipe) -> int:

@@ -12,7 +12,7 @@ import torch
 from lavi_bridge.lavi_core import adapters
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.config import BridgeConfig, from_dict
-from lavi_bridge.lavi_core.files import write_safetensors
+from lavi_bridge.lavi_core.files import replacing, write_safetensors
 from lavi_bridge.lavi_core.lora import Delta
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -260,3 +260,11 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
 def test_a_folder_that_is_not_there_is_made(tmp_path):
     bridge().save(tmp_path / "no" / "b.safetensors")
     assert BridgeCheckpoint.load(tmp_path / "no" / "b.safetensors").config == bridge().config
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Processes of two machines, of one number."""
+    with replacing(tmp_path / "facts.json") as first, replacing(tmp_path / "facts.json") as second:
+        first.write_text("{}")
+        second.write_text("[]")
+    assert [path.name for path in tmp_path.iterdir()] == ["facts.json"]

@@ -42,6 +42,25 @@ def test_load_bridge_shows_the_preset_of_anothers_adapter_and_whose_text_path_it
     assert shown_by(server, encoded("tiny-llama", "llama.safetensors")) is None
 
 
+def test_what_a_sampler_says_goes_with_its_cause(server):
+    """Also where nothing of a bridge is left in the sampler that could take it back."""
+    whole = picture(steps=2, language_lora=0.61)
+    early = deepcopy(whole)
+    early["bridged"]["inputs"] |= {"start_percent": 0.001, "end_percent": 0.002}
+
+    def said_by_the_sampler(graph: dict[str, Any]) -> str | None:
+        outcome, shown = run_and_watch(server, graph)
+        assert not outcome.error, outcome.error
+        return shown.get("sampler")
+
+    for _ in range(2):
+        told = said_by_the_sampler(early)
+        assert told is not None and told.startswith("no step of this sampling lies between 0.001 and 0.002"), told
+        early["sampler"]["inputs"]["seed"] += 1
+    assert said_by_the_sampler(whole) == " "
+    assert said_by_the_sampler(whole) is None
+
+
 @pytest.mark.parametrize("hook", [False, True])
 def test_a_graph_that_loses_apply_bridge_is_told_so_though_nothing_is_loaded_anew(server, hook):
     """And no more once it is back. A hook that no conditioning has brings the LoRA to none."""

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     draw.add_argument("--language-models", metavar="FOLDER", help="where the bridge's own is looked for")
     draw.add_argument("--vision-model", default="demo:vision", help="folder with unet/ (transformer/) and scheduler/")
+    draw.add_argument("--own-encoder", help="of a bridge with two ears, folder (default: the vision model's folder)")
     draw.add_argument("--vae", help="VAE folder or TAESD file (default: vae/ or vqvae/ of the vision model's folder)")
     draw.add_argument("-o", "--output", required=True, metavar="RUN", help="the run folder")
     draw.add_argument("--seeds", nargs="+", default=["42"], help="numbers or spans as in 42..51 (default 42)")

@@ -59,7 +59,8 @@ def generate(args: argparse.Namespace) -> str:
     size = size_for(vision, args.size)
     bridge, vae = named.bridge(str(args.bridge)), named.vae_for(args.vision_model, args.vae)
     language = language_for(bridge, args.language_model, args.language_models)
-    pipeline = Pipeline.load(bridge, language, vision, vae, args.precision, args.device)
+    own = named.teacher(args.own_encoder) if args.own_encoder else None
+    pipeline = Pipeline.load(bridge, language, vision, vae, args.precision, args.device, own)
     settings = Settings(
         sampler=args.sampler,
         steps=args.steps,

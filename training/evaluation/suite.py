@@ -29,13 +29,15 @@ OWN = "own"
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A column of the table. bridge: a file, or "own" for the vision model's own text encoder, which language_model
-    then need not name. vae: empty = the one in the vision model's folder."""
+    then need not name. vae: empty = the one in the vision model's folder. own_encoder: of a bridge with two ears, its
+    folder; empty = the vision model's."""
 
     name: str
     bridge: str
     vision_model: str
     language_model: str = ""
     vae: str = ""
+    own_encoder: str = ""
 
     def __post_init__(self) -> None:
         if not self.language_model and self.bridge != OWN:
@@ -126,6 +128,7 @@ def missing(asked: Suite) -> list[str]:
     found = [*asked.prompts, asked.weights, asked.reference]
     for entry in asked.bridge:
         found += [entry.bridge if entry.bridge != OWN else None, entry.vision_model, entry.language_model, entry.vae]
+        found.append(entry.own_encoder)
     paths = [path for path in found if path and not path.startswith("demo:")]
     return [path for path in dict.fromkeys(paths) if not Path(path).exists()]
 
@@ -144,6 +147,7 @@ def _drawing(asked: Suite, entry: Entry, run: Path, device: str | None) -> Names
         language_models=None,
         vision_model=entry.vision_model,
         vae=entry.vae or None,
+        own_encoder=entry.own_encoder or None,
         output=run,
         prompts=asked.prompts,
         category="",

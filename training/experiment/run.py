@@ -105,6 +105,7 @@ def one(plan: Plan, row: Row, seed: int, folder: Path, work: Path) -> None:
         named.vision(recipe.vision.model),
         named.vae(recipe.vision.vae),
         recipe.precision,
+        own=named.teacher(recipe.own_encoder.model) if recipe.own_encoder.model else None,
     )
     settings = plan.settings()
     found = list(judged(pipeline, settings))
@@ -184,5 +185,6 @@ def _journal(folder: Path) -> tuple[float, float, float | None]:
     seconds = sum(batch / line["images_per_second"] for line in steps)
     seconds += sum(line.get("start_seconds", 0.0) for line in lines)
     computed = sum(line.get("cpu_seconds", 0.0) + line.get("start_cpu", 0.0) for line in lines)
-    last = [line["loss"] for line in steps[-max(1, len(steps) // 10) :]]
-    return round(seconds, 1), round(computed, 1), round(float(np.mean(last)), 5)
+    losses = [line["loss"] for line in steps if "loss" in line]  # a step that was skipped has none
+    last = losses[-max(1, len(losses) // 10) :]
+    return round(seconds, 1), round(computed, 1), round(float(np.mean(last)), 5) if last else None

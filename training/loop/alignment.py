@@ -185,7 +185,7 @@ def _train(recipe: Recipe, pair: Pair, lessons: Lessons) -> float:
             )
         optimizer.zero_grad()
         whole.backward()
-        torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_norm)
+        torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip_norm or math.inf)
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)

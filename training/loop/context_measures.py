@@ -55,7 +55,7 @@ class Contexts:
     def add(self, context: Tensor, mask: Tensor) -> None:
         """context: [B T C] of any float dtype. mask: [B T] bool, True = a real token, one at least in each row."""
         for row, real in zip(context, mask, strict=True):
-            tokens = row[real].double().cpu()  # [t C]
+            tokens = row[real].cpu().double()  # [t C]
             self.means.append(tokens.mean(0))
             self.squares += float(tokens.square().sum())
             self.entries += tokens.numel()

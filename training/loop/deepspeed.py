@@ -37,17 +37,17 @@ class GatheredOptimizer:
     param_groups: list[dict[str, Any]]
 
 
-def engine(recipe: Recipe, pair: Pair, optimizer: torch.optim.Optimizer, world: int) -> Any:
-    """DeepSpeed's engine around the pair. Moments that ``optimizer`` has, as a resumed one does, go on in it.
-
-    Raises ValueError for what ZeRO does not do here.
-    """
-    deepspeed: Any = import_module("deepspeed")
-
+def check(recipe: Recipe) -> None:
+    """Raise ValueError for what ZeRO does not do here."""
     if recipe.optimizer.kind != "adamw":
         raise ValueError(f"DeepSpeed goes with optimizer.kind = 'adamw' here, got {recipe.optimizer.kind!r}")
     if recipe.optimizer.bad_steps == "skip":
         raise ValueError("DeepSpeed cannot skip a step here: set optimizer.bad_steps = 'stop', or launch with ddp.yaml")
+
+
+def engine(recipe: Recipe, pair: Pair, optimizer: torch.optim.Optimizer, world: int) -> Any:
+    """DeepSpeed's engine around the pair. Moments that ``optimizer`` has, as a resumed one does, go on in it."""
+    deepspeed: Any = import_module("deepspeed")
     moments = {p: dict(optimizer.state[p]) for p in pair.trained().values() if p in optimizer.state}
     optimizer.state.clear()
     config = {

@@ -28,6 +28,11 @@ class EMA:
 
             self.ema = EMAModel(trained.values(), decay=recipe.ema, foreach=True)
 
+    def begin(self) -> None:
+        """The average is of the weights from now on: a head start is behind them, not a part of it."""
+        if self.ema is not None:
+            self.ema.shadow_params = [p.clone().detach() for p in self.trained.values()]
+
     def to(self, device: torch.device) -> None:
         if self.ema is not None:
             self.ema.to(device)

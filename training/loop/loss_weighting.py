@@ -35,7 +35,8 @@ def drawn(uniform: Tensor, section: LossSection) -> Tensor:
     draws the middle levels more often (arXiv 2403.03206 eq. 19, mean 0 and deviation 1). The shift comes after it."""
     if section.timesteps == "uniform":
         return uniform
-    return torch.special.ndtri(uniform.double().clamp(1e-9, 1 - 1e-9)).sigmoid().to(uniform.dtype)
+    exact = uniform if uniform.device.type == "cuda" else uniform.cpu()  # not every accelerator has float64
+    return torch.special.ndtri(exact.double().clamp(1e-9, 1 - 1e-9)).sigmoid().to(uniform)
 
 
 WEIGHTINGS: Registry[Callable[[Objective, Tensor, LossSection], Tensor]] = Registry(

@@ -7,6 +7,7 @@ train, resume and leave for the bridge file as on one process.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ..models.pair import Pair
+    from ..recipe import Recipe
 
 PATIENCE = timedelta(minutes=30)  # how long a process waits for the others before it fails
 
@@ -72,16 +74,20 @@ def is_sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def check(recipe: Recipe, processes: int) -> None:
+    """Raise ValueError for what cannot be done in the way that the launcher has asked for."""
+    if is_sharded() and processes > 1 and recipe.compile:
+        raise ValueError("compile does not go with FSDP2: set compile = false, or launch with ddp.yaml")
+    if is_deepspeed():
+        deepspeed.check(recipe)
+
+
 def shard(accelerator: Accelerator, pair: Pair) -> None:
     """Spread the frozen weights over the processes, where the launcher has asked for it. Called before the pair moves
     to its device: layers move there one by one, so that a model larger than a GPU never lies on one whole.
-
-    Raises ValueError for what FSDP2 cannot do here.
     """
     if not is_sharded() or accelerator.num_processes == 1:
         return
-    if pair.recipe.compile:
-        raise ValueError("compile does not go with FSDP2: set compile = false, or launch with ddp.yaml")
     from torch.distributed.fsdp import fully_shard
 
     reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
@@ -147,11 +153,11 @@ def group_norms(model: Any, optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def clip(accelerator: Accelerator, model: Any, trained: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """The gradients' norm before it is clipped; DeepSpeed clips within its step."""
+    """The gradients' norm before it is clipped to ``limit``, 0 = not at all; DeepSpeed clips within its step."""
     if is_deepspeed():
         norm = model.optimizer.scaled_global_norm()
         return torch.where(norm < 0, torch.nan, norm)  # -1 is its word for one that is not finite
-    return torch.as_tensor(accelerator.clip_grad_norm_(list(trained), limit), device=accelerator.device)
+    return torch.as_tensor(accelerator.clip_grad_norm_(list(trained), limit or math.inf), device=accelerator.device)
 
 
 def step(model: Any, optimizer: torch.optim.Optimizer) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from .parallel import PATIENCE
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO = 1.0  # seconds
 
@@ -33,6 +35,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked, self._since = 0, 0.0
+        self._group: Any = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -49,8 +52,10 @@ class StopSignals:
         """The signal that any of the processes was sent, 0 = none; the same on all of them. Every rank must call it."""
         if accelerator.num_processes == 1:
             return self.asked
-        asked = torch.tensor(self.asked, device=accelerator.device)
-        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if self._group is None:  # over the CPUs: a number read from a GPU waits for all that is launched there
+            self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        asked = torch.tensor(self.asked)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self._group)
         return int(asked)
 
     def _note(self, number: int, _: FrameType | None) -> None:

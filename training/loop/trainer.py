@@ -31,7 +31,7 @@ from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
 from ..models.vae import load_vae
 from ..models.vision_model import load_vision_model
 from ..recipe import Recipe
-from . import checkpoint, lock, optimizers, parallel
+from . import beforehand, checkpoint, lock, optimizers, parallel
 from .alignment import align, prediction_teacher
 from .bad_steps import BadSteps
 from .context_measures import ContextMeasure, own_context
@@ -61,7 +61,7 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         if self.main and recipe.precision == "bf16" and emulates_bf16(self.accelerator.device):
             log.warning("this CPU has no instructions for bf16: precision = 'fp32' is many times as fast here")
-        micro_batch_size(recipe, self.accelerator.num_processes)  # refused here, before the models are read
+        beforehand.check(recipe, self.accelerator.num_processes)
         if self.main:
             with lock.held(self.output):  # said at once, and not after minutes of loading
                 checkpoint.sweep(self.output)
@@ -281,6 +281,7 @@ class Trainer:
         if recipe.align.asked and not self.resumed:
             began, computed = time.perf_counter(), time.process_time()
             align(recipe, self.pair, captions, device, self.text_inputs.cache)
+            self.ema.begin()
             self.start = {"start_seconds": time.perf_counter() - began, "start_cpu": time.process_time() - computed}
         self.text_inputs.release()
         if recipe.compile:

@@ -92,7 +92,7 @@ class Validation:
                 for kind, made in heard.items():
                     conditioning = made.at(timesteps) if isinstance(made, TimedConditioning) else made
                     prediction = self.pair.predict(x, timesteps, conditioning)
-                    totals[kind][part] += vision.objective.loss(prediction, target).double().sum().cpu()
+                    totals[kind][part] += vision.objective.loss(prediction, target).cpu().double().sum()
         means = {kind: total / len(self.indices) for kind, total in totals.items()}
         losses = {kind: float(mean.mean()) for kind, mean in means.items()}
         found: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any, Literal, NamedTuple
@@ -32,13 +33,14 @@ def places(tokenizer: Any, text: str, length: int, add_special_tokens: bool = Tr
     recipe = PromptRecipe(max_length=length, add_special_tokens=add_special_tokens)
     spans = tokenize(tokenizer, [text], recipe).reports[0].spans
     words = [match.span() for match in re.finditer(r"\S+", text)]
+    begins = [first for first, _ in words]
     found: list[Place] = []
     for start, end in (span or (0, 0) for span in spans):
         if end <= start or not words:
             found.append(Place("after" if found else "before"))
             continue
-        shared = [min(end, last) - max(start, first) for first, last in words]
-        word = max(range(len(words)), key=lambda i: shared[i])  # of mere space: the nearest
+        near = range(max(bisect_right(begins, start) - 1, 0), min(bisect_left(begins, end) + 1, len(words)))
+        word = max(near, key=lambda i: min(end, words[i][1]) - max(start, words[i][0]))  # of mere space: the nearest
         first, last = words[word]
         found.append(Place("word", word, max(start, first) - first, max(min(end, last), first) - first))
     return found + [Place("padding")] * (length - len(found))
@@ -63,7 +65,9 @@ def matches(
             of_word.setdefault(place.word, []).append(index)
     first, end = of_kind.get("word", [0])[0], of_kind.get("word", [0])[-1] + 1
     last = len(theirs) - 1
-    weights = torch.zeros(len(ours), len(theirs))
+    rows: list[int] = []
+    columns: list[int] = []
+    shares: list[float] = []
     for index, place in enumerate(ours):
         if place.kind == "word":
             found = of_word.get(same[place.word], [])
@@ -78,8 +82,11 @@ def matches(
             found = [first if index % 2 else end - 1]
         else:
             found = [min(max(index, of_kind.get("padding", [last])[0]), last)]
-        if found:
-            weights[index, found] = 1 / len(found)
+        rows += [index] * len(found)
+        columns += found
+        shares += [1 / len(found) for _ in found]
+    weights = torch.zeros(len(ours), len(theirs))
+    weights[rows, columns] = torch.tensor(shares)
     return weights
 
 

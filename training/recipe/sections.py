@@ -142,7 +142,8 @@ class DataSection:
 class OptimizerSection:
     """kind: a row of ``loop/optimizers.py``: "adamw" (fused), "adamw8bit", "paged_adamw8bit" (both bitsandbytes),
     "schedule_free". schedule: "constant", "cosine" (to zero) or "linear" (to zero), all after ``warmup`` optimiser
-    steps of linear increase; "schedule_free" takes "constant" alone.
+    steps of linear increase; "schedule_free" takes "constant" alone. clip_norm: the norm that the gradients are brought
+    down to; 0 = they stay as they are.
 
     bad_steps: what becomes of a step whose loss or gradient norm is not finite, or whose loss is more than
     ``explosion`` times the running mean (0 = any finite loss is taken): "stop" the run, or "skip" the batch.
@@ -157,6 +158,10 @@ class OptimizerSection:
     warmup: int = 0
     bad_steps: Literal["stop", "skip"] = "stop"
     explosion: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.clip_norm < 0:
+            raise ValueError(f"optimizer.clip_norm is a norm, or 0 for no clipping, got {self.clip_norm}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,16 @@ def test_one_layout_of_rouwei_is_written_as_another() -> None:
     assert written.keys() == own.keys() and all(torch.equal(written[name], own[name]) for name in own)
     with pytest.raises(ValueError, match=r"the bridge's adapter 'compressor' is not an ELLA connector"):
         to_foreign(read_foreign(fused, "gemma"), "ella")
+
+
+def test_other_heads_than_a_file_is_read_with_are_refused() -> None:
+    """No shape tells them; those that a user named are known in the bridge."""
+    found = read("ella")
+    config = replace(found.config, adapter=replace(found.config.adapter, heads=4))
+    with pytest.raises(ValueError, match="read with 8 heads, which its files do not say, the bridge's adapter has 4"):
+        to_foreign(replace(found, config=config), "ella")
+    named = replace(config, provenance=config.provenance | {"changed": {"heads": 4}})
+    assert to_foreign(replace(found, config=named), "ella").keys() == to_foreign(found, "ella").keys()
 
 
 def test_a_row_for_each_test() -> None:

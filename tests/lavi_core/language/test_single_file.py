@@ -93,6 +93,38 @@ def test_a_known_encoder_needs_a_tokenizer_alone(language_folder, tmp_path):
         assert (ours.config.family, ours.config.num_layers) == (name, 2)
 
 
+def test_a_whole_clip_is_its_text_half(language_folder, tmp_path):
+    """Its vision half has layers of the same names, and more of them."""
+    import transformers
+
+    shape: Any = {"intermediate_size": 64, "num_attention_heads": 12, "hidden_size": 768}
+    text = transformers.CLIPTextConfig(**shape, num_hidden_layers=2, vocab_size=400, pad_token_id=1)
+    vision = transformers.CLIPVisionConfig(**shape, num_hidden_layers=4, image_size=32, patch_size=16)
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+    ).eval()
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if "position_ids" not in k}
+    save_file(state, tmp_path / "whole.safetensors")
+    ours = TextEncoder.load(tmp_path / "whole.safetensors", tokenizers={"clip": language_folder("clip")})
+    tokens = ours.tokenize(["a red circle"], RECIPE)
+    with torch.no_grad():
+        theirs = model.text_model(tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
+        torch.testing.assert_close(ours(tokens, RECIPE).states, theirs)
+    assert ours.config.num_layers == 2
+
+
+def test_a_umt5_is_not_taken_for_a_t5(language_folder, tmp_path):
+    """pile-T5 has as many words as T5, and another tokenizer."""
+    import transformers
+
+    config = transformers.UMT5Config(d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2, vocab_size=32128)
+    model = transformers.UMT5EncoderModel(config)
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "encoder.embed_tokens.weight"}
+    save_file(state, tmp_path / "pile.safetensors")
+    with pytest.raises(ValueError, match="of no encoder that is known by its shapes"):
+        TextEncoder.load(tmp_path / "pile.safetensors", tokenizers={"t5": language_folder("t5")})
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_float8_stays_float8(language_folder, tmp_path, kind, dtype):

@@ -250,6 +250,16 @@ def saved_once_it_is_a_bridge_that_says_all_of_it():
 
 
 @check
+def a_long_prompt_in_another_template_is_cut_to_what_the_adapter_hears():
+    """Of its own template 27 tokens do not reach the adapter, which has 512 places."""
+    bridge = loaded(ROUWEI[0], "states-gemma", "gemma")
+    long = "two elephants in the forest " * 200
+    for template in ("", "{prompt}", "see {prompt}"):
+        context = bridge_.BridgeTextEncode.execute(bridge, long, template=template).args[0][0][0]
+        assert context.isfinite().all(), template
+
+
+@check
 def rouweis_adapters_draw_on_a_unet_that_takes_their_pooled_vector():
     bridge, model = loaded(ROUWEI[0], "states-gemma", "t5gemma"), vision_model_.load(MODELS / "diffusers/tiny-rouwei")
     found = drawn(vision_.apply(model, bridge, 1.0), bridge, SHAPE)

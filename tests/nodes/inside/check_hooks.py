@@ -130,8 +130,24 @@ def a_clip_hook_patches_the_language_model():
     near(late[0], before)
     assert (early[1]["clip_end_percent"], late[1]["clip_start_percent"]) == (0.5, 0.5)
     model = vision_.apply(vision_model_.load(MODELS / "diffusers" / "tiny-flow"), bridge, 1.0)
-    drawn = sample(model, [early, late])
+    with Lines("stand still at timestep 500") as lines:
+        drawn = sample(model, [early, late])
+    assert not lines  # this bridge does not hear it
     differs(drawn, sample(model, encoded(clip)))
+
+
+@check
+def a_bridge_in_time_behind_scheduled_clip_hooks_is_told_of():
+    bridge = connected("timed-flow", language_model("bert"))
+    users = comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+    frames = nodes_hooks.CreateHookKeyframe().create_hook_keyframe(1.0, 0.0)[0]
+    scheduled = nodes_hooks.SetHookKeyframes().set_hook_keyframes(users, frames)[0]
+    model = vision_.apply(vision_model_.load(MODELS / "diffusers" / "tiny-flow"), bridge, 1.0)
+    for by_schedule in (False, True):
+        (clip,) = nodes_hooks.SetClipHooks().apply_hooks(bridge.clip, by_schedule, False, scheduled)
+        with Lines("stand still at timestep 500") as lines:
+            sample(model, encoded(clip), steps=1)
+        assert len(lines) == by_schedule, lines
 
 
 @check

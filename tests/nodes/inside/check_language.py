@@ -308,6 +308,28 @@ def states_that_are_not_finite_are_refused_and_not_remembered():
 
 
 @check
+def what_leaves_float16_is_float32_where_nothing_wider_is_fast():
+    """A folder, a lone file by its config or its names, a GGUF file by its architecture."""
+    manage, device = comfy.model_management, torch.device("cpu")
+    kept = manage.should_use_bf16, manage.should_use_fp16
+    manage.should_use_bf16, manage.should_use_fp16 = (lambda *_, **__: False), (lambda *_, **__: True)
+    llm, narrow, wide = MODELS / "LLM", torch.float16, torch.float32
+    try:
+        for path, config, expected in (
+            (llm / "tiny-t5", None, wide),
+            (llm / "tiny-bert", None, narrow),
+            (MODELS / "text_encoders" / "tiny-distill-t5.safetensors", None, wide),
+            (MODELS / "text_encoders" / "tiny-clip-l.safetensors", None, narrow),
+            (MODELS / "text_encoders" / "tiny-clip-l.safetensors", llm / "tiny-gemma", wide),
+            (llm / "tiny-packed.gguf", None, narrow),
+        ):
+            found = language_.best_dtype(device, path, config)
+            assert found == expected, (path.name, found)
+    finally:
+        manage.should_use_bf16, manage.should_use_fp16 = kept
+
+
+@check
 def the_hosts_flags_for_text_encoders_are_honoured():
     from comfy.cli_args import args
 

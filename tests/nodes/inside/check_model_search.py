@@ -177,6 +177,8 @@ def a_pick_is_read_from_the_graph():
         "6": {"class_type": "LaViBridgeLoad", "inputs": {"language_model": ["7", 0]}},
         "7": loader | {"inputs": {"model": ["4", 0]}},
         "8": {"class_type": "Circle", "inputs": {"language_model": ["8", 0]}},
+        "9": {"class_type": "LaViBridgeLoad", "inputs": {"language_model": ["10", 0]}},
+        "10": loader | {"inputs": {"model": "clip_l.safetensors", "config": "tiny-bert"}},
     }
-    told = {node: bridge_.picked(DynamicPrompt(graph), node) for node in ("3", "5", "6", "8")}
-    assert told == {"3": "tiny-bert", "5": None, "6": None, "8": None}, told
+    told = {node: bridge_.picked(DynamicPrompt(graph), node) for node in ("3", "5", "6", "8", "9")}
+    assert told == {"3": "tiny-bert", "5": None, "6": None, "8": None, "9": None}, told

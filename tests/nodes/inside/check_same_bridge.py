@@ -72,5 +72,6 @@ def a_lora_loader_is_known_by_its_file():
         ({"lora_1": {"lora": "exported-pixart.safetensors"}, "lora_2": {"lora": "exported-sd1.safetensors"}}, True),
         ({"lora_name": "../loras/exported-sd1.safetensors", "strength_model": 1.0}, True),
         ({"lora_name": ["elsewhere", 0]}, True),
+        ({"text": "<lora:style:0.8> " * 30}, True),  # longer than a file's name can be
     ):
         assert brought_lora_.may_bring(inputs, rows) is brings, inputs

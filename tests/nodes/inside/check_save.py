@@ -26,6 +26,7 @@ from host_side import (
 import nodes as stock
 
 lora_ = importlib.import_module("hyphen-pack.nodes.lora")
+save_ = importlib.import_module("hyphen-pack.nodes.save")
 core = importlib.import_module("hyphen-pack.lavi_core.checkpoint")
 
 
@@ -36,6 +37,16 @@ def written(bridge, model=None, name="saved"):
     Path(output).replace(target)
     assert Path(output).is_relative_to(folder_paths.get_output_directory())
     return target
+
+
+@check
+def a_lora_on_the_other_encoder_of_its_clip_is_none_of_the_bridges():
+    """Of a CLIP of two, the patcher has the patches of both."""
+    bridge = connected("llama", strength=0.7)
+    plain = save_.saved(bridge, None).language_lora
+    bridge.patcher.patches["clip_g.transformer.weight"] = [(1.0, ("diff", (torch.zeros(1),)), 1.0, None, None)]
+    found = save_.saved(bridge, None).language_lora
+    assert plain.keys() == found.keys() and plain
 
 
 @check

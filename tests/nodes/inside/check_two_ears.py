@@ -247,11 +247,17 @@ def two_ears_that_do_not_fit_are_refused():
     for other in (hosts("xl")[0], hosts("t5")[0]):
         refused(["(clip of width 64), this CLIP holds", "give the CLIP of the checkpoint"], encoded, both, other, "a")
     refused(["this CLIP is a bridge (identity)", "at 12"], encoded, both, own_clip(), "a")
-    _, other, _ = hosts("t5")
+    other_clip, other, _ = hosts("t5")
     filled = loaded(
         CASES["t5"].target, file_of("t5"), {"t5base_model_config": CASES["t5"].sizes, "dtype": torch.float32}
     )
     refused(["fills a prompt for its T5 up with padding", "type pixart"], encoded, beside(other)[1], filled, "a")
+    padding = other_clip.clone()
+    padding.set_tokenizer_option("t5xxl_min_length", 0)
+    unpadded = beside(other)[1]
+    encoded(unpadded, padding, "a")
+    padding.set_tokenizer_option("t5xxl_min_length", 60)
+    refused(["with padding", "take T5 Tokenizer Options out"], encoded, unpadded, padding, "a")
     timed = connected("ears-timed", language_model("bert"), 0.0)
     refused(["this CLIP is a bridge (mlp)"], encoded, timed, connected("flow", language_model("bert")).clip, "a")
 

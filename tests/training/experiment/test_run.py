@@ -236,3 +236,10 @@ def test_a_plan_that_does_not_fit_is_refused(plan: Path, old: str, new: str, sai
 def test_a_folder_without_results_gives_no_page(plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment", str(plan), "--work", str(tmp_path / "empty"), "--page-only"]) == 2
     assert "holds no result of this plan" in capsys.readouterr().err
+
+
+def test_a_step_that_was_skipped_has_no_loss(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"batch_size": 8}')
+    lines = [{"step": 1, "loss": 0.5, "images_per_second": 4.0}, {"step": 2, "images_per_second": 4.0, "skipped": 1}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run._journal(tmp_path) == (4.0, 0.0, 0.5)

@@ -189,6 +189,10 @@ def test_a_bridge_without_any_training_is_written_and_resumed_runs_end_alike(
     torch.testing.assert_close(
         written["ff2.net.2.weight"].float(), state["adapter.ff2.net.2.weight"], atol=1e-2, rtol=1e-2
     )
+    averaged = trainer(
+        recipe, tmp_path / "averaged", own / "clip", f"align.start={start}", "steps=0", "data.count=16", "ema=0.999"
+    ).run()
+    assert all(torch.equal(tensor, written[key]) for key, tensor in BridgeCheckpoint.load(averaged).adapter.items())
     changes = [f"align.start={start}", "align.steps=2", "data.count=16", "steps=4"]
     whole = trainer(recipe, tmp_path / "whole", own / "clip", *changes).run()
     trainer(recipe, tmp_path / "run", own / "clip", *changes, "steps=2").run()

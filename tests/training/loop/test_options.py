@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
-from lavi_bridge.training.loop import checkpoint
+from lavi_bridge.training.loop import checkpoint, journal
 from lavi_bridge.training.loop.bad_steps import BadSteps
 from lavi_bridge.training.loop.learning_rate import learning_rate_scale
 from lavi_bridge.training.loop.loss_weighting import WEIGHTINGS, loss_weights
@@ -250,6 +251,55 @@ def test_the_run_folder_tells_the_run(recipe: Path, tmp_path: Path, monkeypatch:
     first = log_of(folder)[0]
     assert {"step", "loss", "norm", "learning_rate", "images_per_second", "waited"} <= first.keys()
     assert first["learning_rate"].keys() == {"adapter", "language", "vision"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["loss.weighting=minsnr"], "loss weighting"),
+        (["validation.every=2"], "no example is held out"),
+        (['trackers=["wandb"]'], "trackers names wandb, whose package is not installed"),
+    ],
+)
+def test_what_no_step_could_be_trained_with_is_refused_before_anything_is_computed(
+    changes: list[str], words: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lavi_bridge.training.loop.beforehand.find_spec", lambda name: None if name == "wandb" else 1)
+    with pytest.raises(ValueError, match=words):
+        run(recipe, tmp_path / "run", *changes)
+    assert not (tmp_path / "run" / "latents").exists() and not (tmp_path / "run" / "state").exists()
+
+
+def test_no_clipping_is_zero(recipe: Path, tmp_path: Path) -> None:
+    """As sd-scripts' max_grad_norm and DeepSpeed's gradient_clipping say it."""
+    changes = ["optimizer.weight_decay=0.0", "steps=2", "language.dropout=0.0", "vision.dropout=0.0"]
+    free = run(recipe, tmp_path / "free", *changes, "optimizer.clip_norm=0")
+    wide = run(recipe, tmp_path / "wide", *changes, "optimizer.clip_norm=1e9")
+    assert all(torch.equal(p, wide.trained[key]) for key, p in free.trained.items())
+    assert any(not torch.equal(p, one) for p, one in zip(free.trained.values(), initial(recipe, changes), strict=True))
+    with pytest.raises(ValueError, match=r"optimizer\.clip_norm is a norm, or 0 for no clipping, got -1"):
+        read_recipe(recipe, ["optimizer.clip_norm=-1"])
+
+
+def initial(recipe: Path, changes: list[str]) -> list[torch.Tensor]:
+    return [p.detach() for p in Trainer(read_recipe(recipe, changes)).trained.values()]
+
+
+def test_curves_that_take_long_are_drawn_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, drawn = [0.0], []
+
+    def draw(*_: Path) -> None:
+        now[0] += 10.0
+        drawn.append(now[0])
+
+    monkeypatch.setattr(journal, "draw_curves", draw)
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    log = journal.Journal(SimpleNamespace(trackers=()), tmp_path, 0)  # type: ignore[arg-type]
+    for _ in range(100):
+        now[0] += 30.0
+        log.draw(False)
+    log.close()
+    assert drawn[0] == 100.0 and [round(b - a) for a, b in pairwise(drawn)] == [520] * (len(drawn) - 1)
 
 
 def test_layers_that_are_not_run_are_not_held(recipe: Path) -> None:

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 VALIDATED = ["data.validation=6", "validation.every=3", "validation.bins=2", "validation.batch_size=4"]
 
 
-def run(recipe: Path, output: Path, *changes: str) -> Trainer:
-    trainer = Trainer(read_recipe(recipe, [*changes, f"output={json.dumps(str(output))}"]))
+def run(recipe: Path, output: Path, *changes: str, resume: bool = False) -> Trainer:
+    trainer = Trainer(read_recipe(recipe, [*changes, f"output={json.dumps(str(output))}"]), resume=resume)
     trainer.run()
     return trainer
 
@@ -287,3 +287,6 @@ def test_tensorboard_has_all_of_it(recipe: Path, whole_pipeline: Path, tmp_path:
     assert expected <= set(events.Tags()["scalars"])
     (logged,) = events.Scalars("caption_loss/shuffled")
     assert logged.value == pytest.approx(entries(tmp_path / "run", "caption_loss")[0]["shuffled"], rel=1e-6)
+    run(recipe, tmp_path / "run", *VALIDATED, f"vision.model={json.dumps(str(whole_pipeline))}", "steps=5", resume=True)
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5]  # that of the state, too

@@ -122,6 +122,9 @@ def test_trains_resumes_to_the_bit_and_draws(run: str, recipe: Path, own: Path, 
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    command = ["evaluate", "generate", bridge, "--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "evaluated"]
+    assert main([*map(str, (*command, *parts, *folder, "--size", "32", "--steps", "2", "--device", "cpu"))]) == 0
+    assert len(list((tmp_path / "evaluated" / "samples").glob("*.png"))) == len(PROMPTS)
     time = ("--timestep", "300") if trainer.pair.adapter.hears_timestep else ()
     files = ("--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "encoded.safetensors")
     command = ["encode", str(bridge), "--language-model", read.language.model, *time, "--own-encoder", own / name]

@@ -124,7 +124,8 @@ def foreign_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Fil
         raise ValueError(f"{args.format} is a format of {suffix} files; got {args.output}")
     tensors, made = to_foreign(checkpoint, args.format), checkpoint.config.provenance
     made = made.get("started_from", made)
-    preset = row.presets.get(str(made.get("preset")))
+    fitting = [one for one in row.presets.values() if one.fits(checkpoint.config.adapter) and not one.if_named]
+    preset = row.presets.get(str(made.get("preset")), next(iter(fitting), None))
     if preset is not None:
         theirs, ours = asdict(preset.prompt), asdict(checkpoint.config.prompt)
         for key in (key for key in ours if ours[key] != theirs[key] and key not in ("max_length", "padding_side")):
