@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from . import folders
+from .saved_model import bridges_in
 
-FOLDER = "loras"
+LORAS, MODELS = ("loras",), ("diffusion_models", "checkpoints")  # kinds of folder
 PART = 64  # values of each matrix that are compared
 
 
@@ -26,7 +27,7 @@ def first_rows(lora: Mapping[str, Any]) -> list[Tensor]:
 def may_bring(inputs: Mapping[str, Any], rows: list[Tensor]) -> bool:
     """Whether a LoRA loader with these inputs brings the LoRA known by ``rows``; also where none of them names a file
     that can be read here."""
-    files = [path for name in _texts(inputs) if (path := _file(name)) is not None]
+    files = _files(inputs, *LORAS)
     read = [found for path in files if (found := _rows_in(path, folders.stamp_of(path))) is not None]
     return len(read) < len(files) or not files or any(_share_one(rows, found) for found in read)
 
@@ -40,12 +41,25 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _file(name: str) -> Path | None:
-    try:
-        path = folders.resolve("LoRA", name, FOLDER)
-    except ValueError:
-        return None
-    return path if path.is_file() else None
+def has_one(inputs: Mapping[str, Any]) -> bool:
+    """Whether a node with these inputs loads a model that was saved with the LoRA of a bridge in its weights."""
+    return any(_saved_with(path, folders.stamp_of(path)) for path in _files(inputs, *MODELS))
+
+
+@lru_cache(maxsize=64)
+def _saved_with(path: Path, stamp: str) -> bool:
+    return bool(bridges_in(path))
+
+
+def _files(inputs: Mapping[str, Any], *kinds: str) -> list[Path]:
+    """Those that any of the inputs names."""
+    found = []
+    for name in _texts(inputs):
+        try:
+            found.append(folders.resolve("file", name, *kinds))
+        except ValueError:
+            continue
+    return [path for path in found if path.is_file()]
 
 
 @lru_cache(maxsize=64)
@@ -60,7 +74,7 @@ def _rows_in(path: Path, stamp: str) -> list[Tensor] | None:
 
 
 def _part(row: Tensor) -> Tensor:
-    return row.detach().flatten()[:PART].float().cpu()
+    return row.detach().flatten()[:PART].float()
 
 
 def _share_one(rows: list[Tensor], found: list[Tensor]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -31,8 +32,10 @@ class ContextToken(NamedTuple):
     span: tuple[int, int] | None
 
 
-class ContextTokens(NamedTuple):
-    """What each vector of a context is, the texts of its pieces, and what of each was cut off."""
+@dataclass(frozen=True)
+class ContextTokens:
+    """What each vector of a context is, the texts of its pieces, and what of each was cut off. No sequence: nodes of
+    the host walk through all sequences in a conditioning, and a text is one without end."""
 
     tokens: tuple[ContextToken, ...]
     texts: tuple[str, ...]
@@ -41,11 +44,11 @@ class ContextTokens(NamedTuple):
     def padded(self, length: int, side: str) -> ContextTokens:
         """With zeros for the vectors that are put in on this side."""
         zeros = (ContextToken("", "padding", 1.0, 0, None),) * (length - len(self.tokens))
-        return self._replace(tokens=zeros + self.tokens if side == "left" else self.tokens + zeros)
+        return replace(self, tokens=zeros + self.tokens if side == "left" else self.tokens + zeros)
 
     def beside(self, own: tuple[ContextToken, ...], place: str) -> ContextTokens:
         """With the vectors of an own encoder before or after them."""
-        return self._replace(tokens=own + self.tokens if place == "before" else self.tokens + own)
+        return replace(self, tokens=own + self.tokens if place == "before" else self.tokens + own)
 
     def words(self) -> list[tuple[str, list[int]]]:
         """The words of the prompt, in its order, and the vectors of each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ class Prompt:
     def weighted(cls, text: str) -> Prompt:
         """By the host's rules: ``(word)`` is 1.1 times its surroundings, ``(word:1.3)`` is 1.3, ``\\(`` is a ``(``."""
         parts = [(unescape_important(part), weight) for part, weight in token_weights(escape_important(text), 1.0)]
+        for part, weight in parts:
+            if not math.isfinite(weight):
+                raise ValueError(f"the weight of {part!r} in the prompt is {weight}: take a number such as 1.2")
         return cls("".join(part for part, _ in parts), tuple(weight for part, weight in parts for _ in part))
 
     def part(self, start: int, stop: int | None = None) -> Prompt:

@@ -5,7 +5,7 @@ the LoRA twice; a graph without such a model is told so, each time it is queued.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,16 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from .brought_lora import first_rows, may_bring
+from .brought_lora import first_rows, has_one, may_bring
 from .notice import forget, host_server, notice, said, stand, standing, take_back
 
 OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
 
 APPLY, HOOK = "LaViBridgeApply", "LaViBridgeHook"  # nodes whose model follows a timed bridge
 LOADERS = ("LaViBridgeLoad", "LaViBridgeLoadWithModel")
-PROMPTS = ("positive", "negative", "conditioning", "cond1", "cond2")  # inputs of what samples, beside its model
+# Inputs of what samples, beside its model; a guider of two models has the negative prompt for the second.
+PROMPTS = ("positive", "negative", "conditioning", "cond1", "cond2", "empty_conditioning")
+SECOND, SECONDS = "model_negative", "negative"
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,14 @@ def _not_applied(nodes: Mapping[str, Any], bridge: str, name: str) -> str:
     """What is to be told of the node ``bridge``, which loads the bridge of this name; "" = nothing. Of a timed one it
     is told where no node of the graph could follow it, too."""
     needs = _NEEDS[name]
-    samples = [node for node in nodes.values() if not _hands_model_on(node)]
-    follows = any(node.get("class_type") in (APPLY, HOOK) for node in nodes.values())
-    if needs.timed and (not follows or any(_deaf(nodes, _inputs(node), bridge) for node in samples)):
+    sampled = [pair for node in nodes.values() if not _hands_model_on(node) for pair in _sampled(_inputs(node))]
+    follows = any(_follows(nodes, key) for key in nodes)
+    if needs.timed and (not follows or any(_deaf(nodes, *pair, bridge) for pair in sampled)):
         return (
             f"{name} gives another context at each timestep, and the sampler hears one of them alone: put Apply Bridge "
             "to Model before it, or give it the MODEL of Bridge as Hook"
         )
-    if needs.lora and any(_bare(nodes, _inputs(node), bridge, needs.lora) for node in samples):
+    if needs.lora and any(_bare(nodes, *pair, bridge, needs.lora) for pair in sampled):
         return (
             f"the model that samples has not the LoRA of {name}, with which it was trained to hear it: put Apply "
             "Bridge to Model before it, or the HOOKS of Bridge as Hook on each conditioning from this bridge"
@@ -103,41 +105,58 @@ def _hands_model_on(node: Mapping[str, Any]) -> bool:
     return "MODEL" in given and not {"LATENT", "GUIDER", "IMAGE"} & set(given)
 
 
-def _deaf(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str) -> bool:
-    """Whether a node with these inputs samples what the node ``bridge`` says by a model that follows no timestep."""
-    if "model" not in inputs:
-        return False
-    kinds = {nodes[key].get("class_type") for key in _before(nodes, [inputs["model"]])}
-    prompts = [inputs[key] for key in PROMPTS if key in inputs]
-    return not kinds & {APPLY, HOOK} and bridge in _before(nodes, prompts)
+def _sampled(inputs: Mapping[str, Any]) -> Iterator[tuple[Any, list[Any]]]:
+    """The link of each model that a node with these inputs samples, and those of the prompts that it hears."""
+    prompts = {key: inputs[key] for key in PROMPTS if key in inputs}
+    if SECOND in inputs:
+        yield inputs[SECOND], [link for key, link in prompts.items() if key == SECONDS]
+        prompts.pop(SECONDS, None)
+    if "model" in inputs:
+        yield inputs["model"], list(prompts.values())
 
 
-def _bare(nodes: Mapping[str, Any], inputs: Mapping[str, Any], bridge: str, lora: list[Tensor]) -> bool:
-    """Whether a node with these inputs samples what the node ``bridge`` says, without its LoRA as far as the graph
-    tells: in the model, or in the hooks of each of the prompts."""
-    if "model" not in inputs or _brings_lora(nodes, inputs["model"], APPLY, lora):
+def _follows(nodes: Mapping[str, Any], key: str) -> bool:
+    """Whether the model that this node gives follows timed bridges: any, for each brings its adapter along."""
+    if nodes[key].get("class_type") not in (APPLY, HOOK):
         return False
-    prompts = [inputs[key] for key in PROMPTS if key in inputs]
+    loaders = _before(nodes, [_inputs(nodes[key]).get("bridge")])
+    names = [_inputs(nodes[one]).get("bridge") for one in loaders if nodes[one].get("class_type") in LOADERS]
+    return not names or any(not isinstance(name, str) or name not in _NEEDS or _NEEDS[name].timed for name in names)
+
+
+def _deaf(nodes: Mapping[str, Any], model: Any, prompts: list[Any], bridge: str) -> bool:
+    """Whether what the node ``bridge`` says is sampled by a model that follows no timestep. A merge of models goes on
+    as the first of them."""
+    before = _before(nodes, [model], leave=("model2", "model3"))
+    return bridge in _before(nodes, prompts) and not any(_follows(nodes, key) for key in before)
+
+
+def _bare(nodes: Mapping[str, Any], model: Any, prompts: list[Any], bridge: str, lora: list[Tensor]) -> bool:
+    """Whether what the node ``bridge`` says is sampled without its LoRA as far as the graph tells: in the model, or in
+    the hooks of each of the prompts."""
+    if _brings_lora(nodes, model, APPLY, lora):
+        return False
     return any(bridge in _before(nodes, [link]) and not _brings_lora(nodes, link, HOOK, lora) for link in prompts)
 
 
 def _brings_lora(nodes: Mapping[str, Any], link: Any, ours: str, lora: list[Tensor]) -> bool:
     before = [nodes[key] for key in _before(nodes, [link])]
-    if any(node.get("class_type") == ours for node in before):
+    if any(node.get("class_type") == ours or (ours == APPLY and has_one(_inputs(node))) for node in before):
         return True
     kinds = [(str(node.get("class_type")), node) for node in before]
     loaders = [node for kind, node in kinds if "lora" in kind.lower() and not kind.startswith("LaVi")]
     return any(may_bring(_inputs(node), lora) for node in loaders)
 
 
-def _before(nodes: Mapping[str, Any], links: list[Any]) -> set[str]:
-    """The nodes that these links come from, and all before them."""
+def _before(nodes: Mapping[str, Any], links: list[Any], leave: tuple[str, ...] = ()) -> set[str]:
+    """The nodes that these links come from, and all before them. leave: inputs that are not looked behind."""
     found: set[str] = set()
+    links = [*links]
     while links:
         link = links.pop()
         if isinstance(link, list) and len(link) == 2 and str(link[0]) in nodes and str(link[0]) not in found:
             found.add(str(link[0]))
-            links.extend(_inputs(nodes[str(link[0])]).values())
+            links.extend(value for key, value in _inputs(nodes[str(link[0])]).items() if key not in leave)
     return found
 
 

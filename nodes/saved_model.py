@@ -16,11 +16,16 @@ SAVERS = ("ModelSave", "CheckpointSave")
 def bridges_in_file(model: ModelPatcher) -> list[str]:
     """Names of the bridges whose LoRA a model may have been saved with. Known of what a stock loader of ComfyUI 0.33 or
     later read from a .safetensors file that has its graph; else nothing is."""
-    from safetensors import SafetensorError, safe_open
-
     source = getattr(model, "cached_patcher_init", None)
     path = source[1][0] if source and source[1] else None
-    if not isinstance(path, str) or not path.endswith(".safetensors") or not Path(path).is_file():
+    return bridges_in(Path(path)) if isinstance(path, str) else []
+
+
+def bridges_in(path: Path) -> list[str]:
+    """The same of a file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors" or not path.is_file():
         return []
     try:
         with safe_open(path, "pt") as file:

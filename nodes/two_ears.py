@@ -138,7 +138,7 @@ def refuse_other(clip: comfy.sd.CLIP, own: Any) -> None:
             "checkpoint that the bridge is applied to"
         )
     asked = clip.tokenizer_options  # T5 Tokenizer Options
-    padded = any(count > name.endswith("_min_length") for name, count in asked.items())
+    padded = any(count > (1 if name.endswith("_min_length") else 0) for name, count in asked.items())
     padded |= any(_fills_up(one) for one in vars(clip.tokenizer).values())
     if "t5" in {family for family, _ in found} and padded:
         raise ValueError(

@@ -305,6 +305,10 @@ def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | No
                 **more,
             )
     except Exception as error:  # a package that is missing, shapes that do not fit the config, ...
+        if "ignore_mismatched_sizes" in str(error):
+            raise ValueError(
+                f"the weights in {path} are of other sizes than its config.json says: fetch both from one model"
+            ) from error
         raise ValueError(f"transformers cannot load {path}: {first_line(error)}") from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:

@@ -213,7 +213,7 @@ def _truncate(tokens: list[_Token], prompt: str, tokenizer: Any, recipe: PromptR
     if surplus > len(droppable):
         raise ValueError(
             f"the prompt template and the special tokens take {len(tokens) - len(droppable)} tokens, "
-            f"max_length is {recipe.max_length}; raise max_length in the recipe, or shorten the template"
+            f"the bridge hears {recipe.max_length} (max_length): shorten the template, or train with a larger one"
         )
     gone = droppable[-surplus:]
     dropped = set(gone)

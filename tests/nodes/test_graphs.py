@@ -118,3 +118,26 @@ def test_a_file_that_changes_is_read_again(server, base):
     second = ran(server.run(picture(bridge="changing.safetensors"))).latents[0]
     assert (first - second).abs().max() > 1e-4
     (bridges / "changing.safetensors").unlink()
+
+
+@pytest.mark.parametrize("bridge", ["flow.safetensors", "timed-flow.safetensors"])
+def test_the_hosts_trainer_of_loras_trains_on_a_bridges_prompt(server, bridge):
+    """It walks through all that a conditioning holds."""
+    asked = server.get("/object_info/TrainLoraNode")["TrainLoraNode"]["input"]["required"]
+    given = {name: default_of(*kind) for name, kind in asked.items()}
+    given |= {"steps": 2, "rank": 2, "training_dtype": "fp32", "lora_dtype": "fp32", "existing_lora": "[None]"}
+    given |= {"model": ["bridged", 0], "latents": ["empty", 0], "positive": ["positive", 0], "bucket_mode": False}
+    graph = picture(bridge=bridge, vision="tiny-flow") | {
+        "trained": node("TrainLoraNode", **{name: given[name] for name in asked})
+    }
+    count = server.get("/object_info/TrainLoraNode")["TrainLoraNode"]["output"].index("INT")
+    graph["report"] = node("PreviewAny", source=["trained", count])
+    for name in ("sampler", "latents", "decode", "save", "vae"):
+        del graph[name]
+    outcome = server.run(graph)
+    assert not outcome.error, outcome.error
+
+
+def default_of(kind, more=None):
+    options = kind if isinstance(kind, list) else (more or {}).get("options") or [None]
+    return (more or {}).get("default", options[0])

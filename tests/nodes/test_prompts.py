@@ -50,6 +50,12 @@ def test_a_template_without_one_place_for_the_prompt_is_refused(server, template
     assert "{prompt} exactly once" in error and template in error and "\n" not in error, error
 
 
+@pytest.mark.parametrize("weight", ["nan", "1e999"])
+def test_a_weight_that_is_no_number_is_refused(server, weight):
+    error = server.run(told(picture(), text=f"a (red:{weight}) circle", weights=True)).error
+    assert "the weight of 'red' in the prompt is" in error and "take a number such as 1.2" in error, error
+
+
 def test_random_choices_are_the_front_ends(server):
     """It fills in {a|b} before a graph is queued; here braces mean nothing."""
     info = server.get("/object_info/LaViBridgeTextEncode")["LaViBridgeTextEncode"]["input"]

@@ -101,7 +101,9 @@ def test_truncation_cuts_the_prompt_and_reports_it(tokenizer):
 
 
 def test_a_template_too_long(tokenizer):
-    with pytest.raises(ValueError, match=r"special tokens take \d+ tokens, max_length is 5; raise max_length"):
+    with pytest.raises(
+        ValueError, match=r"special tokens take \d+ tokens, the bridge hears 5 \(max_length\): shorten the template"
+    ):
         tokenize(tokenizer, ["sea"], PromptRecipe(template=TEMPLATE, max_length=5))
 
 

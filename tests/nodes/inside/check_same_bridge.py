@@ -5,15 +5,21 @@
 from __future__ import annotations
 
 import importlib
+import json
 
+import comfy.sampler_helpers
+import torch
 from check_connectors import SHAPE, bridge_of, drawn
 from check_save import written
+from comfy_extras import nodes_train
 from host_side import MODELS, PROMPTS, Lines, check, connected, language_model, vision_, vision_model_
+from safetensors.torch import save_file
 
 import nodes as stock
 
 brought_lora_ = importlib.import_module("hyphen-pack.nodes.brought_lora")
 same_bridge_ = importlib.import_module("hyphen-pack.nodes.same_bridge")
+SAVED = {"3": {"class_type": "ModelSave", "inputs": {"model": ["1", 0]}}}
 TOLD = "the prompts come from another bridge"
 
 
@@ -59,6 +65,58 @@ def a_lora_that_is_added_once_more_after_apply_bridge_is_told_of():
             with Lines("once more from a LoRA loader") as lines:
                 drawn(model, bridge, SHAPE, sides=sides)
             assert len(lines) == told, (more, lines)
+
+
+@check
+def a_graph_tells_which_model_hears_what():
+    """Whose LoRA a model has, which of two models samples a prompt, and which of them follows a bridge in time."""
+    has = {"prompt": json.dumps({"1": {"class_type": "LaViBridgeApply", "inputs": {"model": ["2", 0]}}, **SAVED})}
+    merged = MODELS / "diffusion_models" / "merged-with-sd1.safetensors"
+    save_file({"a": torch.zeros(1)}, merged, has)
+    needs, same_bridge_._NEEDS = same_bridge_._NEEDS, {}
+    lora = brought_lora_.first_rows(connected("sd1", language_model("bert")).vision_lora)
+    same_bridge_._NEEDS |= {"timed": same_bridge_.Needs(True, []), "plain": same_bridge_.Needs(False, lora)}
+    loader, apply = "LaViBridgeLoad", "LaViBridgeApply"
+
+    def told(bridge, model, second=None):
+        graph = {
+            "timed": (loader, {"bridge": "timed"}),
+            "plain": (loader, {"bridge": "plain"}),
+            "yes": ("LaViBridgeTextEncode", {"bridge": ["timed", 0]}),
+            "no": ("LaViBridgeTextEncode", {"bridge": ["plain", 0]}),
+            "base": ("UNETLoader", {"unet_name": "tiny.safetensors"}),
+            "saved": ("UNETLoader", {"unet_name": merged.name}),
+            "by timed": (apply, {"model": ["base", 0], "bridge": ["timed", 0]}),
+            "by plain": (apply, {"model": ["base", 0], "bridge": ["plain", 0]}),
+            "first": ("ModelMergeSimple", {"model1": ["by timed", 0], "model2": ["base", 0]}),
+            "last": ("ModelMergeSimple", {"model1": ["base", 0], "model2": ["by timed", 0]}),
+            "sampler": ("DualModelGuider", {"positive": ["yes", 0], "negative": ["no", 0], "model": [model, 0]}),
+        }
+        if second:
+            graph["sampler"][1]["model_negative"] = [second, 0]
+        nodes = {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in graph.items()}
+        return same_bridge_._not_applied(nodes, bridge, bridge)
+
+    try:
+        assert not told("timed", "by timed") and not told("timed", "first")
+        for model in ("base", "by plain", "last"):
+            assert "gives another context at each timestep" in told("timed", model), model
+        assert "has not the LoRA of plain" in told("plain", "base") and not told("plain", "by plain")
+        assert not told("plain", "saved")
+        assert "has not the LoRA of plain" in told("plain", "by plain", "base")
+        assert not told("plain", "by timed", "by plain") and not told("timed", "by timed", "by plain")
+    finally:
+        same_bridge_._NEEDS = needs
+        merged.unlink()
+
+
+@check
+def nodes_that_walk_through_a_conditioning_come_to_its_end():
+    """As the host's trainer of LoRAs does."""
+    for name in ("sd1", "timed-sd1"):
+        given = comfy.sampler_helpers.convert_cond(connected(name, language_model("bert")).encode(PROMPTS[0])[0])
+        (found,) = nodes_train.process_cond_list({"positive": given})["positive"]
+        assert found["lavi_bridge"].words()
 
 
 @check
