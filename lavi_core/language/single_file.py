@@ -98,7 +98,7 @@ def _t5(shapes: Mapping[str, tuple[int, ...]]) -> Any:
     from transformers import T5Config
 
     first = "encoder.block.0.layer."
-    if sum(name.endswith("SelfAttention.relative_attention_bias.weight") for name in shapes) > 1:
+    if _shape(shapes, "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight") is not None:
         return None
     bias = _shape(shapes, f"{first}0.SelfAttention.relative_attention_bias.weight")
     query = _shape(shapes, f"{first}0.SelfAttention.q.weight")

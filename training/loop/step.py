@@ -19,6 +19,7 @@ from .bad_steps import BadSteps
 from .ema import EMA
 from .learning_rate import learning_rate_scale
 from .loss_weighting import drawn, loss_weights
+from .readback import Readback
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,22 +35,6 @@ class Open(NamedTuple):
     names: Sequence[str]
     numbers: Readback
     rates: dict[str, float]
-
-
-class Readback:
-    """Numbers on their way to the CPU; ``read`` waits for them, and not for what the GPU was given later."""
-
-    def __init__(self, numbers: Tensor):
-        self.event, self.host = None, numbers
-        if numbers.is_cuda:
-            self.host = torch.empty(numbers.shape, pin_memory=True).copy_(numbers, non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record()
-
-    def read(self) -> list[float]:
-        if self.event is not None:
-            self.event.synchronize()
-        return self.host.tolist()
 
 
 class TrainStep:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from .parallel import PATIENCE
+from .readback import Readback
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO = 1.0  # seconds
@@ -35,7 +35,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked, self._since = 0, 0.0
-        self._group: Any = None
+        self._on_its_way: Readback | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -49,14 +49,18 @@ class StopSignals:
         self._before = {}
 
     def agreed(self, accelerator: Accelerator) -> int:
-        """The signal that any of the processes was sent, 0 = none; the same on all of them. Every rank must call it."""
+        """The signal that any of the processes was sent, 0 = none; the same on all of them. Every rank must call it.
+
+        What several GPUs agree on is told at the call that comes after: one that waits to be told does nothing
+        meanwhile.
+        """
         if accelerator.num_processes == 1:
             return self.asked
-        if self._group is None:  # over the CPUs: a number read from a GPU waits for all that is launched there
-            self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-        asked = torch.tensor(self.asked)
-        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self._group)
-        return int(asked)
+        asked = torch.full((1,), self.asked, device=accelerator.device)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        before, self._on_its_way = self._on_its_way, Readback(asked)
+        told = before if asked.is_cuda else self._on_its_way
+        return 0 if told is None else int(told.read()[0])
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if not self.asked:

@@ -114,15 +114,20 @@ def test_a_whole_clip_is_its_text_half(language_folder, tmp_path):
 
 
 def test_a_umt5_is_not_taken_for_a_t5(language_folder, tmp_path):
-    """pile-T5 has as many words as T5, and another tokenizer."""
+    """pile-T5 has as many words as T5, and another tokenizer. A T5's decoder has a table of distances too."""
     import transformers
 
-    config = transformers.UMT5Config(d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2, vocab_size=32128)
-    model = transformers.UMT5EncoderModel(config)
-    state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "encoder.embed_tokens.weight"}
-    save_file(state, tmp_path / "pile.safetensors")
+    sizes: Any = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 2, "vocab_size": 32128}
+    pile = transformers.UMT5EncoderModel(transformers.UMT5Config(**sizes))
+    whole = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
+    for name, model in (("pile", pile), ("whole", whole)):
+        tied = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
+        state = {k: v.contiguous() for k, v in model.state_dict().items() if k not in tied}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    tokenizers = {"t5": language_folder("t5")}
     with pytest.raises(ValueError, match="of no encoder that is known by its shapes"):
-        TextEncoder.load(tmp_path / "pile.safetensors", tokenizers={"t5": language_folder("t5")})
+        TextEncoder.load(tmp_path / "pile.safetensors", tokenizers=tokenizers)
+    assert TextEncoder.load(tmp_path / "whole.safetensors", tokenizers=tokenizers).config.num_layers == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
