@@ -52,9 +52,11 @@ def _saved_with(path: Path, stamp: str) -> bool:
 
 
 def _files(inputs: Mapping[str, Any], *kinds: str) -> list[Path]:
-    """Those that any of the inputs names."""
+    """The .safetensors files that any of the inputs names."""
     found = []
     for name in _texts(inputs):
+        if not name.endswith(".safetensors"):  # most are prompts and choices
+            continue
         try:
             found.append(folders.resolve("file", name, *kinds))
         except ValueError:

@@ -90,7 +90,6 @@ def best_dtype(device: torch.device, path: Path, config: Path | None = None) -> 
     """What ComfyUI was started with for its text encoders (--fp16-text-enc and its like); else bfloat16 before float16,
     whose range some models leave: these, and any model where neither is fast (the CPU), are float32. config: the folder
     of a lone file's config."""
-
     if any(getattr(args, flag, False) for flag in FLAGS):
         return comfy.model_management.text_encoder_dtype(device)
     if comfy.model_management.should_use_bf16(device):

@@ -33,10 +33,10 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
         raise ValueError(
             f"the bridge's adapter {config.kind!r} is not {row.what}, and cannot be kept as one: take another format"
         )
-    known = {preset.heads for preset in row.presets.values()} - {None}
-    if known and config.heads not in known | {_given(checkpoint)}:
+    known = {preset.heads for preset in row.presets.values() if preset.heads is not None}
+    if known and config.heads not in (*known, _given(checkpoint)):
         raise ValueError(
-            f"{row.what} is read with {' or '.join(map(str, sorted(filter(None, known))))} heads, which its files do "
+            f"{row.what} is read with {' or '.join(map(str, sorted(known)))} heads, which its files do "
             f"not say, the bridge's adapter has {config.heads}: train one with as many (adapter.heads)"
         )
     return tensors

@@ -104,7 +104,7 @@ class Journal:
 
     def draw(self, last: bool) -> None:
         """curves.png of all that was written so far; not more than once a minute, and in a fiftieth of the time, but
-        for the ``last``: a log of 100,000 steps takes ten seconds to read."""
+        for the ``last``: a long log takes many seconds to read."""
         began = time.monotonic()
         if last or began - self.drawn > max(PAUSE, SHARE * self.took):
             draw_curves(self.output / "log.jsonl", self.output / "curves.png")
