@@ -14,7 +14,7 @@ from comfy_api.latest import io
 
 from . import folders
 from .casting import managed, settle
-from .notice import notice, take_back
+from .notice import notice, repeat, take_back
 from .progress import cancellable, with_progress
 from .schema import LanguageModelWire, advanced, schema
 from .shared_patcher import shared
@@ -183,9 +183,13 @@ class LoadLanguageModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, dtype: str, config: str = AUTO) -> io.NodeOutput:
+        from ..lavi_core.language.folder import left_beside
+
         take_back()
         path = folders.resolve("language model", model, *folders.LANGUAGE)
         where = None if config == AUTO else folders.resolve("config", config, *folders.LANGUAGE)
         if where is not None and path.is_dir():
             notice(f"config does nothing here: {model} is a folder, which has its own config.json and tokenizer")
+        if (beside := left_beside(path)) is not None:
+            repeat(beside)  # the core logs it
         return io.NodeOutput(LanguageModel.load(path, *PRECISIONS[dtype], where))

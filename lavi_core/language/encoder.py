@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,12 +25,15 @@ from .buffers import fit_tables
 from .facts import config_facts, stretched_beyond, token_facts, whole_attention_up_to
 from .family import LanguageFamily
 from .finite import first_overflow, is_finite, refusal
+from .folder import left_beside
 from .foreign import check_reads_text, told_plainly
 from .hidden_states import last_states, read_states
 from .loading import find_source, load_trunk, verify
 from .probe import entries_agree, ignores_padding, outputs_agree, probe_ids
 from .tokens import TokenBatch, pad_id, tokenize
 from .weight_loading import Progress
+
+log = logging.getLogger(__name__)
 
 _LENGTHS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers")
 _POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
@@ -107,6 +111,8 @@ class TextEncoder(nn.Module):
                 f"{Path(path).name} is one file, only a folder of safetensors can be streamed; load it whole"
             )
         source = find_source(Path(path), None if config is None else Path(config), tokenizers)
+        if (beside := left_beside(source.path)) is not None:
+            log.warning("%s", beside)
         model = load_trunk(source, dtype, stream, weights, progress)
         known = source.tokenizer, source.family, model_id(source.path)
         packed = bool(STORAGES[weights].linear)

@@ -14,6 +14,7 @@ VOCABULARIES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+ADAPTER = "adapter_config.json"  # peft's
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -31,6 +32,11 @@ def read_config(path: Path) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     file = path / "config.json"
+    if not file.is_file() and (path / ADAPTER).is_file():
+        raise ValueError(
+            f"{path} holds a LoRA ({ADAPTER}) and no model: give the language model that it was trained on, and merge "
+            "the LoRA into it or choose it in Apply LoRA to Language Model"
+        )
     if not file.is_file():
         raise ValueError(f"{path} has no config.json, so it is not a Hugging Face model folder")
     try:
@@ -91,6 +97,17 @@ def version(transformers: Any) -> tuple[int, int]:
     """(major, minor)"""
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     return major, minor
+
+
+def left_beside(path: Path) -> str | None:
+    """The sentence on a LoRA that lies beside the weights of a folder. It is left where it is: it may be merged into
+    them already, and transformers' own way would add it if peft happens to be installed."""
+    if not (path / ADAPTER).is_file():
+        return None
+    return (
+        f"{path.name} holds a LoRA ({ADAPTER}) beside the model's weights, which are taken as they are: if they lack "
+        "what it adds, merge it into them or choose the folder in Apply LoRA to Language Model"
+    )
 
 
 def check_weights(path: Path) -> list[Path]:

@@ -301,6 +301,7 @@ def _from_pretrained(family: LanguageFamily, path: Path, dtype: torch.dtype | No
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                adapter_kwargs={"subfolder": "none"},  # where no LoRA lies that it would add
                 **{_dtype_name(): dtype or "auto"},
                 **more,
             )

@@ -8,7 +8,10 @@ import shutil
 import pytest
 import torch
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.lavi_core.language.folder import left_beside
 from lavi_bridge.lavi_core.prompt import PromptRecipe
+
+from .tiny_families import tiny_folders
 
 
 @pytest.fixture
@@ -34,6 +37,29 @@ def test_not_a_model(tmp_path):
     refuses(tmp_path / "x.gguf", "x.gguf is not a GGUF file")
     (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
     refuses(tmp_path / "x.gguf", "x.gguf is cut short or damaged")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_a_lora_beside_the_weights_is_left_there(kind, tmp_path_factory, caplog):
+    """Of a Mixtral the files are read by transformers, which adds such a LoRA where peft is installed."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    path = tiny_folders(tmp_path_factory)(kind)
+    before = TextEncoder.load(path)
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(AutoModel.from_pretrained(path), lora).save_pretrained(path)  # type: ignore[arg-type]
+    assert not [r for r in caplog.records if "lavi_bridge" in r.name]
+    after = TextEncoder.load(path)
+    ids = torch.arange(5, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(after.model(input_ids=ids).last_hidden_state, before.model(input_ids=ids).last_hidden_state)
+    assert [name for name, _ in after.model.named_parameters()] == [name for name, _ in before.model.named_parameters()]
+    assert after.config == before.config
+    assert [r.getMessage() for r in caplog.records if "lavi_bridge" in r.name] == [left_beside(path)]
+    for name in ("config.json", "model.safetensors"):
+        (path / name).unlink()
+    refuses(path, r"holds a LoRA \(adapter_config.json\) and no model: give the language model")
 
 
 def test_remote_code(folder):

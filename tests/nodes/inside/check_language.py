@@ -397,3 +397,16 @@ def a_config_beside_a_folder_is_told_to_do_nothing():
         assert not lines
         found = loader.execute("tiny-bert", "float32", "tiny-t5").args[0]
     assert len(lines) == 1 and found.encoder.family.name == "bert"
+
+
+@check
+def a_lora_beside_the_weights_of_a_folder_is_told_to_be_left():
+    loader = node_classes["LaViBridgeLoadLanguageModel"]
+    beside = MODELS / "LLM" / "tiny-bert" / "adapter_config.json"
+    beside.write_text("{}")
+    try:
+        with Lines("tiny-bert holds a LoRA (adapter_config.json) beside") as lines:
+            loader.execute("tiny-bert", "float32")
+    finally:
+        beside.unlink()
+    assert len(lines) == 1
