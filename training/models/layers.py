@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...lavi_core.language import TextEncoder
 from ...lavi_core.language.hidden_states import depth
@@ -70,6 +71,16 @@ def channels_last(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and not module.weight.requires_grad:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif isinstance(module, nn.GroupNorm):
+            module.forward = partial(_as_it_lay, module.forward)
+
+
+def _as_it_lay(group_norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """torch's group norm of 16-bit numbers that lie channels last takes a CPU up to thirty times as long where a
+    picture has few cells, or a group few channels (torch 2.13); to copy them there and back costs less."""
+    if x.is_cpu and x.ndim == 4 and x.dtype.itemsize < 4 and not x.is_contiguous():
+        return group_norm(x.contiguous()).contiguous(memory_format=torch.channels_last)
+    return group_norm(x)
 
 
 def outermost_layers(model: nn.Module) -> Iterator[nn.Module]:

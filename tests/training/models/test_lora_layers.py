@@ -210,6 +210,28 @@ def test_dropout_that_was_drawn_is_in_the_gradients(last: bool) -> None:
         assert float((found * way).sum()) == pytest.approx(float(wanted), rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norms_leave_pictures_as_they_lay_and_get_narrow_ones_channels_first(dtype: torch.dtype) -> None:
+    given: list[Tensor] = []
+
+    class Norm(nn.GroupNorm):
+        def forward(self, input: Tensor) -> Tensor:
+            given.append(input)
+            return super().forward(input)
+
+    torch.manual_seed(0)
+    norm, plain = nn.Sequential(Norm(4, 8)).to(dtype), nn.GroupNorm(4, 8).to(dtype)
+    channels_last(norm)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 8, 5, 5, dtype=dtype).to(memory_format=layout).requires_grad_()
+        said, wanted = norm(x), plain(x.detach().contiguous().requires_grad_())
+        assert said.is_contiguous(memory_format=layout) and torch.allclose(said, wanted, rtol=1e-2, atol=1e-5)
+        assert given.pop().is_contiguous() == (dtype == torch.bfloat16 or layout == torch.contiguous_format)
+        said.square().sum().backward()
+        assert x.grad is not None and x.grad.isfinite().all()
+    assert not given and norm(torch.ones(1, 8, 7, dtype=dtype)).shape == (1, 8, 7)  # of no picture
+
+
 def groups(model: nn.Module) -> list[list[LoRALayer]]:
     found: dict[int, Group] = {id(m.group): m.group for m in model.modules() if isinstance(m, LoRALayer)}
     return [group.layers for group in found.values()]
