@@ -125,6 +125,21 @@ def find_context_tokens(conditioning: Any) -> tuple[Tensor, ContextTokens]:
     )
 
 
+def listing(conditioning: Any) -> str:
+    """A table for each context of a conditioning: of parts that were combined, each under its number. Raises ValueError
+    where none of them is a bridge's."""
+    find_context_tokens(conditioning)
+    tables = [
+        table(context, more[CONTEXT_TOKENS])
+        if CONTEXT_TOKENS in more
+        else f"{context.shape[1]} vectors of which nobody says what they are: no bridge's"
+        for context, more in conditioning
+    ]
+    if len(tables) == 1:
+        return tables[0]
+    return "\n\n".join(f"PART {number} of {len(tables)}\n{one}" for number, one in enumerate(tables, 1))
+
+
 def table(context: Tensor, listed: ContextTokens) -> str:
     """A line a token: position, text, kind, weight, norm. A run of padding is one line."""
     norms = context[0].float().norm(dim=-1).tolist()
@@ -163,5 +178,5 @@ class BridgeTokens(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning: Any) -> io.NodeOutput:
-        text = table(*find_context_tokens(conditioning))
+        text = listing(conditioning)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

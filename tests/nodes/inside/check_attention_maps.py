@@ -230,4 +230,11 @@ def bridge_tokens_lists_what_is_heard_and_what_was_cut():
     assert str(BASE) not in short
     joined = stock.ConditioningConcat().concat(encode(bridge, "a"), encode(bridge, "b"))[0]
     assert "and 16 vectors of another conditioning" in node_classes["LaViBridgeTokens"].execute(joined).args[0]
+    others = [[conditioning[0][0][:, :5], {}]]
+    (parts,) = node_classes["LaViBridgeTokens"].execute([*conditioning, *encode(bridge, "a"), *others]).args
+    assert parts.split("\n\n") == [
+        f"PART 1 of 3\n{output.args[0]}",
+        f"PART 2 of 3\n{short}",
+        "PART 3 of 3\n5 vectors of which nobody says what they are: no bridge's",
+    ]
     refused(["Bridge Text Encode"], node_classes["LaViBridgeTokens"].execute, [[conditioning[0][0], {}]])
