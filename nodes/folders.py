@@ -18,6 +18,7 @@ ADAPTER_FILES: tuple[str, ...] = (*BRIDGE_FILES, ".pt", ".pth", ".bin", ".gguf")
 LANGUAGE = ("LLM", "llm", "text_encoders", "ella_encoder")  # the last: ComfyUI-ELLA's folder of FLAN-T5-XL
 LORAS = ("loras", "LLM", "llm")
 VISION = ("diffusers", "diffusion_models")
+DEMO = {"lavi_demo": "install_demo.py", "SmolLM2-135M-Instruct.Q4_1": "install_demo.py --smollm2"}
 NONE_FOUND = "(none found)"
 DEPTH = 4  # folders below a root that are looked into
 
@@ -80,8 +81,12 @@ def resolve(what: str, name: str, *kinds: str) -> Path:
         path = root / PurePosixPath(name.replace("\\", "/"))
         if os.path.exists(path):  # noqa: PTH110  (it says no of a name that is too long, where Path.exists raises)
             return path
+    missing = f"there is no {what} {name!r} in {places(*kinds)}"
+    command = next((command for begins, command in DEMO.items() if name.startswith(begins)), None)
+    if command is not None:
+        raise ValueError(f"{missing}: it is of the demo, and python {command}, in this pack's folder, brings it")
     made = ", train it or import it," if what == "bridge" else ""
-    raise ValueError(f"there is no {what} {name!r} in {places(*kinds)}: put it there{made} or choose another")
+    raise ValueError(f"{missing}: put it there{made} or choose another")
 
 
 def problem(what: str, name: str | None, *kinds: str) -> bool | str:

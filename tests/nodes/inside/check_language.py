@@ -390,6 +390,14 @@ def a_lone_lora_file_is_the_same_as_its_peft_folder():
 
 
 @check
+def what_is_missing_of_the_demo_names_the_command_that_brings_it():
+    language = ("language model", "SmolLM2-135M-Instruct.Q4_1.gguf", *folders.LANGUAGE)
+    refused(["no language model", "python install_demo.py --smollm2,"], folders.resolve, *language)
+    refused(["python install_demo.py,"], folders.resolve, "bridge", "lavi_demo_gone.safetensors", folders.BRIDGES)
+    refused(["put it there, train it or"], folders.resolve, "bridge", "lavi_bridge.safetensors", folders.BRIDGES)
+
+
+@check
 def a_config_beside_a_folder_is_told_to_do_nothing():
     loader = node_classes["LaViBridgeLoadLanguageModel"]
     with Lines("config does nothing here: tiny-bert is a folder") as lines:
