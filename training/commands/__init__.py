@@ -49,6 +49,7 @@ def main_of_trainer(argv: list[str] | None = None) -> int:
 def execute(args: argparse.Namespace) -> int:
     """Run the verb that was chosen and print what it returns; the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    stay_offline()
     quiet_libraries()
     return status(lambda: args.run(args))
 
@@ -73,6 +74,15 @@ def status(action: Callable[[], object]) -> int:
         print(f"lavi-bridge: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def stay_offline() -> None:
+    """No library asks a model hub for anything: all that is read lies in local folders.
+
+    The hub's client reads this switch when it is first imported, which is later. To import diffusers or peft is enough
+    for a question: findings/import-asks-hub.sh.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def quiet_libraries() -> None:
