@@ -181,7 +181,8 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
     )
     if plan.note:
         yield plan.note
-    lines = []
+    machines = sorted({_machine(found) for row in results.values() for found in row})
+    several, lines = len(machines) > 1, []
     for row in plan.row:
         for result in results.get(row.name, ())[:1]:
             sizes = [f"{result.trained.get(name, 0) / 1e6:.2f} M" for name in ("adapter", "language", "vision")]
@@ -189,15 +190,16 @@ def _how(plan: Plan, results: Results) -> Iterator[str]:
             loss = f"{np.mean(losses):.4f}" if losses else "-"
             times = [np.mean([getattr(one, key) for one in results[row.name]]) for key in ("seconds", "cpu_seconds")]
             seconds = [f"{value:.0f}" if value else "-" for value in times]
-            lines.append([row.label, *(sizes if result.steps else ["-"] * 3), loss, *seconds])
-    yield markdown(["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds", "CPU seconds"], lines)
-    devices = {found.environment["device"] for row in results.values() for found in row}
-    # Older runs recorded threads in other words.
-    machines = sorted({re.sub(r"^CPU, (\d+) threads?$", r"CPU, threads: \1", device) for device in devices})
+            ran_on = sorted({machines.index(_machine(one)) + 1 for one in results[row.name]})
+            on = [", ".join(map(str, ran_on)) if result.steps else "-"] if several else []
+            lines.append([row.label, *(sizes if result.steps else ["-"] * 3), loss, *seconds, *on])
+    head = ["", "adapter", "language LoRA", "vision LoRA", "loss", "seconds", "CPU seconds", *(["machine"] * several)]
+    yield markdown(head, lines)
+    where = " and ".join(f"({i}) {name}" for i, name in enumerate(machines, 1)) if several else machines[0]
     versions = ", ".join(f"{k} {v}" for k, v in some.environment["versions"].items())
     yield (
         "Parameters that are trained; mean loss of the last tenth of the steps; seconds of training, with a head start "
-        f"where there is one, on {' and '.join(machines)}, shared with other work, and what the process computed in "
+        f"where there is one, on {where}, shared with other work, and what the process computed in "
         f"them (where it was counted). {versions}."
     )
     yield (
@@ -233,3 +235,8 @@ def _cell(found: Figure) -> str:
 
 def _fold(title: str, *texts: str) -> str:
     return "\n\n".join([f"<details><summary>{title}</summary>", *texts, "</details>"])
+
+
+def _machine(result: Result) -> str:
+    """Older runs recorded threads in other words."""
+    return re.sub(r"^CPU, (\d+) threads?$", r"CPU, threads: \1", result.environment["device"])

@@ -22,7 +22,8 @@ def environment() -> dict:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, threads: {torch.get_num_threads()}"
+    processor = f"CPU with {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
     return {"versions": versions, "device": device}
 
 

@@ -28,3 +28,17 @@ def test_the_page_is_what_the_results_say(plan_file: str, folder: Path) -> None:
     turned = {name: tuple(1 - answer for answer in answers) for name, answers in found[0].correct.items()}
     changed = results | {name: [replace(found[0], correct=turned), *found[1:]]}
     assert words(plan, changed, Floor.load(work), command) != text
+
+
+def test_seconds_of_several_machines_say_which() -> None:
+    plan, work = read_plan(RECIPES / "plan.toml"), FOLDER / "results"
+    results = collect(plan, work)
+    plain = words(plan, results, Floor.load(work), "")
+    row = next(row for row in plan.row if results[row.name][0].steps and len(results[row.name]) > 1)
+    first, *rest = results[row.name]
+    elsewhere = replace(first, environment=first.environment | {"device": "a machine"})
+    text = words(plan, results | {row.name: [elsewhere, *rest]}, Floor.load(work), "")
+    assert "CPU seconds | machine |" in text and "| machine |" not in plain
+    timed = text.partition("CPU seconds | machine |")[2]
+    (line,) = (line for line in timed.splitlines() if line.startswith(f"| {row.label} |"))
+    assert line.endswith("| 1, 2 |") and "(2) a machine" in timed
