@@ -70,7 +70,10 @@ class LanguageModel:
         it, and each pass later on.
         """
         from ..lavi_core.language import TextEncoder
+        from ..lavi_core.language.folder import left_beside
 
+        if (beside := left_beside(path)) is not None:
+            repeat(beside)  # the core logs it
         device = comfy.model_management.text_encoder_device()
         if dtype is None and weights == "stored" and comfy.model_management.text_encoder_dtype(device).itemsize == 1:
             weights = "8-bit"  # --fp8_e4m3fn-text-enc and its like ask for as many bytes, and lose more
@@ -183,13 +186,9 @@ class LoadLanguageModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, dtype: str, config: str = AUTO) -> io.NodeOutput:
-        from ..lavi_core.language.folder import left_beside
-
         take_back()
         path = folders.resolve("language model", model, *folders.LANGUAGE)
         where = None if config == AUTO else folders.resolve("config", config, *folders.LANGUAGE)
         if where is not None and path.is_dir():
             notice(f"config does nothing here: {model} is a folder, which has its own config.json and tokenizer")
-        if (beside := left_beside(path)) is not None:
-            repeat(beside)  # the core logs it
         return io.NodeOutput(LanguageModel.load(path, *PRECISIONS[dtype], where))
