@@ -12,17 +12,20 @@ from torch.nn.functional import pad
 
 from . import adapters
 from . import lora as _lora
-from .adapters import Adapter
+from .adapters import ADAPTERS, Adapter
 from .checkpoint import BridgeCheckpoint
 from .conditioning import Conditioning, Heard, HiddenStates, TimedConditioning, stack, stack_states
 from .config import BridgeConfig, LanguageConfig
 from .language import TextEncoder, TokenBatch
 from .language.facts import differing
 from .language.query_tokenizer import QueryTokenizer
+from .language.row_cutter import RowCutter
 from .own_encoder import at_strength, together
 from .prompt import PromptRecipe
 from .registry import Registry
 from .vision import VISION_TARGETS
+
+Queries = QueryTokenizer | RowCutter  # what a prompt is for an adapter that ``asks``
 
 _LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach})
 
@@ -30,10 +33,8 @@ _LORA_MODES = Registry("LoRA mode", {"merged": _lora.merge, "live": _lora.attach
 class Bridge(nn.Module):
     """encoder + adapter. ``encoder.lora`` is the language LoRA in place; its ``remove()`` gives the plain model."""
 
-    def __init__(
-        self, encoder: TextEncoder, adapter: Adapter, config: BridgeConfig, queries: QueryTokenizer | None = None
-    ):
-        """queries: the second tokenizer, of an adapter that ``asks``."""
+    def __init__(self, encoder: TextEncoder, adapter: Adapter, config: BridgeConfig, queries: Queries | None = None):
+        """queries: of an adapter that ``asks``, see ``queries_of``."""
         super().__init__()
         self.encoder = encoder
         self.adapter = adapter
@@ -68,13 +69,12 @@ class Bridge(nn.Module):
         with torch.device("meta"):  # the file has every weight: none is drawn first
             adapter = adapters.build(checkpoint.config.adapter)
         weights = {
-            name: tensor.to(encoder.computes_on, torch.float32, copy=True)
+            name: tensor.to(encoder.computes_on, torch.float32 if tensor.is_floating_point() else None, copy=True)
             for name, tensor in checkpoint.adapter.items()
         }
         adapter.load_state_dict(weights, assign=True)
         adapter.eval().requires_grad_(False)
-        asks = checkpoint.query_tokenizer
-        bridge = cls(encoder, adapter, checkpoint.config, None if asks is None else QueryTokenizer(asks))
+        bridge = cls(encoder, adapter, checkpoint.config, queries_of(checkpoint))
         if lora is not None and checkpoint.language_lora:
             encoder.lora = _LORA_MODES[lora](encoder.model, checkpoint.language_lora, strength)
         return bridge.eval()
@@ -136,7 +136,7 @@ class Bridge(nn.Module):
     def tokenize(self, prompts: Sequence[str], recipe: PromptRecipe) -> TokenBatch:
         """As the language model reads them, and as queries where the adapter asks."""
         tokens = self.encoder.tokenize(prompts, recipe)
-        return tokens if self.queries is None else tokens._replace(queries=self.queries(prompts))
+        return tokens if self.queries is None else tokens._replace(queries=self.queries(prompts, tokens))
 
     def encode_tokens(
         self, tokens: TokenBatch, timestep: Tensor | None = None, own: Conditioning | None = None
@@ -168,6 +168,15 @@ class Bridge(nn.Module):
         filled = recipe.varies_with_batch and mask is not None and not bool(mask.all())
         keeps = filled or self.adapter.asks or (recipe.vision_mask and not self.adapter.own_tokens)
         return conditioning if keeps else replace(conditioning, mask=None)
+
+
+def queries_of(checkpoint: BridgeCheckpoint) -> Queries | None:
+    """What its adapter asks with; None where it asks nothing. Raises ValueError for what cannot be read."""
+    text = checkpoint.query_tokenizer
+    if text is None:
+        return None
+    rows = ADAPTERS[checkpoint.config.adapter.kind].asks == "rows"
+    return RowCutter(text, checkpoint.adapter) if rows else QueryTokenizer(text)
 
 
 def filled_up(empty: Conditioning, length: int) -> Conditioning:

@@ -26,7 +26,7 @@ HEADER = "lavi_bridge"  # the config, as JSON
 PATHS = "lavi_bridge_lora"  # {"language": [module paths], "vision": [module paths]}, as JSON
 ROWS = "rows"  # in it: {module path: output rows} of the parts of fused matrices
 ADAPTER = "adapter."
-QUERY_TOKENIZER = "query_tokenizer"  # the bytes of its tokenizer.json, [n] uint8
+QUERY_TOKENIZER = "query_tokenizer"  # the bytes of ``BridgeCheckpoint.query_tokenizer``, [n] uint8
 LANGUAGE_KEYS = KeyFormat("language_lora.", ".", ".lora_down.weight", ".lora_up.weight")
 
 
@@ -35,7 +35,8 @@ class BridgeCheckpoint:
     """Everything a trained bridge is. The vision LoRA's tensors carry the names that stock ComfyUI reads, so the file
     can be given to its LoRA loader as it is.
 
-    query_tokenizer: the text of the tokenizer.json whose ids the adapter asks with, of a kind that ``asks``."""
+    query_tokenizer: of a kind that ``asks``, the text of the tokenizer.json whose ids it asks with, or of what
+    prompts are cut into rows by (``language/row_cutter.py``)."""
 
     config: BridgeConfig
     adapter: dict[str, Tensor]

@@ -16,7 +16,9 @@ class HiddenStates(NamedTuple):
 
     states: Tensor  # [B T D] float; where several layers are handed on, they lie side by side on the width
     mask: Tensor  # [B T] bool, True = a real token
-    queries: Tensor | None = None  # [B Q] long, the prompts as ids of a second tokenizer, -1 behind a shorter one
+    # [B Q] long, the prompts as ids of a second tokenizer, or [B R 3], their rows (see ``row_refiner``); -1 behind a
+    # shorter one
+    queries: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,13 @@ def stack_queries(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Batches of ``HiddenStates.queries`` as one batch: -1 behind the shorter ones."""
     some = [part for part in parts if part is not None]
     width = max((part.shape[1] for part in some), default=0)
-    return torch.cat([pad(part, (0, width - part.shape[1]), value=-1) for part in some]) if some else None
+    ends = [(0, 0) * (part.ndim - 2) + (0, width - part.shape[1]) for part in some]
+    return torch.cat([pad(part, end, value=-1) for part, end in zip(some, ends, strict=True)]) if some else None
+
+
+def asked(queries: Tensor) -> Tensor:
+    """Which of ``HiddenStates.queries`` are a prompt's own, and not behind it. -> [B Q] bool"""
+    return (queries if queries.ndim == 2 else queries[..., 0]) >= 0
 
 
 def stack(parts: Sequence[Conditioning]) -> Conditioning:

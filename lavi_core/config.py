@@ -116,7 +116,7 @@ class AdapterConfig:
     narrow_depth: those over the tokens that are given. heads: of attention. outer_norms: LayerNorm of what comes in and
     of what is given. timestep_channels: of the sinusoids that the timestep becomes. positions: places of what comes in
     that have vectors of their own, and so the most states that are heard. vocabulary: ids that it asks with, of the
-    second tokenizer that the bridge holds.
+    second tokenizer that the bridge holds, or constants of rows.
     """
 
     kind: str

@@ -35,8 +35,7 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "AnimaT5Free's conditioner",
         ("conditioner.c0.W", "conditioner.segmenter."),
-        "which cuts a prompt into rows by its letters and a lexicon, not by a language model's tokens, so that no "
-        "bridge can hold it: use it in its own node pack, with Load CLIP",
+        _IMPORT_FILE,
     ),
     (
         "ai-toolkit's llm_adapter",

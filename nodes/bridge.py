@@ -112,7 +112,7 @@ class ConnectedBridge:
         lost = cut_off(pieces)
         if (queries := self.clip.cond_stage_model.queries) is not None:
             count = sum(len(queries.read(piece.prompt.text)) for piece in pieces)
-            report += f"\nthe adapter asks with {count} tokens of its own tokenizer"
+            report += f"\nthe adapter asks with {count} {queries.unit}"
         if lost:
             whole = self.config.adapter.positions is None and options.long_prompts != "full length"
             lost += "; long_prompts can chunk it" + (" or hear it at full length" if whole else "")
@@ -160,7 +160,7 @@ class LoadBridge(io.ComfyNode):
             node_id="LaViBridgeLoad",
             display_name="Load Bridge (LaVi-Bridge)",
             description="Joins a bridge file to the language model it was made for.",
-            search_aliases=["lavi", "adapter", "ella", "rouwei", "anima", "pig_clip", "llm adapter"],
+            search_aliases=["lavi", "adapter", "ella", "rouwei", "anima", "t5free", "pig_clip", "llm adapter"],
             inputs=[
                 LanguageModelWire.Input(
                     "language_model",
@@ -171,7 +171,7 @@ class LoadBridge(io.ComfyNode):
                     "bridge",
                     options=folders.names(*folders.ADAPTERS, suffixes=folders.ADAPTER_FILES),
                     tooltip="A bridge file in models/lavi_bridges, or another project's adapter (ELLA, RouWei, "
-                    "qwen-sdxl-adapter, DistillT5, Anima, gguf-trainer), there or in models/ella or "
+                    "qwen-sdxl-adapter, DistillT5, Anima, AnimaT5Free, gguf-trainer), there or in models/ella or "
                     "models/llm_adapters.",
                 ),
                 io.Float.Input(

@@ -61,7 +61,7 @@ class BridgeShell(nn.Module):
         self._modules.update(patcher.model.named_children())
         self.dtypes = {bridge.encoder.dtype}
         self.config = bridge.config
-        self.queries = bridge.queries  # the core's ``QueryTokenizer``, of an adapter that asks; else None
+        self.queries = bridge.queries  # the core's ``Queries``, of an adapter that asks; else None
         self.language = language_model
         ours = language_model.prefix == OURS  # ComfyUI's own encoders have the names that it looks for
         family = bridge.encoder.config.family
@@ -134,12 +134,12 @@ class BridgeShell(nn.Module):
         """What the language model says of the pieces, and of the empty prompt where any word is weighted."""
         weights = [self.weights(piece) for piece in pieces]
         blanks = {
-            _blank_key(piece): self._asking(self._states(_blank(self.encoder, piece), piece.recipe), "")
+            _blank_key(piece): self._asking(self._states(_blank(self.encoder, piece), piece.recipe), "", piece)
             for piece, weighted in zip(pieces, weights, strict=True)
             if strength != 1 or (self.queries is None and bool((weighted != 1).any()))
         }
         found = zip(self._states_of(pieces), pieces, strict=True)
-        hidden = [self._asking(states, piece.prompt.text) for states, piece in found]
+        hidden = [self._asking(states, piece.prompt.text, piece) for states, piece in found]
         return Said(pieces, weights, hidden, blanks, strength, beside)
 
     def weights(self, piece: Piece) -> Tensor:
@@ -152,8 +152,8 @@ class BridgeShell(nn.Module):
         places = [query.span for query in self.queries.read(prompt.text)]
         return prompt_weights.weights_at(places, prompt.text, prompt.weights)
 
-    def _asking(self, hidden: Any, text: str) -> Any:
-        return hidden if self.queries is None else hidden._replace(queries=self.queries([text]))
+    def _asking(self, hidden: Any, text: str, piece: Piece) -> Any:
+        return hidden if self.queries is None else hidden._replace(queries=self.queries([text], piece.tokens))
 
     def _context(self, said: Said, timestep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the vision model hears, [1 T C], and the pooled vector, on the adapter's device."""

@@ -103,7 +103,7 @@ def own_tokens(count: int, pieces: list[Piece]) -> ContextTokens:
 
 
 def asked_tokens(queries: Any, pieces: list[Piece], weights: list[Tensor]) -> ContextTokens:
-    """Of an adapter that asks with the ids of a second tokenizer, the core's ``queries``. weights: of each piece's."""
+    """Of an adapter that asks with these, the core's ``Queries``. weights: of each piece's."""
     tokens = []
     for number, (piece, weighted) in enumerate(zip(pieces, weights, strict=True)):
         text = piece.prompt.text

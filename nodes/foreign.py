@@ -11,7 +11,18 @@ from .notice import repeat
 
 AUTO = "auto"
 # The names in the core's FOREIGN, which is not imported at the host's start.
-PRESETS = (AUTO, "ella", "ella-fixed", "gemma", "t5gemma", "qwen-sdxl", "distill-t5", "anima", "gguf-trainer-pixart")
+PRESETS = (
+    AUTO,
+    "ella",
+    "ella-fixed",
+    "gemma",
+    "t5gemma",
+    "qwen-sdxl",
+    "distill-t5",
+    "anima",
+    "gguf-trainer-pixart",
+    "anima-t5free",
+)
 
 
 def named(preset: str) -> str | None:

@@ -13,7 +13,12 @@ from .test_layers import LAYERS, ROOT, Import, imports
 # Rooms of a layer, files and folders directly in it, from the ground up: a room imports its own or earlier ones.
 ROOMS = {
     "lavi_core": (
-        *("registry conditioning prompt files foreign_files peft_config", "config", "quantized", "fingerprint lora"),
+        *(
+            "registry conditioning prompt files foreign_files peft_config segmenter",
+            "config",
+            "quantized",
+            "fingerprint lora",
+        ),
         "lora_files",
         *("language adapters vision", "checkpoint own_encoder", "bridge", "importers", "exporters"),
     ),

@@ -16,6 +16,7 @@ from .perceiver import PerceiverAdapter
 from .projection import ProjectionAdapter
 from .refiner import RefinerAdapter
 from .resampler import ResamplerAdapter
+from .row_refiner import RowRefinerAdapter
 from .seeded_resampler import SeededResamplerAdapter
 from .timestep_resampler import TimestepResamplerAdapter
 from .token_queries import TokenQueriesAdapter
@@ -34,6 +35,7 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
         "projection": ProjectionAdapter,
         "token_queries": TokenQueriesAdapter,
         "seeded_resampler": SeededResamplerAdapter,
+        "row_refiner": RowRefinerAdapter,
     },
 )
 
@@ -86,6 +88,7 @@ __all__ = [
     "ProjectionAdapter",
     "RefinerAdapter",
     "ResamplerAdapter",
+    "RowRefinerAdapter",
     "SeededResamplerAdapter",
     "TimestepResamplerAdapter",
     "TokenQueriesAdapter",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..conditioning import Conditioning, HiddenStates
+from ..conditioning import Conditioning, HiddenStates, asked
 from ..config import AdapterConfig
 from .layer_mean import LayerMean
 
@@ -22,6 +22,7 @@ OPTIONS = (
     "positions",
     "vocabulary",
 )  # of AdapterConfig, that only some kinds have
+ASKS = {"ids": "the token ids of a second tokenizer", "rows": "the rows that a prompt is cut into"}
 
 
 class Adapter(nn.Module):
@@ -31,14 +32,15 @@ class Adapter(nn.Module):
     hears_timestep: the context is another at each timestep, so ``forward`` has to be given one. own_tokens: what it
     gives are tokens of its own, ``config.tokens`` of them, all to be attended; it hears real tokens alone, whatever the
     prompt recipe says of the vision model's mask. asks: the tokens of its own are one for each of ``hidden.queries``,
-    the ids of a second tokenizer, and its mask is where there is one. own_pooled: the pooled vector is made by
+    the "ids" of a second tokenizer or the "rows" that a prompt is cut into, and its mask is where there is one; "" = it
+    takes none. own_pooled: the pooled vector is made by
     ``gather``, not by the head that other kinds have. options: those of ``OPTIONS`` that it has, with their defaults;
     None = from the widths, see ``adapters.configure``.
     """
 
     hears_timestep = False
     own_tokens = False
-    asks = False
+    asks: Literal["", "ids", "rows"] = ""
     own_pooled = False
     options: Mapping[str, Any] = MappingProxyType({})
 
@@ -106,15 +108,14 @@ class Adapter(nn.Module):
             )
         if self.asks and hidden.queries is None:
             raise ValueError(
-                f"the adapter {self.config.kind!r} asks with the token ids of a second tokenizer and was given none: "
-                "give the queries too"
+                f"the adapter {self.config.kind!r} asks with {ASKS[self.asks]} and was given none: give the queries too"
             )
         if self.layer_mean is not None:
             hidden = hidden._replace(states=self.layer_mean(hidden.states))
         context, pooled = self.gather(hidden, timestep)
         mask = None if self.own_tokens else hidden.mask
         if self.asks and hidden.queries is not None:
-            mask = hidden.queries >= 0
+            mask = asked(hidden.queries)
         return Conditioning(context, mask, pooled)
 
 

@@ -25,7 +25,7 @@ class SeededResamplerAdapter(Adapter):
     """
 
     own_tokens = True
-    asks = True
+    asks = "ids"
     options = MappingProxyType({"tokens": 120, "vocabulary": None, "depth": 6, "heads": None})
 
     def __init__(self, config: AdapterConfig):

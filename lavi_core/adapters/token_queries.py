@@ -23,7 +23,7 @@ class TokenQueriesAdapter(Adapter):
     """
 
     own_tokens = True
-    asks = True
+    asks = "ids"
     options = MappingProxyType({"vocabulary": None, "depth": 6, "heads": None})
 
     def __init__(self, config: AdapterConfig):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import torch
 from torch import Tensor
 
 from ..checkpoint import BridgeCheckpoint
@@ -33,13 +36,22 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
         raise ValueError(
             f"the bridge's adapter {config.kind!r} is not {row.what}, and cannot be kept as one: take another format"
         )
-    known = {preset.heads for preset in row.presets.values() if preset.heads is not None}
+    texts = json.loads(checkpoint.query_tokenizer or "{}") if row.texts else {}
+    told = (preset if row.told is None else row.told(preset, texts) for preset in row.presets.values())
+    known = {preset.heads for preset in told if preset.heads is not None}
     if known and config.heads not in (*known, _given(checkpoint)):
         raise ValueError(
             f"{row.what} is read with {' or '.join(map(str, sorted(known)))} heads, which its files do "
             f"not say, the bridge's adapter has {config.heads}: train one with as many (adapter.heads)"
         )
+    if texts:
+        tensors = {f"{row.prefixes[0]}{name}": tensor for name, tensor in tensors.items()}
+        tensors |= {name: _bytes(texts[part]) for part, name in row.texts.items()}
     return tensors
+
+
+def _bytes(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
 def _given(checkpoint: BridgeCheckpoint) -> int | None:

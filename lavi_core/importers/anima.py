@@ -49,7 +49,8 @@ def _adapter(shapes: Shapes, heads: int | None) -> AdapterConfig:
     )
 
 
-def _vision(adapter: AdapterConfig) -> VisionConfig:
+def vision(adapter: AdapterConfig) -> VisionConfig:
+    """Anima's network, whatever it was trained into since."""
     return VisionConfig(
         model_id="Anima",
         target="cosmos",
@@ -70,5 +71,5 @@ ANIMA = Dialect(
     prefixes=("llm_adapter.", "net.llm_adapter.", "model.diffusion_model.llm_adapter.", ""),
     query_tokenizer="T5's",
     presets=PRESETS,
-    vision=_vision,
+    vision=vision,
 )

@@ -27,7 +27,7 @@ def read_any(
     ValueError as ``read_any_config`` does."""
     if _is_ours(Path(path), preset):
         return BridgeCheckpoint.load(path)
-    asks = ADAPTERS[read_foreign_config(path, preset).adapter.kind].asks
+    asks = ADAPTERS[read_foreign_config(path, preset).adapter.kind].asks == "ids"
     return read_foreign(path, preset, encoder=encoder, query_tokenizer=query_tokenizer if asks else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import AdapterConfig, LanguageConfig, VisionConfig
 from ..prompt import PromptRecipe
@@ -79,8 +79,10 @@ class Dialect:
     a preset or the user names. keys: see ``key_map``. presets: by name. vision: what its adapters speak to, for the
     config of one. elsewhere: how the names begin of tensors in its file that are no part of the adapter. prefixes:
     before all names, the first that a file has; beside one that is not "" lies another model, which is left alone.
-    query_tokenizer: whose ids it asks with, for a message. gguf: the header of its file, where that is a GGUF file with
-    the first of ``prefixes``; None = it is a safetensors file without prefix, or a pickle.
+    query_tokenizer: whose ids it asks with, for a message. texts: of one that asks with rows, the parts of what they
+    are cut by, and the tensors of its file, prefix or not, that are their bytes; told: a preset with what they say.
+    gguf: the header of its file, where that is a GGUF file with the first of ``prefixes``; None = it is a safetensors
+    file without prefix, or a pickle.
     """
 
     what: str
@@ -93,6 +95,8 @@ class Dialect:
     unless: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     query_tokenizer: str | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    told: Callable[[Preset, Mapping[str, str]], Preset] | None = None
     gguf: Callable[[AdapterConfig], GGUFHeader] | None = None
 
     def is_of(self, names: Collection[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..language.tokens import cut_tokens
 from ..prompt import PromptRecipe
 from ..registry import Registry
 from .anima import ANIMA
+from .anima_t5free import ANIMA_T5FREE
 from .dialect import Dialect, Preset, Shapes
 from .distill_t5 import DISTILL_T5
 from .ella import ELLA
@@ -43,6 +45,7 @@ FOREIGN: Registry[Dialect] = Registry(
         "distill_t5": DISTILL_T5,
         "anima": ANIMA,
         "gguf_trainer": GGUF_TRAINER,
+        "anima_t5free": ANIMA_T5FREE,
     },
 )
 
@@ -99,26 +102,41 @@ def read_foreign(
     """
     shapes = _shapes(Path(path))
     config, names = _config(shapes, preset, encoder, vision, heads, prompt or {})
-    queries = _queries(shapes, config.adapter, query_tokenizer)
+    queries = _queries(shapes, config, query_tokenizer)
     wanted = [name for theirs in names.values() for name in theirs]
     return BridgeCheckpoint(config, joined(_tensors(Path(path), wanted), names), query_tokenizer=queries)
 
 
-def _queries(shapes: Shapes, adapter: AdapterConfig, path: str | Path | None) -> str | None:
-    """The text of the second tokenizer, whose ids the adapter knows."""
+def _queries(shapes: Shapes, config: BridgeConfig, path: str | Path | None) -> str | None:
+    """The text of what the adapter asks with: of the second tokenizer, whose ids it knows, or of the file's own."""
     row = FOREIGN[_named(shapes)]
     if row.query_tokenizer is None:
         if path is not None:
             raise ValueError(f"{shapes.where} is {row.what}, which asks with no second tokenizer: leave out {path}")
-        return None
+        return json.dumps(_texts(shapes, row)) if row.texts else None
     if path is None:
         raise ValueError(
             f"{shapes.where} is {row.what}, which asks with the ids of a second tokenizer, {row.query_tokenizer}, that "
             "the file does not hold: name its tokenizer.json (--query-tokenizer, adapter.query_tokenizer)"
         )
     queries = QueryTokenizer.load(path)
-    check_queries(adapter, queries)
+    check_queries(config.adapter, queries)
     return queries.json
+
+
+def _texts(shapes: Shapes, row: Dialect) -> dict[str, str]:
+    """What a file of a row with ``texts`` says in words, by part. Raises ValueError for a file without."""
+    absent = next((name for name in row.texts.values() if name not in shapes), None)
+    if absent is not None:
+        raise ValueError(
+            f"{shapes.where} is {row.what} without {absent}, by which prompts are cut into its rows: take the text "
+            "encoder's file, which holds both"
+        )
+    found = _tensors(Path(shapes.where), row.texts.values())
+    try:
+        return {part: bytes(found[name].numpy()).decode() for part, name in row.texts.items()}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the texts in {shapes.where} are not UTF-8 ({error}); fetch it again") from None
 
 
 def _config(
@@ -131,8 +149,11 @@ def _config(
 ) -> tuple[BridgeConfig, dict[str, tuple[str, ...]]]:
     name = _named(shapes)
     row = FOREIGN[name]
+    texts = _texts(shapes, row) if row.texts else {}
     prefix, shapes = row.prefix(shapes), row.own(shapes)
     chosen, said = _preset(shapes, row, preset)
+    if row.told is not None:
+        said = row.told(said, texts)
     adapter = row.adapter(shapes, said.heads if heads is None else heads)
     names = _checked(shapes, row, adapter)
     if encoder is not None and encoder.config.hidden_size * said.prompt.stacked != adapter.in_width:
@@ -200,12 +221,12 @@ def _checked(shapes: Shapes, row: Dialect, config: AdapterConfig) -> dict[str, t
         wanted = {name: tuple(tensor.shape) for name, tensor in adapters.build(config).state_dict().items()}
     names = theirs_of(wanted, row.keys)
     for ours, theirs in names.items():
-        rows, *rest = wanted[ours]
+        shape = (wanted[ours][0] // len(theirs), *wanted[ours][1:]) if wanted[ours] else ()
         for name in theirs:
-            if shapes[name] != (rows // len(theirs), *rest):
+            if shapes[name] != shape:
                 raise ValueError(
                     f"{name} of {shapes.where} has shape {list(shapes[name])}, {row.what} of its widths has "
-                    f"{[rows // len(theirs), *rest]}; fetch it again"
+                    f"{list(shape)}; fetch it again"
                 )
     taken = {name for theirs in names.values() for name in theirs}
     leftover = sorted(name for name in shapes.keys() - taken if not name.startswith(row.elsewhere))

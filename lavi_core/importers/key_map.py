@@ -61,8 +61,12 @@ def parted(tensors: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) 
     return {
         name: part.contiguous()
         for ours, theirs in names.items()
-        for name, part in zip(theirs, tensors[ours].chunk(len(theirs)), strict=True)
+        for name, part in zip(theirs, _parts(tensors[ours], len(theirs)), strict=True)
     }
+
+
+def _parts(tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+    return (tensor,) if count == 1 else tensor.chunk(count)
 
 
 def _filled(pattern: str, parts: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import AdapterConfig
-from .tokens import Span
+from .tokens import Span, TokenBatch
 
 FILE = "tokenizer.json"
 
@@ -26,6 +26,7 @@ class Query(NamedTuple):
 class QueryTokenizer:
     """A ``tokenizer.json`` as it is, its own special tokens put in, without its padding and its own truncation."""
 
+    unit = "tokens of the second tokenizer"
     longest: int | None = None
 
     def __init__(self, json: str, where: str = "the bridge"):
@@ -68,13 +69,17 @@ class QueryTokenizer:
         if self.longest is not None:
             self._tokenizer.enable_truncation(self.longest)
 
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """-> [B Q] long, -1 behind a shorter prompt; see ``limited``."""
+    def __call__(self, prompts: Sequence[str], tokens: TokenBatch | None = None) -> Tensor:
+        """-> [B Q] long, -1 behind a shorter prompt; see ``limited``. tokens: not looked at here."""
         rows = [self._tokenizer.encode(prompt).ids for prompt in prompts]
         queries = torch.full((len(rows), max(map(len, rows))), -1)
         for row, ids in zip(queries, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         return queries
+
+    def widest(self, tokens: TokenBatch) -> Tensor:
+        """As many as there can be beside these tokens, for a measure of memory."""
+        return torch.zeros_like(tokens.ids[:, : self.longest])
 
     def read(self, prompt: str) -> list[Query]:
         """One prompt's, in words."""

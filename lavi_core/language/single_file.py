@@ -9,12 +9,20 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..foreign_files import what_it_is
 from ..registry import Registry
 from .folder import load_tokenizer, read_config
 from .tensor_files import StoredTensor
+
+# Files of a model's folder as bytes among the tensors of its weights, as in AnimaT5Free's text encoder
+BUNDLED = {
+    "config.json": "t5free_qwen_config_bytes",
+    "tokenizer.json": "t5free_tokenizer_json_bytes",
+    "tokenizer_config.json": "t5free_tokenizer_config_bytes",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ def is_t5(path: Path) -> bool:
 def read_single_file(
     path: Path, stored: Mapping[str, StoredTensor], folder: Path | None, tokenizers: Mapping[str, Path]
 ) -> tuple[Any, Any]:
-    """(config, tokenizer): of ``folder``, else of the folder beside the file with its name, else of a known encoder.
+    """(config, tokenizer): of ``folder``, else of the folder beside the file with its name, else of the file itself
+    (``BUNDLED``), else of a known encoder.
 
     Raises ValueError that says what to put where.
     """
@@ -55,6 +64,8 @@ def read_single_file(
     if folder is not None:
         config = read_config(folder)
         return config, load_tokenizer(folder, config)
+    if (found := _bundled(path)) is not None:
+        return found
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     for row in KNOWN.values():
         config = row.build(shapes) if any(name.endswith(row.tells) for name in shapes) else None
@@ -66,6 +77,23 @@ def read_single_file(
         f"{path.name} holds weights alone, of no encoder that is known by its shapes ({', '.join(KNOWN)}): put the "
         f"model's config.json and tokenizer files into a folder {beside.name} beside it, or choose a folder with them"
     )
+
+
+def _bundled(path: Path) -> tuple[Any, Any] | None:
+    """What the file itself holds; None where it holds weights alone. Raises ValueError for what cannot be read."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), "pt") as file:
+        if not set(BUNDLED.values()) <= set(file.keys()):
+            return None
+        texts = {name: bytes(file.get_tensor(key).numpy()) for name, key in BUNDLED.items()}
+    with TemporaryDirectory() as made:
+        folder = Path(made) / path.stem
+        folder.mkdir()
+        for name, text in texts.items():
+            (folder / name).write_bytes(text)
+        config = read_config(folder)
+        return config, load_tokenizer(folder, config)
 
 
 def _clip(shapes: Mapping[str, tuple[int, ...]]) -> Any:

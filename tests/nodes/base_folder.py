@@ -84,6 +84,10 @@ STAND_INS = {
     "LLM/pig_clip-f16": "LLM/tiny-pig-clip",
     "llm_adapters/pig_t5_adapter-f16.gguf": "llm_adapters/tiny-pig.gguf",
     "llm_adapters/anima-base-v1.0.safetensors": "llm_adapters/tiny-anima.safetensors",
+    **dict.fromkeys(
+        ("text_encoders/qwen_35_2b_base.safetensors", "llm_adapters/qwen_35_2b_base.safetensors"),
+        "text_encoders/tiny-anima-t5free.safetensors",
+    ),
     "llm_adapters/adapter_step_10000.safetensors": "llm_adapters/golden-qwen-sdxl.safetensors",
     **dict.fromkeys(
         ("text_encoders/DistillT5.safetensors", "llm_adapters/DistillT5.safetensors"),

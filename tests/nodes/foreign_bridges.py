@@ -12,6 +12,7 @@ from lavi_bridge.lavi_core.config import AdapterConfig
 from lavi_bridge.lavi_core.exporters import write_gguf
 from lavi_bridge.lavi_core.importers import FOREIGN
 from lavi_bridge.lavi_core.importers.key_map import parted, theirs_of
+from lavi_bridge.tests.lavi_core.importers.t5free import write_conditioner
 from lavi_bridge.tests.lavi_core.language.gguf_files import write_own_names
 from lavi_bridge.tests.lavi_core.language.qwen3 import write_qwen3
 from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
@@ -31,6 +32,7 @@ GOLDEN_FILES = {
     "llm_adapters/golden-rouwei-unfused.safetensors": "rouwei/adapter_unfused.safetensors",
     "llm_adapters/golden-rouwei-turbo.safetensors": "rouwei/adapter_turbo.safetensors",
     "llm_adapters/golden-qwen-sdxl.safetensors": "qwen_sdxl/adapter.safetensors",
+    "llm_adapters/golden-anima-t5free.safetensors": "anima_t5free/adapter.safetensors",
 }
 # The adapters of the workflows, that speak from tiny models to those of true context width: file -> dialect, config
 SIZED = {
@@ -100,6 +102,8 @@ def foreign_bridges(models: Path) -> None:
     (pig_clip / "model.safetensors").unlink()
     (models / "text_encoders").mkdir(exist_ok=True)
     distill_t5(models / "text_encoders" / "tiny-distill-t5.safetensors")
+    narrow = write_qwen35(models / "LLM" / "tiny-qwen35-24", 24)
+    write_conditioner(models / "text_encoders" / "tiny-anima-t5free.safetensors", dits.TEXT, narrow)
     save_file(vm.clip_l(), models / "text_encoders" / "tiny-clip-l.safetensors")
     for kind, name in LANGUAGE.items():
         language_model(models / "LLM" / name, kind, IN, positions=512)

@@ -19,7 +19,7 @@ DECORATION = ("Note", "MarkdownNote")
 
 
 # Latents of a video, which the tiny VAE of older hosts does not decode; Flux.2's it decodes nowhere.
-VIDEO = ("anima", "anima_adapter", "cosmos", "qwen_image", "wan")
+VIDEO = ("anima", "anima_adapter", "anima_t5free", "cosmos", "qwen_image", "wan")
 
 
 def needs_its_nodes(server: Server, path: Path) -> bool:
@@ -63,7 +63,7 @@ def api_form(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str,
 def test_there_is_one_for_the_demo_and_for_each_vision_model():
     stems = {path.stem for path in WORKFLOWS if not path.stem.endswith("_two_ears")}
     # anima: Cosmos-Predict2's network in other weights
-    hosted = stems - {"demo", "anima", "anima_adapter", "ella", "pixart_pig_clip", *TWINS}
+    hosted = stems - {"demo", "anima", "anima_adapter", "anima_t5free", "ella", "pixart_pig_clip", *TWINS}
     alone = {"unet", "kolors", "sana", "flux_schnell"}  # any U-Net, no class of the host's, said in the note of flux
     assert hosted == VISION_TARGETS.keys() - alone
 

@@ -83,8 +83,8 @@ class TextInputs:
 
     def _text(self, captions: Sequence[str]) -> TokenBatch | HiddenStates:
         if self.cache is not None:
-            hidden, queries = self.cache.get(captions), self.pair.queries
-            return hidden if queries is None else hidden._replace(queries=queries(captions))
+            hidden = self.cache.get(captions)
+            return hidden if self.pair.queries is None else hidden._replace(queries=self._tokens(captions).queries)
         tokens = self._tokens(captions)
         return tokens.trimmed(self.pair.hearing) if self.pair.trims_padding else tokens
 

@@ -124,16 +124,16 @@ def captions(report: Report, recipe: Recipe, source: Source, encoder: TextEncode
 
 
 def queries(report: Report, pair: Pair, source: Source) -> None:
-    """Of an adapter that asks with the ids of a second tokenizer: those of the longest caption, and what is cut."""
+    """Of an adapter that asks: with how much of the longest caption, and what is cut."""
     if (tokenizer := pair.queries) is None:
         return
     captions = _captions(source)
     count = max(len(tokenizer.read(caption)) + tokenizer.count_cut(caption) for caption in captions)
-    report.add("  queries", f"the longest caption has {count} tokens of the second tokenizer")
+    report.add("  queries", f"the longest caption has {count} {tokenizer.unit}")
     cut = [caption for caption in captions if tokenizer.count_cut(caption)]
     if cut:
         report.notes.append(
-            f"{len(cut)} of {len(captions)} captions are cut to the {tokenizer.longest} tokens of the second tokenizer "
+            f"{len(cut)} of {len(captions)} captions are cut to the {tokenizer.longest} {tokenizer.unit} "
             f"that the bridge asks with, such as {cut[0][:80]!r}"
         )
 

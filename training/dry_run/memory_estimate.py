@@ -138,7 +138,7 @@ def _told(pair: Pair, tokens: TokenBatch) -> TokenBatch | Ears:
     """With what the own encoder says, where one is heard, and as many queries, where the adapter asks, as it can."""
     ear, (batch, _) = pair.ear, tokens.ids.shape
     if pair.queries is not None:
-        tokens = tokens._replace(queries=torch.zeros_like(tokens.ids[:, : pair.queries.longest]))
+        tokens = tokens._replace(queries=pair.queries.widest(tokens))
     if ear is None:
         return tokens
     context = torch.zeros(batch, ear.prompt.max_length, ear.width, device=tokens.ids.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...lavi_core import adapters, fingerprint
+from ...lavi_core.bridge import Queries, queries_of
 from ...lavi_core.checkpoint import BridgeCheckpoint
 from ...lavi_core.conditioning import Conditioning, Heard, HiddenStates, TimedConditioning
 from ...lavi_core.config import BridgeConfig, OwnEncoderConfig, VisionConfig, check_positions
@@ -58,9 +59,9 @@ class Pair(nn.Module):
             made = (recipe.adapter.from_, recipe.adapter.preset)
             start = started_from(*made, encoder.config, vision, pooled_width, ear, recipe.adapter.query_tokenizer)
         self.started_from = None if start is None else start.config.provenance
-        self.queries = None
+        self.queries: Queries | None = None
         if start is not None and start.query_tokenizer is not None:
-            self.queries = QueryTokenizer(start.query_tokenizer)
+            self.queries = queries_of(start)
         elif recipe.adapter.query_tokenizer:
             self.queries = QueryTokenizer.load(recipe.adapter.query_tokenizer)
         self.adapter_config = (
@@ -202,7 +203,7 @@ class Pair(nn.Module):
     def tokenize(self, captions: Sequence[str]) -> TokenBatch:
         """As the language model reads them, and as queries where the adapter asks."""
         tokens = self.encoder.tokenize(captions, self.recipe.prompt)
-        return tokens if self.queries is None else tokens._replace(queries=self.queries(captions))
+        return tokens if self.queries is None else tokens._replace(queries=self.queries(captions, tokens))
 
     def states(self, tokens: TokenBatch, encoder: TextEncoder | None = None) -> HiddenStates:
         """What the language model says of captions. encoder: the one that has its weights; None = the pair's own."""
@@ -273,7 +274,8 @@ class Pair(nn.Module):
             own_encoder=self.ear,
             provenance=provenance | ({} if self.started_from is None else {"started_from": self.started_from}),
         )
-        state = {key: weight.detach().float().cpu() for key, weight in self.adapter.state_dict().items()}
+        state = {key: weight.detach().cpu() for key, weight in self.adapter.state_dict().items()}
+        state = {key: weight.float() if weight.is_floating_point() else weight for key, weight in state.items()}
         language, vision_lora = (
             deltas(self.encoder.model, self.sites["language"]),
             deltas(self.network, self.sites["vision"]),

@@ -87,10 +87,15 @@ class Recipe:
         if self.adapter.preset is not None and not self.adapter.from_:
             raise ValueError(f"adapter.preset is {self.adapter.preset!r}, without adapter.from: leave it out")
         asks, named = ADAPTERS[self.adapter.kind].asks, self.adapter.query_tokenizer
-        if named and not asks:
+        if named and asks != "ids":
             raise ValueError(
                 f"adapter.query_tokenizer is {named!r}, but the adapter {self.adapter.kind!r} asks with no second "
                 "tokenizer: leave it out"
+            )
+        if asks == "rows" and not self.adapter.from_:
+            raise ValueError(
+                f"the adapter {self.adapter.kind!r} cuts a prompt by a lexicon that lies in its file alone: set "
+                "adapter.from to such a file, or take another adapter.kind"
             )
         if asks and not named and not self.adapter.from_:
             raise ValueError(
@@ -134,8 +139,9 @@ class Recipe:
             )
         if align.asked and ADAPTERS[kind].asks:
             raise ValueError(
-                f"alignment goes by the language model's tokens, but the adapter {kind!r} gives those of a second "
-                "tokenizer: set align.steps = 0 and leave out align.start"
+                f"alignment goes by the language model's tokens, but the adapter {kind!r} gives "
+                f"{'those of a second tokenizer' if ADAPTERS[kind].asks == 'ids' else 'rows of its own cutting'}: set "
+                "align.steps = 0 and leave out align.start"
             )
         if align.start and ADAPTERS[kind].last_map is Adapter.last_map:
             raise ValueError(

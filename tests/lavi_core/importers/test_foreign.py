@@ -33,6 +33,7 @@ FILES = {  # and a preset of each
     "distill_t5": (GOLDEN / "distill_t5" / "model.safetensors", "distill-t5"),
     "anima": (GOLDEN / "anima" / "adapter.safetensors", "anima"),
     "gguf_trainer": (GOLDEN / "gguf_trainer" / "adapter.gguf", "gguf-trainer-pixart"),
+    "anima_t5free": (GOLDEN / "anima_t5free" / "adapter.safetensors", "anima-t5free"),
 }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from lavi_bridge.lavi_core.checkpoint import read_config
 from lavi_bridge.lavi_core.language.gguf_file import gguf_plain
+from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
 from lavi_bridge.tests.training import dits
 from lavi_bridge.tests.training.commands.test_foreign_files import encoded, imported, language
 from lavi_bridge.training.commands import main
@@ -107,3 +109,35 @@ def test_anima_with_its_second_tokenizer(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(["inspect", str(bridge)]) == 0
     assert "adapter token_queries, 24 -> 16 -> 32" in " ".join(capsys.readouterr().out.split())
+
+
+def test_animas_conditioner_without_t5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, file = write_qwen35(tmp_path / "qwen35", 24), GOLDEN / "connectors" / "anima_t5free" / "adapter.safetensors"
+    prompts = [
+        case["prompt"].replace("\n", " ") for case in json.loads(file.with_name("case.json").read_text())["prompts"]
+    ]
+    bridge = imported(file, folder, to=tmp_path)
+    found, wanted = encoded(bridge, folder, prompts), load_file(file.with_name("expected.safetensors"))
+    assert found["queries"].shape == wanted["queries"].shape and found["context"].shape[1:] == (14, 32)
+    for row in (0, 2, 3):  # the other has a line break
+        assert torch.equal(found["queries"][row], wanted["queries"][row])
+        kept = found["mask"][row]
+        torch.testing.assert_close(found["context"][row][kept], wanted["context"][row][kept], rtol=0, atol=1e-5)
+    output = tmp_path / "states.safetensors"
+    assert (
+        main(["encode", str(bridge), "--states", str(file.with_name("expected.safetensors")), "-o", str(output)]) == 0
+    )
+    said = load_file(output)
+    torch.testing.assert_close(said["context"], wanted["context"], rtol=0, atol=1e-5)
+    for queries, message in (
+        (
+            wanted["queries"][..., 0],
+            "has queries of shape [4, 14] and int64, the bridge takes [4, Q, 3] of whole numbers",
+        ),
+        (wanted["queries"] + 6, "ids: they are of another tokenizer than it was trained with"),
+    ):
+        save_file(wanted | {"queries": queries.contiguous()}, tmp_path / "odd.safetensors")
+        capsys.readouterr()
+        assert main(["encode", str(bridge), "--states", str(tmp_path / "odd.safetensors"), "-o", str(output)]) == 2
+        assert message in capsys.readouterr().err
+    exported(bridge, "anima_t5free", file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from lavi_bridge.lavi_core.config import AdapterConfig
 from lavi_bridge.lavi_core.exporters import to_foreign
 from lavi_bridge.lavi_core.importers import read_foreign
 from lavi_bridge.lavi_core.language import TextEncoder
+from lavi_bridge.tests.lavi_core.importers.t5free import write_conditioner
 from lavi_bridge.tests.lavi_core.language.qwen3 import write_qwen3
+from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
 from lavi_bridge.training.commands import main
+from lavi_bridge.training.dry_run import dry_run
 from lavi_bridge.training.loop.trainer import Trainer
 from lavi_bridge.training.recipe import read_recipe
 from safetensors.torch import load_file, save_file
@@ -155,3 +159,32 @@ def test_a_run_goes_on_from_an_adapter_that_asks_with_a_second_tokenizer(
     ours = [*changes[1:], f"adapter.from={json.dumps(str(made))}", f"output={json.dumps(str(tmp_path / 'on'))}"]
     with pytest.raises(ValueError, match=r"adapter\.query_tokenizer is .+, which the run starts from, has its own"):
         Trainer(read_recipe(recipe, [*ours, named]))
+
+
+def test_a_run_goes_on_from_an_adapter_that_cuts_rows(recipe: Path, tmp_path: Path) -> None:
+    """With states of the language model kept and computed anew; what it cuts by and its regression stay, and where
+    nothing was trained it is exported to the bit."""
+    file = write_conditioner(tmp_path / "t5free.safetensors", 24)
+    language = write_qwen35(tmp_path / "qwen35", 24)
+    changes = [f"adapter.from={json.dumps(str(file))}", f"language.model={json.dumps(str(language))}"]
+    changes += ["prompt.max_length=5120", "steps=2"]
+    still = ["language.train=frozen", "vision.train=frozen", "adapter.learning_rate=0.0"]
+    report = dry_run(read_recipe(recipe, changes))
+    assert not report.problems and re.search(r"the longest caption has \d+ rows cut from the prompt's", str(report))
+    made = Trainer(read_recipe(recipe, [*changes, *still])).run()
+    back = tmp_path / "back.safetensors"
+    assert main(["export", str(made), "--format", "anima_t5free", "-o", str(back)]) == 0
+    own, written = load_file(file), load_file(back)
+    assert own.keys() == written.keys() and all(torch.equal(own[name], written[name]) for name in own)
+    assert all(own[name].dtype == written[name].dtype for name in own)
+    output = f"output={json.dumps(str(tmp_path / 'on'))}"
+    found = BridgeCheckpoint.load(Trainer(read_recipe(recipe, [*changes, output, "adapter.learning_rate=1e-3"])).run())
+    start = read_foreign(file)
+    moved = {
+        name for name in start.adapter if not torch.equal(found.adapter[name].float(), start.adapter[name].float())
+    }
+    assert found.language_lora and {name.partition(".")[0] for name in moved} == {"proj_in", "blocks", "proj_out"}
+    with pytest.raises(ValueError, match=r"'row_refiner' cuts a prompt by a lexicon .+: set adapter\.from"):
+        read_recipe(recipe, ["adapter.kind=row_refiner"])
+    with pytest.raises(ValueError, match=r"'row_refiner' gives rows of its own cutting: set align\.steps = 0"):
+        read_recipe(recipe, [*changes, "align.steps=3", "align.teacher=x"])

@@ -17,6 +17,7 @@ from ....lavi_core.adapters import ADAPTERS
 from ....lavi_core.bridge import Bridge
 from ....lavi_core.checkpoint import BridgeCheckpoint
 from ....lavi_core.conditioning import HiddenStates
+from ....lavi_core.config import AdapterConfig
 from ....lavi_core.files import read_safetensors, write_safetensors
 from ....lavi_core.language import TextEncoder, TokenBatch
 from ....lavi_core.own_encoder import check_given
@@ -72,7 +73,8 @@ def encode_prompts(
     """Everything between prompts and vision model, on the CPU, a row a prompt.
 
     input_ids, attention_mask: [N T] int64, the template's tokens included; attention_mask is 1 for a real token.
-    queries: [N Q] int64, ids of the second tokenizer, -1 behind a shorter prompt; of an adapter that asks with them.
+    queries: [N Q] int64, ids of the second tokenizer, or [N R 3], the rows that a prompt is cut into (``row_refiner``),
+        -1 behind a shorter prompt; of an adapter that asks with them.
     hidden_states: [N S D] float32, with the language LoRA; S = T unless the recipe cuts the template. Where the recipe
         hears several layers, they lie side by side on the width.
     context: [N S C] float32, what the vision model hears; [N adapter.tokens C] of an adapter with tokens of its own,
@@ -120,8 +122,8 @@ def encode_prompts(
 @torch.no_grad()
 def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: float | None = None) -> dict[str, Tensor]:
     """context, mask and pooled, as ``encode_prompts`` has them, of states that a file has: hidden_states [N T D], mask
-    [N T] (without one all are heard), timesteps [N] and, of an adapter that asks, queries [N Q]. Raises ValueError for
-    a file without them, or of other sizes.
+    [N T] (without one all are heard), timesteps [N] and, of an adapter that asks, queries as there. Raises ValueError
+    for a file without them, or of other sizes.
     """
     found, config = read_safetensors(file), checkpoint.config
     states, mask, timesteps = (found.get(name) for name in ("hidden_states", "mask", "timesteps"))
@@ -140,22 +142,26 @@ def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: floa
     adapter.load_state_dict(checkpoint.adapter)
     queries = found.get("queries") if adapter.asks else None
     if queries is not None:
-        _check_queries(queries, len(states), config.adapter.vocabulary or 0, file)
+        _check_queries(queries, len(states), config.adapter, file)
     said = adapter(HiddenStates(states.float(), mask.bool(), queries), timesteps)
     whole = torch.ones(said.context.shape[:2], dtype=torch.bool)
     masked = whole if said.mask is None or not (config.prompt.vision_mask or adapter.asks) else said.mask
     return {"context": said.context, "mask": masked} | ({} if said.pooled is None else {"pooled": said.pooled})
 
 
-def _check_queries(queries: Tensor, rows: int, vocabulary: int, file: str | Path) -> None:
+def _check_queries(queries: Tensor, rows: int, adapter: AdapterConfig, file: str | Path) -> None:
     shape, kind = list(queries.shape), str(queries.dtype).removeprefix("torch.")
-    if queries.ndim != 2 or len(queries) != rows or queries.is_floating_point() or not queries.numel():
+    asks, vocabulary = ADAPTERS[adapter.kind].asks, adapter.vocabulary or 0
+    wanted = [rows, *queries.shape[1:2], *([3] if asks == "rows" else [])]
+    if shape != wanted or queries.is_floating_point() or not queries.numel():
+        more = ", 3" if asks == "rows" else ""
         raise ValueError(
-            f"{file} has queries of shape {shape} and {kind}, the bridge takes [{rows}, Q] of whole numbers"
+            f"{file} has queries of shape {shape} and {kind}, the bridge takes [{rows}, Q{more}] of whole numbers"
         )
-    if int(queries.max()) >= vocabulary:
+    highest = int((queries if asks == "ids" else queries[..., 2]).max())
+    if highest >= vocabulary:
         raise ValueError(
-            f"{file} has the query id {int(queries.max())}, the adapter knows {vocabulary} ids: they are of another "
+            f"{file} has the query id {highest}, the adapter knows {vocabulary} ids: they are of another "
             "tokenizer than it was trained with"
         )
 
