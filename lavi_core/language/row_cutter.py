@@ -74,9 +74,11 @@ class RowCutter:
         if self.vocabulary != known:
             raise ValueError(f"{where} names {self.vocabulary} constants of rows, its adapter has {known}")
         self._constants = {key: number for number, key in enumerate(self.settings.constants)}
-        self._segmenter = Segmenter().eval().requires_grad_(False)
         mine = {name: tensor.float() for name, tensor in weights.items() if name.startswith(SEGMENTER)}
-        self._segmenter.load_state_dict({name.removeprefix(SEGMENTER): tensor for name, tensor in mine.items()})
+        with torch.device("meta"):  # the file has every weight
+            self._segmenter = Segmenter().eval()
+        state = {name.removeprefix(SEGMENTER): tensor for name, tensor in mine.items()}
+        self._segmenter.load_state_dict(state, assign=True)
 
     def limited(self, adapter: Any, heard: int | None, beside: int = 0) -> None:
         """As ``QueryTokenizer.limited``: rows are cut at the end of a prompt, the one behind the last is kept."""
@@ -170,7 +172,8 @@ class RowCutter:
         if not prompt or not prompt.isascii():
             return []
         with torch.inference_mode():
-            logits = self._segmenter(torch.tensor([list(prompt.encode())]))[0]
+            letters = torch.tensor([list(prompt.encode())], device=self._segmenter.emb.weight.device)
+            logits = self._segmenter(letters)[0]
         return logits.sigmoid().gt(0.5).nonzero().flatten().tolist()
 
 
