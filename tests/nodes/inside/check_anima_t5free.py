@@ -16,9 +16,7 @@ from safetensors.torch import load_file
 context_tokens_ = importlib.import_module("hyphen-pack.nodes.context_tokens")
 prompt_syntax_ = importlib.import_module("hyphen-pack.nodes.prompt_syntax")
 save_ = importlib.import_module("hyphen-pack.nodes.save")
-GOLDEN = (
-    Path(importlib.import_module("hyphen-pack").__file__).parent / "tests" / "golden" / "connectors" / "anima_t5free"
-)
+GOLDEN = Path(context_tokens_.__file__ or "").parents[1] / "tests" / "golden" / "connectors" / "anima_t5free"
 PROMPTS = [case["prompt"] for case in json.loads((GOLDEN / "case.json").read_text())["prompts"]]
 ENCODER, FILE = "tiny-anima-t5free.safetensors", "golden-anima-t5free.safetensors"
 
