@@ -30,10 +30,10 @@ class Recipe:
     precision: "bf16" keeps frozen weights in bf16 and computes in it; trained weights are float32 in both.
     gradient_checkpointing: both models' layers are run again in the backward pass instead of kept: less memory, the
     same gradients, about a third more time. compile: both models' layers through torch.compile.
-    ema: decay of an average over the trained weights (0 = none), which grows to it as (1 + n) / (10 + n) over n steps: it
-    lags by a tenth of them, unless less is asked for. With one, the bridge file, the pictures and the validation loss
-    are the average's. keep: the newest states that are kept; keep_every: also each state whose step
-    it divides (0 = none). trackers: "tensorboard", "wandb" (offline as long as WANDB_MODE says so).
+    ema: decay of an average over the trained weights (0 = none), which grows to it as (1 + n) / (10 + n) over n steps:
+    it lags by a tenth of them, unless less is asked for. With one, the bridge file, the pictures and the validation
+    loss are the average's. keep: the newest states that are kept; keep_every: also each state whose step it divides
+    (0 = none). trackers: "tensorboard", "wandb" (offline as long as WANDB_MODE says so).
     """
 
     name: str
