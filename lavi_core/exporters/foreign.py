@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import BridgeCheckpoint
-from ..importers.dialect import Shapes
+from ..importers.dialect import Dialect, Preset, Shapes
 from ..importers.foreign import FOREIGN
 from ..importers.key_map import parted, theirs_of
 
@@ -36,9 +36,8 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
         raise ValueError(
             f"the bridge's adapter {config.kind!r} is not {row.what}, and cannot be kept as one: take another format"
         )
-    texts = json.loads(checkpoint.query_tokenizer or "{}") if row.texts else {}
-    told = (preset if row.told is None else row.told(preset, texts) for preset in row.presets.values())
-    known = {preset.heads for preset in told if preset.heads is not None}
+    texts = _texts(checkpoint, row)
+    known = {preset.heads for preset in read_by(checkpoint, dialect).values() if preset.heads is not None}
     if known and config.heads not in (*known, _given(checkpoint)):
         raise ValueError(
             f"{row.what} is read with {' or '.join(map(str, sorted(known)))} heads, which its files do "
@@ -48,6 +47,18 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
         tensors = {f"{row.prefixes[0]}{name}": tensor for name, tensor in tensors.items()}
         tensors |= {name: _bytes(texts[part]) for part, name in row.texts.items()}
     return tensors
+
+
+def read_by(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Preset]:
+    """The presets by which its file will be read, by name."""
+    row = FOREIGN[dialect]
+    texts, told = _texts(checkpoint, row), row.told
+    return {name: one if told is None else told(one, texts) for name, one in row.presets.items()}
+
+
+def _texts(checkpoint: BridgeCheckpoint, row: Dialect) -> dict[str, str]:
+    """By part, of a bridge whose adapter asks with what its file says."""
+    return json.loads(checkpoint.query_tokenizer or "{}") if row.texts else {}
 
 
 def _bytes(text: str) -> Tensor:

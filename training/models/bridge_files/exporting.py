@@ -17,7 +17,7 @@ import torch
 from ....lavi_core import lora
 from ....lavi_core.bridge import check_language
 from ....lavi_core.checkpoint import BridgeCheckpoint
-from ....lavi_core.exporters import to_foreign, to_peft, to_released, write_gguf
+from ....lavi_core.exporters import read_by, to_foreign, to_peft, to_released, write_gguf
 from ....lavi_core.files import write_bytes, write_safetensors, write_text
 from ....lavi_core.importers import FOREIGN, released_prompt
 from ....lavi_core.language import TextEncoder
@@ -124,8 +124,9 @@ def foreign_files(checkpoint: BridgeCheckpoint, args: argparse.Namespace) -> Fil
         raise ValueError(f"{args.format} is a format of {suffix} files; got {args.output}")
     tensors, made = to_foreign(checkpoint, args.format), checkpoint.config.provenance
     made = made.get("started_from", made)
-    fitting = [one for one in row.presets.values() if one.fits(checkpoint.config.adapter) and not one.if_named]
-    preset = row.presets.get(str(made.get("preset")), next(iter(fitting), None))
+    presets = read_by(checkpoint, args.format)
+    fitting = [one for one in presets.values() if one.fits(checkpoint.config.adapter) and not one.if_named]
+    preset = presets.get(str(made.get("preset")), next(iter(fitting), None))
     if preset is not None:
         theirs, ours = asdict(preset.prompt), asdict(checkpoint.config.prompt)
         for key in (key for key in ours if ours[key] != theirs[key] and key not in ("max_length", "padding_side")):
