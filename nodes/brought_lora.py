@@ -32,6 +32,12 @@ def may_bring(inputs: Mapping[str, Any], rows: list[Tensor]) -> bool:
     return len(read) < len(files) or not files or any(_share_one(rows, found) for found in read)
 
 
+def brings(tensors: Any, rows: list[Tensor]) -> bool:
+    """Whether these, by name as a file has them, are of the LoRA known by ``rows``."""
+    named = tensors.values() if isinstance(tensors, Mapping) else ()
+    return _share_one(rows, [_part(part[:1]) for part in named if isinstance(part, Tensor) and part.ndim > 1])
+
+
 def _texts(value: Any) -> Iterator[str]:
     """Loaders of several files keep each in a table of its own."""
     if isinstance(value, str):

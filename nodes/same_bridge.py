@@ -15,7 +15,7 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from .brought_lora import first_rows, has_one, may_bring
+from .brought_lora import brings, first_rows, has_one, may_bring
 from .notice import forget, host_server, notice, said, stand, standing, take_back
 
 OF = "lavi_bridge_of"  # the key under which a bridge's BridgeConfig travels in a conditioning; and of our wrapper
@@ -175,6 +175,12 @@ def listen(model: ModelPatcher, name: str, config: Any, count: Callable[[ModelPa
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, OF, _telling(name, config, count, count(model)))
 
 
+def _hooked(conds: list[dict[str, Any]], lora: list[Tensor]) -> bool:
+    """Whether a hook on one of them brings the LoRA known by ``lora``; the host's keep a file's tensors."""
+    hooks = {hook for cond in conds if cond.get("hooks") is not None for hook in cond["hooks"].hooks}
+    return bool(lora) and any(brings(getattr(hook, "weights", None), lora) for hook in hooks)
+
+
 def _made(config: Any) -> Any:
     """What a copy that Save Bridge wrote has too, which may be without its LoRA."""
     parts = (config.language, config.prompt, config.adapter, config.vision, config.own_encoder)
@@ -189,7 +195,12 @@ def _telling(name: str, config: Any, count: Callable[[ModelPatcher], int], right
                 f"the LoRA of {name} is in this model from Apply Bridge to Model, and once more from a LoRA loader "
                 "after it: take one of the two out"
             )
-        conds = (cond for conds in executor.class_obj.conds.values() for cond in conds or ())
+        conds = [cond for conds in executor.class_obj.conds.values() for cond in conds or ()]
+        if _hooked(conds, _NEEDS[name].lora if name in _NEEDS else []):
+            notice(
+                f"the LoRA of {name} is in this model from Apply Bridge to Model, and once more in the hooks of a "
+                "conditioning, which add it where they act: take one of the two out"
+            )
         heard = [cond[OF] for cond in conds if OF in cond]
         if heard and _made(config) not in map(_made, heard):
             notice(

@@ -258,3 +258,19 @@ def adapters_for_picture_prompts_add_their_tokens_to_a_bridges():
     for adapter in picture_prompts(plain):
         drawn = compose.composes(lambda m, p, n, a=adapter: compose.sample(a(m), p, n, compose.latents()))
         assert (drawn - free).abs().max() > 1e-3 * free.abs().max(), adapter.__name__
+
+
+@check
+def a_lora_hook_with_the_bridges_own_lora_beside_it_is_told_of():
+    """Which acts twice where the hook does; that of another is the user's."""
+    plain, bridge = model_and_bridge("sd1")
+    positive, bridged = bridge.encode(PROMPTS[0])[0], vision_.apply(plain, bridge, 1.0)
+    for model, file, told in (
+        (bridged, "exported-sd1.safetensors", 1),
+        (bridged, USERS_LORA, 0),
+        (vision_.apply(plain, bridge, 0.0), "exported-sd1.safetensors", 0),
+    ):
+        hooks = nodes_hooks.CreateHookLoraModelOnly().create_hook_model_only(file, 0.6)[0]
+        with Lines("once more in the hooks of a conditioning") as lines:
+            sample(model, with_hooks(positive, hooks), steps=1)
+        assert len(lines) == told, (file, lines)
