@@ -85,7 +85,11 @@ class BridgeCheckpoint:
             raise ValueError(f"{path} lacks the tensor {error.args[0]}; fetch or save it again") from None
         _check_tensors(config, tensors, language, vision, str(path))
         queries = tensors.get(QUERY_TOKENIZER)
-        return cls(config, adapter, language, vision, None if queries is None else bytes(queries.numpy()).decode())
+        try:
+            text = None if queries is None else bytes(queries.numpy()).decode()
+        except (TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{QUERY_TOKENIZER} of {path} is no text ({error}); fetch or save it again") from None
+        return cls(config, adapter, language, vision, text)
 
 
 def read_config(path: str | Path) -> BridgeConfig:

@@ -37,7 +37,18 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
             f"the bridge's adapter {config.kind!r} is not {row.what}, and cannot be kept as one: take another format"
         )
     texts = _texts(checkpoint, row)
-    known = {preset.heads for preset in read_by(checkpoint, dialect).values() if preset.heads is not None}
+    presets = read_by(checkpoint, dialect).values()
+    for preset in presets if texts else ():
+        ours, theirs = (
+            (checkpoint.config.prompt.hidden_states, config.heads),
+            (preset.prompt.hidden_states, preset.heads),
+        )
+        if ours != theirs:
+            raise ValueError(
+                f"the bridge hears hidden_states {ours[0]} with {ours[1]} heads, the config that goes into the file of "
+                f"{row.what} says {theirs[0]} and {theirs[1]}: train one by the latter"
+            )
+    known = {preset.heads for preset in presets if preset.heads is not None}
     if known and config.heads not in (*known, _given(checkpoint)):
         raise ValueError(
             f"{row.what} is read with {' or '.join(map(str, sorted(known)))} heads, which its files do "

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..config import AdapterConfig
-from ..language.row_cutter import Settings
+from ..language.row_cutter import UNREADABLE, Settings
 from ..prompt import PromptRecipe
 from .anima import vision
 from .dialect import Dialect, Preset, Shapes
@@ -57,7 +57,7 @@ def _told(preset: Preset, texts: Mapping[str, str]) -> Preset:
     """With the heads and layers of the file's own config. Raises ValueError for one that cannot be read."""
     try:
         said = Settings.read(json.loads(texts["config"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"the config of AnimaT5Free's conditioner is not readable ({error}); fetch it again") from None
     return replace(preset, heads=said.heads, prompt=replace(preset.prompt, hidden_states=said.layers))
 

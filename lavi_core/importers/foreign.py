@@ -133,6 +133,9 @@ def _texts(shapes: Shapes, row: Dialect) -> dict[str, str]:
             "encoder's file, which holds both"
         )
     found = _tensors(Path(shapes.where), row.texts.values())
+    odd = next((name for name, tensor in found.items() if tensor.dtype != torch.uint8 or tensor.ndim != 1), None)
+    if odd is not None:
+        raise ValueError(f"{odd} of {shapes.where} is no text in bytes; fetch it again")
     try:
         return {part: bytes(found[name].numpy()).decode() for part, name in row.texts.items()}
     except UnicodeDecodeError as error:

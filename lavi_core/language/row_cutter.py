@@ -21,6 +21,7 @@ from .tokens import Span, TokenBatch
 SEGMENTER = "segmenter."  # before the names of its weights among an adapter's
 END: Span = (0, 0)  # the row behind the last, which stands nowhere
 MOST = 4096  # rows
+UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 PARTS = ("config", "lexicon")  # of the text that a bridge holds, each the text of a JSON file
 
 
@@ -38,17 +39,22 @@ class Settings(NamedTuple):
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Settings:
-        """What is not in it is the project's own default. Its sizes lie at the top, or in tables of their own."""
+        """What is not in it is the project's own default. Its sizes lie at the top, or in tables of their own. Raises
+        ValueError, KeyError or another error of a wrong type for what is no such config."""
         inner = config.get("conditioner") or {}
-        flat = {**config, **inner}
-        return cls(
-            _buckets(flat.get("pos_buckets", ((0, 20), (20, 40), (40, 80), (80, 160), (160, 512)))),
-            _buckets(flat.get("len_buckets", ((0, 80), (80, 150), (150, 512)))),
-            [str(key) for key in (inner.get("c0") or {}).get("mu_keys") or config["mu_keys"]],
+        flat = {**config, **{name: value for name, value in inner.items() if value}}
+        names = (inner.get("c0") or {}).get("mu_keys") or config["mu_keys"]
+        found = cls(
+            _buckets(flat.get("pos_buckets") or ((0, 20), (20, 40), (40, 80), (80, 160), (160, 512))),
+            _buckets(flat.get("len_buckets") or ((0, 80), (80, 150), (150, 512))),
+            [str(name) for name in names],
             int(flat.get("max_rows", 512)),
             tuple(map(int, flat.get("qwen_layers", (16, 22)))),
             int((inner.get("refiner") or {}).get("heads", config.get("refiner_heads", 8))),
         )
+        if not 1 < found.longest <= MOST or isinstance(names, str):
+            raise ValueError(f"max_rows is {found.longest}, mu_keys {names!r}")
+        return found
 
 
 class RowCutter:
@@ -64,7 +70,7 @@ class RowCutter:
             config, lexicon = (json.loads(json.loads(text)[part]) for part in PARTS)
             self.settings = Settings.read(config)
             self._lexicon = {word: _cuts(word, entry) for word, entry in lexicon.items()}
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except UNREADABLE as error:
             raise ValueError(
                 f"what prompts are cut into rows by in {where} is not readable ({type(error).__name__}: {error}); "
                 "fetch or save it again"
@@ -83,7 +89,7 @@ class RowCutter:
     def limited(self, adapter: Any, heard: int | None, beside: int = 0) -> None:
         """As ``QueryTokenizer.limited``: rows are cut at the end of a prompt, the one behind the last is kept."""
         if heard is not None:
-            self.longest = min(self.settings.longest, heard - beside)
+            self.longest = max(1, min(self.settings.longest, heard - beside))
 
     def __call__(self, prompts: Sequence[str], tokens: TokenBatch) -> Tensor:
         """-> [B R 3] long, see ``row_refiner``, -1 behind a shorter prompt. Of a blank prompt one row without states,
@@ -128,19 +134,18 @@ class RowCutter:
     def _places(self, prompt: str, tokens: TokenBatch, number: int) -> list[tuple[int, int, int]]:
         if not prompt.strip():
             return [(0, 0, 0)]
-        rows = slice(number, number + 1)
+        heard, rows = tokens.reports[number], slice(number, number + 1)
         keep = None if tokens.keep is None else tokens.keep[rows]
         found = spans(TokenBatch(tokens.ids[rows], tokens.mask[rows], keep, tokens.reports[rows]))
         known = [(place, span) for place, span in enumerate(found) if span is not None]
-        if not known:
+        if not known and not any(heard.cut_spans):
             raise ValueError(
                 "this language model's tokenizer does not tell where its tokens stand in the prompt, so no rows can be "
                 "made of their states; save the tokenizer as tokenizer.json"
             )
         cut = self._cut(prompt)[0]
-        heard = tokens.reports[number]
         until = heard.cut_spans[0][0] if heard.cut and heard.cut_spans[0] else len(prompt) + 1
-        states = (_states_of(span, known) if span[0] < until else (0, 0) for span in cut)
+        states = (_states_of(span, known) if known and span[0] < until else (0, 0) for span in cut)
         return [(*one, constant) for one, constant in zip(states, self._constants_of(len(cut)), strict=True)]
 
     def _constants_of(self, count: int) -> list[int]:
@@ -153,14 +158,20 @@ class RowCutter:
 
     def _cut(self, prompt: str) -> tuple[list[Span], list[Span]]:
         """The spans of the rows, the end among them, and those that there is no room for."""
+        if not prompt.strip():
+            return [END], []
         found: list[Span] = []
-        starts = self._starts(prompt)
+        starts: list[int] | None = None
         begin = 0
         for word in prompt.split(" "):
             stop = begin + len(word)
             if word:
                 ahead, cuts = self._lexicon.get(word, (0, None))
-                inner = [at for at in starts if begin < at < stop] if cuts is None else [begin + at for at in cuts]
+                if cuts is None:
+                    starts = self._starts(prompt) if starts is None else starts
+                    inner = [at for at in starts if begin < at < stop]
+                else:
+                    inner = [begin + at for at in cuts]
                 edges = [begin, *inner, stop]
                 found += [(begin, begin + 1)] * ahead + list(pairwise(edges))
             begin = stop + 1

@@ -84,16 +84,22 @@ def _bundled(path: Path) -> tuple[Any, Any] | None:
     from safetensors import safe_open
 
     with safe_open(str(path), "pt") as file:
-        if not set(BUNDLED.values()) <= set(file.keys()):
+        absent = sorted(set(BUNDLED.values()) - set(file.keys()))
+        if len(absent) == len(BUNDLED):
             return None
-        texts = {name: bytes(file.get_tensor(key).numpy()) for name, key in BUNDLED.items()}
+        if absent:
+            raise ValueError(f"{path.name} holds a language model without {absent[0]}; fetch it again")
+        tensors = {name: file.get_tensor(key) for name, key in BUNDLED.items()}
     with TemporaryDirectory() as made:
         folder = Path(made) / path.stem
         folder.mkdir()
-        for name, text in texts.items():
-            (folder / name).write_bytes(text)
-        config = read_config(folder)
-        return config, load_tokenizer(folder, config)
+        try:
+            for name, tensor in tensors.items():
+                (folder / name).write_bytes(tensor.numpy().tobytes())
+            config = read_config(folder)
+            return config, load_tokenizer(folder, config)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"of what {path.name} holds: {str(error).replace(made, path.name)}") from None
 
 
 def _clip(shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -332,6 +332,8 @@ class Trainer:
             prints["own_encoder"] = " ".join(str(encoder.fingerprint) for encoder in self.pair.ear.encoders)
         if self.pair.queries is not None:
             prints["query_tokenizer"] = hashlib.sha256(self.pair.queries.json.encode()).hexdigest()
+        if kept := list(self.pair.adapter.buffers()):  # which no state holds
+            prints["adapter"] = hashlib.sha256(b"".join(map(_bytes, kept))).hexdigest()
         facts = dict(self.pair.language_config.facts or {})
         if "weights" in facts:  # hundreds of numbers
             facts["weights"] = hashlib.sha256(json.dumps(facts["weights"]).encode()).hexdigest()[:12]
@@ -368,3 +370,7 @@ class Trainer:
 
 def _dtype(section, frozen: torch.dtype) -> torch.dtype:
     return torch.float32 if section.train == "full" else frozen
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

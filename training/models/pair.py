@@ -92,7 +92,7 @@ class Pair(nn.Module):
         self.adapter_dtype = torch.float16  # of the file; what was given in more is not rounded
         if start is not None and not bare:
             self.adapter.load_state_dict(start.adapter)
-            if any(tensor.dtype != torch.float16 for tensor in start.adapter.values()):
+            if any(tensor.dtype != torch.float16 for tensor in start.adapter.values() if tensor.is_floating_point()):
                 self.adapter_dtype = torch.float32
         # What is heard of padding: tokens of an adapter's own are made of real ones alone, and are all attended. To one
         # that knows places, padding before these is where they stand.

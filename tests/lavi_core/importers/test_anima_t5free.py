@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from lavi_bridge.lavi_core.bridge import Bridge, queries_of
 from lavi_bridge.lavi_core.checkpoint import BridgeCheckpoint
 from lavi_bridge.lavi_core.config import AdapterConfig
+from lavi_bridge.lavi_core.exporters import to_foreign
 from lavi_bridge.lavi_core.importers import dialect_of, read_any, read_foreign
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.lavi_core.language.row_cutter import RowCutter
 from lavi_bridge.lavi_core.language.single_file import BUNDLED
+from lavi_bridge.lavi_core.prompt import PromptRecipe
 from lavi_bridge.tests.lavi_core.language.qwen35 import write_qwen35
 from safetensors.torch import load_file, save_file
 
@@ -97,6 +100,7 @@ def test_a_blank_prompt_says_zeros_and_a_strength_is_against_them(encoder: TextE
 def test_rows_that_are_too_many_are_cut_and_told(encoder: TextEncoder) -> None:
     rows, prompt = cutter(), "a red " * 30
     config = AdapterConfig(kind="row_refiner", in_width=48, inner_width=16, out_width=32)
+    assert [len(rows.read(blank)) for blank in ("", "\n")] == [1, 1]
     assert len(rows.read(prompt)) == 40 and rows.count_cut(prompt) == 51
     rows.limited(config, 20, 4)
     assert len(rows.read(prompt)) == 16 and rows.read(prompt)[-1].span is None
@@ -117,6 +121,24 @@ def test_what_the_language_model_does_not_hear_makes_no_row(encoder: TextEncoder
     assert heard[-1] and sum(heard) == 1 + sum(span[0] < 18 for span in CASES[0]["spans"][:-1])
 
 
+def test_of_a_prompt_that_is_cut_whole_no_row_has_states(encoder: TextEncoder) -> None:
+    """All tokens that are heard are the template's."""
+    recipe = PromptRecipe(template="say {prompt} now", max_length=7, padding="longest", vision_mask=True)
+    length = len(encoder.tokenize(["a"], replace(recipe, max_length=99)).ids[0]) - 1
+    tokens = encoder.tokenize(["a"], replace(recipe, max_length=length))
+    assert tokens.reports[0].cut == 1
+    assert cutter()(["a"], tokens)[0].tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_it_is_not_written_with_other_heads_or_layers_than_its_file_says() -> None:
+    for changes, says in (
+        ({"heads": 2}, r"hidden_states \(1, 2\) with 2 heads, .+ says \(1, 2\) and 4"),
+        ({"prompt": {"hidden_states": (2, 1)}}, r"hidden_states \(2, 1\) with 4 heads, .+ says \(1, 2\) and 4"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            to_foreign(read_foreign(FILE, **changes), "anima_t5free")  # type: ignore[arg-type]
+
+
 @torch.no_grad()
 def test_its_text_encoder_is_language_model_and_bridge(folder: Path, encoder: TextEncoder, tmp_path: Path) -> None:
     """One file, with config and tokenizer as bytes among the tensors."""
@@ -128,6 +150,16 @@ def test_its_text_encoder_is_language_model_and_bridge(folder: Path, encoder: Te
     assert whole.config.fingerprint == encoder.config.fingerprint
     bridge, plain = (Bridge.connect(read_any(file, encoder=one), one) for one in (whole, encoder))
     assert torch.equal(bridge(PROMPTS).context, plain(PROMPTS).context)
+    for changes, says in (
+        ({BUNDLED["tokenizer.json"]: None}, f"holds a language model without {BUNDLED['tokenizer.json']}"),
+        (
+            {BUNDLED["config.json"]: as_bytes("{x")},
+            r"of what t5free.safetensors holds: t5free.safetensors/.+config.json",
+        ),
+        ({BUNDLED["tokenizer.json"]: as_bytes("{}")}, r"of what .+ holds: the tokenizer in t5free.safetensors/"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            TextEncoder.load(written(tmp_path, beside | changes), dtype=torch.float32)
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:
@@ -143,6 +175,9 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     refused("the config of AnimaT5Free's conditioner is not readable", **{CONFIG: as_bytes("{}")})
     refused("what prompts are cut into rows by in the bridge is not readable", **{LEXICON: as_bytes('{"a": 3}')})
     refused(r"the word 'a' has -1 rows before it", **{LEXICON: as_bytes('{"a": [[-1, []]]}')})
+    refused("the config of .+ is not readable", **{CONFIG: as_bytes('{"max_rows": Infinity, "mu_keys": ["x"]}')})
+    refused("max_rows is 1, mu_keys", **{CONFIG: as_bytes('{"max_rows": 1, "mu_keys": ["x"]}')})
+    refused(f"{CONFIG} of .+ is no text in bytes", **{CONFIG: torch.zeros(4)})
     refused("texts in .+ are not UTF-8", **{LEXICON: torch.tensor([200, 200], dtype=torch.uint8)})
     refused(r"lacks the tensor c0\.s", conditioner__c0__s=None)
     refused(r"1 of its tensors have no place in one, first c0\.odd", conditioner__c0__odd=torch.zeros(1))

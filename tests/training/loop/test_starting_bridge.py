@@ -184,6 +184,10 @@ def test_a_run_goes_on_from_an_adapter_that_cuts_rows(recipe: Path, tmp_path: Pa
         name for name in start.adapter if not torch.equal(found.adapter[name].float(), start.adapter[name].float())
     }
     assert found.language_lora and {name.partition(".")[0] for name in moved} == {"proj_in", "blocks", "proj_out"}
+    tensors = load_file(file)
+    save_file(tensors | {"conditioner.c0.W": 2 * tensors["conditioner.c0.W"]}, file)
+    with pytest.raises(ValueError, match=r"adapter\.fingerprint is .+ there and"):  # what is not trained is in no state
+        Trainer(read_recipe(recipe, [*changes, output, "adapter.learning_rate=1e-3", "steps=3"]), resume=True)
     with pytest.raises(ValueError, match=r"'row_refiner' cuts a prompt by a lexicon .+: set adapter\.from"):
         read_recipe(recipe, ["adapter.kind=row_refiner"])
     with pytest.raises(ValueError, match=r"'row_refiner' gives rows of its own cutting: set align\.steps = 0"):

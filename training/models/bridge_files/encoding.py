@@ -142,23 +142,32 @@ def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: floa
     adapter.load_state_dict(checkpoint.adapter)
     queries = found.get("queries") if adapter.asks else None
     if queries is not None:
-        _check_queries(queries, len(states), config.adapter, file)
+        _check_queries(queries, *states.shape[:2], config.adapter, file)
     said = adapter(HiddenStates(states.float(), mask.bool(), queries), timesteps)
     whole = torch.ones(said.context.shape[:2], dtype=torch.bool)
     masked = whole if said.mask is None or not (config.prompt.vision_mask or adapter.asks) else said.mask
     return {"context": said.context, "mask": masked} | ({} if said.pooled is None else {"pooled": said.pooled})
 
 
-def _check_queries(queries: Tensor, rows: int, adapter: AdapterConfig, file: str | Path) -> None:
+def _check_queries(queries: Tensor, rows: int, length: int, adapter: AdapterConfig, file: str | Path) -> None:
     shape, kind = list(queries.shape), str(queries.dtype).removeprefix("torch.")
     asks, vocabulary = ADAPTERS[adapter.kind].asks, adapter.vocabulary or 0
     wanted = [rows, *queries.shape[1:2], *([3] if asks == "rows" else [])]
-    if shape != wanted or queries.is_floating_point() or not queries.numel():
+    whole = not queries.is_floating_point() and queries.dtype != torch.bool
+    if shape != wanted or not whole or not queries.numel():
         more = ", 3" if asks == "rows" else ""
         raise ValueError(
             f"{file} has queries of shape {shape} and {kind}, the bridge takes [{rows}, Q{more}] of whole numbers"
         )
-    highest = int((queries if asks == "ids" else queries[..., 2]).max())
+    if asks == "rows":
+        first, stop, constant = (part[queries[..., 0] >= 0] for part in queries.unbind(-1))
+        ordered = (first <= stop) & (stop <= length) & (constant >= 0) & (constant < vocabulary)
+        if not bool(ordered.all()):
+            raise ValueError(
+                f"{file} has rows that are none of its {length} states with one of the adapter's {vocabulary} constants"
+            )
+        return
+    highest = int(queries.max())
     if highest >= vocabulary:
         raise ValueError(
             f"{file} has the query id {highest}, the adapter knows {vocabulary} ids: they are of another "
