@@ -142,7 +142,7 @@ def encode_states(checkpoint: BridgeCheckpoint, file: str | Path, timestep: floa
     adapter.load_state_dict(checkpoint.adapter)
     queries = found.get("queries") if adapter.asks else None
     if queries is not None:
-        _check_queries(queries, *states.shape[:2], config.adapter, file)
+        _check_queries(queries, len(states), states.shape[1], config.adapter, file)
     said = adapter(HiddenStates(states.float(), mask.bool(), queries), timesteps)
     whole = torch.ones(said.context.shape[:2], dtype=torch.bool)
     masked = whole if said.mask is None or not (config.prompt.vision_mask or adapter.asks) else said.mask
