@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -102,8 +103,9 @@ def foreign_bridges(models: Path) -> None:
     (pig_clip / "model.safetensors").unlink()
     (models / "text_encoders").mkdir(exist_ok=True)
     distill_t5(models / "text_encoders" / "tiny-distill-t5.safetensors")
-    narrow = write_qwen35(models / "LLM" / "tiny-qwen35-24", 24)
-    write_conditioner(models / "text_encoders" / "tiny-anima-t5free.safetensors", dits.TEXT, narrow)
+    with TemporaryDirectory() as narrow:
+        language = write_qwen35(Path(narrow), 24)
+        write_conditioner(models / "text_encoders" / "tiny-anima-t5free.safetensors", dits.TEXT, language)
     save_file(vm.clip_l(), models / "text_encoders" / "tiny-clip-l.safetensors")
     for kind, name in LANGUAGE.items():
         language_model(models / "LLM" / name, kind, IN, positions=512)
