@@ -10,17 +10,22 @@ HEAD_WIDTH = 64
 THETA = 10000.0
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError for heads that do not divide the width."""
+    if width % heads:
+        raise ValueError(
+            f"adapter.heads = {heads} does not divide the adapter's inner width {width}: set another, or another "
+            "adapter.inner_width"
+        )
+
+
 class Attention(nn.Module):
     """Weights are named and laid out as in torch's ``nn.MultiheadAttention``, and so as in ELLA's and RouWei's files:
     the rows of ``in_proj_weight`` are those of query, key and value."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(
-                f"adapter.heads = {heads} does not divide the adapter's inner width {width}: set another, or another "
-                "adapter.inner_width"
-            )
+        check_heads(width, heads)
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))

@@ -12,7 +12,7 @@ from ..conditioning import HiddenStates, asked
 from ..config import AdapterConfig
 from ..segmenter import Segmenter
 from .adapter import Adapter
-from .attention import attended
+from .attention import attended, check_heads
 
 
 class RowRefinerAdapter(Adapter):
@@ -71,11 +71,7 @@ class RowBlock(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(
-                f"adapter.heads = {heads} does not divide the adapter's inner width {width}: set another, or another "
-                "adapter.inner_width"
-            )
+        check_heads(width, heads)
         self.heads, self.scale = heads, width**-0.5
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width, bias=False) for _ in range(4))

@@ -18,7 +18,7 @@ def to_foreign(checkpoint: BridgeCheckpoint, dialect: str) -> dict[str, Tensor]:
     not trained is what it was, to the bit.
 
     Raises ValueError for a bridge that the format cannot hold: of another adapter, or with LoRA beside it; and for one
-    of other heads than it will be read with, which no shape tells.
+    of other heads than it will be read with, which no shape tells, or of other layers than its file says.
     """
     row, config = FOREIGN[dialect], checkpoint.config.adapter
     for side, lora in (("language", checkpoint.language_lora), ("vision", checkpoint.vision_lora)):

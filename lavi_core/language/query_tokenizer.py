@@ -23,11 +23,40 @@ class Query(NamedTuple):
     span: Span | None
 
 
-class QueryTokenizer:
+class Asking:
+    """What of a prompt an adapter asks with, and what is too much. unit: of it, in words; longest: the most that it
+    asks with, None = any number. A kind says which places of a prompt are lost (``_lost``)."""
+
+    unit: str
+    longest: int | None = None
+
+    def _lost(self, prompt: str) -> list[Span]:
+        raise NotImplementedError
+
+    def cut_off(self, prompt: str) -> str:
+        """What of a prompt nothing is asked with, in a sentence; "" = nothing."""
+        lost = self._lost(prompt)
+        if not lost:
+            return ""
+        return (
+            f"{len(lost)} {self.unit.split()[0]} of the prompt are cut off and not heard, the bridge asks with "
+            f"{self.longest} at most: {prompt[lost[0][0] :]!r}"
+        )
+
+    def cut_text(self, prompt: str) -> str:
+        """From where on nothing is asked with; "" = all is."""
+        lost = self._lost(prompt)
+        return prompt[lost[0][0] :] if lost else ""
+
+    def count_cut(self, prompt: str) -> int:
+        """With how much of it nothing is asked."""
+        return len(self._lost(prompt))
+
+
+class QueryTokenizer(Asking):
     """A ``tokenizer.json`` as it is, its own special tokens put in, without its padding and its own truncation."""
 
     unit = "tokens of the second tokenizer"
-    longest: int | None = None
 
     def __init__(self, json: str, where: str = "the bridge"):
         """json: the text of the file. where: for messages. Raises ValueError for what is no tokenizer, and for one that
@@ -86,25 +115,6 @@ class QueryTokenizer:
         coded = self._tokenizer.encode(prompt)
         added = zip(coded.ids, coded.tokens, coded.offsets, coded.special_tokens_mask, strict=True)
         return [Query(id_, text, None if special else span) for id_, text, span, special in added]
-
-    def cut_off(self, prompt: str) -> str:
-        """What of a prompt nothing is asked with, in a sentence; "" = nothing."""
-        lost = self._lost(prompt)
-        if not lost:
-            return ""
-        return (
-            f"{len(lost)} tokens of the prompt are cut off and not heard, the bridge asks with {self.longest} at most: "
-            f"{prompt[lost[0][0] :]!r}"
-        )
-
-    def cut_text(self, prompt: str) -> str:
-        """From where on nothing is asked with; "" = all is."""
-        lost = self._lost(prompt)
-        return prompt[lost[0][0] :] if lost else ""
-
-    def count_cut(self, prompt: str) -> int:
-        """How many tokens nothing is asked with."""
-        return len(self._lost(prompt))
 
     def _lost(self, prompt: str) -> list[Span]:
         rest = self._tokenizer.encode(prompt).overflowing

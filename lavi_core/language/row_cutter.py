@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..config import AdapterConfig
 from ..segmenter import Segmenter
 from .prompt_weights import spans
-from .query_tokenizer import Query
+from .query_tokenizer import Asking, Query
 from .tokens import Span, TokenBatch
 
 SEGMENTER = "segmenter."  # before the names of its weights among an adapter's
@@ -57,7 +58,7 @@ class Settings(NamedTuple):
         return found
 
 
-class RowCutter:
+class RowCutter(Asking):
     """Words are what stands between spaces. The lexicon says where a known one is cut, and before which of them rows of
     its first letter alone go; another one is cut by the segmenter, where the prompt is ASCII, else not at all."""
 
@@ -86,7 +87,7 @@ class RowCutter:
         state = {name.removeprefix(SEGMENTER): tensor for name, tensor in mine.items()}
         self._segmenter.load_state_dict(state, assign=True)
 
-    def limited(self, adapter: Any, heard: int | None, beside: int = 0) -> None:
+    def limited(self, adapter: AdapterConfig, heard: int | None, beside: int = 0) -> None:
         """As ``QueryTokenizer.limited``: rows are cut at the end of a prompt, the one behind the last is kept."""
         if heard is not None:
             self.longest = max(1, min(self.settings.longest, heard - beside))
@@ -102,7 +103,7 @@ class RowCutter:
 
     def widest(self, tokens: TokenBatch) -> Tensor:
         """As many rows as there can be, for a measure of memory."""
-        return tokens.ids.new_tensor([0, 1, 0]).expand(len(tokens.ids), self.longest, 3)
+        return tokens.ids.new_tensor([0, 1, 0]).expand(len(tokens.ids), self.longest or self.settings.longest, 3)
 
     def read(self, prompt: str) -> list[Query]:
         """One prompt's rows."""
@@ -113,23 +114,8 @@ class RowCutter:
             for span, constant in zip(cut, constants, strict=True)
         ]
 
-    def cut_off(self, prompt: str) -> str:
-        """What of a prompt is in no row, in a sentence; "" = nothing."""
-        lost = self._cut(prompt)[1]
-        if not lost:
-            return ""
-        return (
-            f"{len(lost)} rows of the prompt are cut off and not heard, the bridge hears {self.longest} at most: "
-            f"{prompt[lost[0][0] :]!r}"
-        )
-
-    def cut_text(self, prompt: str) -> str:
-        """From where on it is in no row; "" = all is."""
-        lost = self._cut(prompt)[1]
-        return prompt[lost[0][0] :] if lost else ""
-
-    def count_cut(self, prompt: str) -> int:
-        return len(self._cut(prompt)[1])
+    def _lost(self, prompt: str) -> list[Span]:
+        return self._cut(prompt)[1]
 
     def _places(self, prompt: str, tokens: TokenBatch, number: int) -> list[tuple[int, int, int]]:
         if not prompt.strip():
@@ -175,7 +161,7 @@ class RowCutter:
                 edges = [begin, *inner, stop]
                 found += [(begin, begin + 1)] * ahead + list(pairwise(edges))
             begin = stop + 1
-        room = self.longest - 1
+        room = (self.longest or self.settings.longest) - 1
         return [*found[:room], END], found[room:]
 
     def _starts(self, prompt: str) -> list[int]:

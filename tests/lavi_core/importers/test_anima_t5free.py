@@ -104,7 +104,9 @@ def test_rows_that_are_too_many_are_cut_and_told(encoder: TextEncoder) -> None:
     assert len(rows.read(prompt)) == 40 and rows.count_cut(prompt) == 51
     rows.limited(config, 20, 4)
     assert len(rows.read(prompt)) == 16 and rows.read(prompt)[-1].span is None
-    assert "rows of the prompt are cut off and not heard, the bridge hears 16 at most: 'a red" in rows.cut_off(prompt)
+    assert "rows of the prompt are cut off and not heard, the bridge asks with 16 at most: 'a red" in rows.cut_off(
+        prompt
+    )
     assert prompt.endswith(rows.cut_text(prompt)) and not rows.cut_off(PROMPTS[0]) and not rows.cut_text(PROMPTS[0])
     tokens = encoder.tokenize([prompt], read_foreign(FILE).config.prompt)
     assert rows([prompt], tokens).shape == (1, 16, 3) and rows.widest(tokens).shape == (1, 16, 3)

@@ -62,7 +62,9 @@ def rows_are_weighed_chunked_and_cut():
     assert (both[0, :6] - first[0, :6]).abs().max() <= 1e-5 and both[0, 6].any()
     with Lines() as texts:
         context = bridge.encode("a red " * 30)[0][0][0]
-    assert any("51 rows of the prompt are cut off and not heard, the bridge hears 40 at most" in text for text in texts)
+    assert any(
+        "51 rows of the prompt are cut off and not heard, the bridge asks with 40 at most" in text for text in texts
+    )
     assert context[0, 39].any() and not context[0, 40:].any()
 
 
