@@ -1,4 +1,6 @@
-"""Registers the checkout as the package ``lavi_bridge``, whatever the folder's name is."""
+"""Registers a checkout as the package ``lavi_bridge``, whatever the folder's name is: this one, or the one that the
+environment names (a benchmark times another build so).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+CHECKOUT = "LAVI_BRIDGE_CHECKOUT"
+ROOT = Path(os.environ.get(CHECKOUT) or Path(__file__).parents[1]).resolve()
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -13,10 +13,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import as_package  # noqa: F401  (registers the checkout as lavi_bridge)
+import as_package  # (registers a checkout as lavi_bridge)
+import lavi_bridge
 import torch
 from lavi_bridge.training.models.device import pick_device
-from lavi_bridge.training.recipe import Recipe
+from lavi_bridge.training.recipe import Recipe, read_recipe
 from stages import Stages
 
 
@@ -135,8 +136,14 @@ LOOPS: dict[str, Callable[[Recipe, Callable[[], None], Stages], None]] = {
 }
 
 
-def work(loop: str, recipe: Recipe, connection: Connection) -> None:
-    """Run a loop until the other end of the connection says "quit"."""
+def as_read(recipe: str, given: list[str]) -> Recipe:
+    """A recipe below training/recipes with what is given it, as the build that asks reads it."""
+    return read_recipe(as_package.ROOT / "training" / "recipes" / f"{recipe}.toml", given)
+
+
+def work(loop: str, recipe: str, given: list[str], connection: Connection) -> None:
+    """Tell which build this is, and run a loop until the other end of the connection says "quit"."""
+    connection.send(lavi_bridge.__path__[0])
     stages = Stages(pick_device())
     with suppress(Stop):
-        LOOPS[loop](recipe, Gate(connection, stages), stages)
+        LOOPS[loop](as_read(recipe, given), Gate(connection, stages), stages)

@@ -22,21 +22,20 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKOUT = "LAVI_BRIDGE_CHECKOUT"  # in the environment of a loop that is another build's
-sys.path[:0] = [str(Path(os.environ.get(CHECKOUT, ROOT)) / "tests"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
-import as_package  # noqa: E402, F401  (registers the checkout as lavi_bridge)
 import torch  # noqa: E402
 import true_sizes  # noqa: E402
-from lavi_bridge.training.recipe import Recipe, read_recipe  # noqa: E402
+from as_package import CHECKOUT  # noqa: E402  (and a checkout is lavi_bridge)
+from lavi_bridge.training.recipe import Recipe  # noqa: E402
 from lavi_bridge.training.shapebench import CATEGORIES, VOCABULARIES, caption, render, sample_scene  # noqa: E402
 from stages import NAMES  # noqa: E402
-from timed_loops import LOOPS, work  # noqa: E402
+from timed_loops import LOOPS, as_read, work  # noqa: E402
 
 CPU = torch.device("cpu")
 TITLES = {"language": "tokens, language model", "vision": "vision forward", "rest": "logging, rest"}
@@ -73,14 +72,28 @@ def prepare(
     overrides: Sequence[str] = (),
     device: torch.device = CPU,
 ) -> Recipe:
-    """The recipe of a pair on pictures and models in ``folder``, both written if they are not there.
+    """The recipe of a pair, see ``changes``, as this build reads it."""
+    return as_read(PAIRS[name].recipe, changes(name, folder, size, batch, steps, overrides, device))
 
-    steps: how many batches of pictures there are. overrides: ``key.sub=value``, for the recipe.
+
+def changes(
+    name: str,
+    folder: Path,
+    size: int,
+    batch: int,
+    steps: int,
+    overrides: Sequence[str] = (),
+    device: torch.device = CPU,
+) -> list[str]:
+    """What a pair's recipe is given, each ``key.sub=value``, to be run on pictures and models in ``folder``, both
+    written if they are not there.
+
+    steps: how many batches of pictures there are. overrides: come last.
     """
     from lavi_bridge.training.models.device import fastest_precision  # which an earlier build lacks
 
     pair = PAIRS[name]
-    changes = {
+    given = {
         "output": folder / "speed" / name,
         "steps": 1_000_000,
         "save_every": 1_000_000,
@@ -97,9 +110,8 @@ def prepare(
         language, vision = folder / "language" / pair.language, folder / "vision" / pair.vision
         _once(language, lambda part: true_sizes.write_language(pair.language, part))
         _once(vision, lambda part: true_sizes.write_vision(pair.vision, part))
-        changes |= {"language.model": language, "vision.model": vision, "vision.vae": vision / "vae"}
-    recipe = ROOT / "training" / "recipes" / f"{pair.recipe}.toml"
-    return read_recipe(recipe, [*(f"{key}={value}" for key, value in changes.items()), *overrides])
+        given |= {"language.model": language, "vision.model": vision, "vision.vae": vision / "vae"}
+    return [*(f"{key}={value}" for key, value in given.items()), *overrides]
 
 
 def pictures(folder: Path, size: int, count: int) -> Path:
@@ -133,16 +145,20 @@ def _once(folder: Path, make: Any) -> None:
 class Worker:
     """One loop in a process of its own, which waits until it is told to take steps."""
 
-    def __init__(self, loop: str, recipe: Recipe, earlier: Path | None = None):
+    def __init__(self, loop: str, pair: str, given: list[str], earlier: Path | None = None):
         context = multiprocessing.get_context("spawn")
+        recipe = as_read(PAIRS[pair].recipe, given)
         if loop == "earlier":
-            os.environ[CHECKOUT] = str(earlier)
-            recipe = replace(recipe, output=str(Path(recipe.output).with_name("earlier")))
+            os.environ[CHECKOUT] = str(earlier)  # of the process that is made now
+            given = [*given, f"output={Path(recipe.output).with_name('earlier')}"]
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=work, args=(loop, recipe, other))
+        self.process = context.Process(target=work, args=(loop, PAIRS[pair].recipe, given, other))
         self.process.start()
         os.environ.pop(CHECKOUT, None)
         other.close()
+        wanted, built = (earlier if loop == "earlier" else None) or ROOT, self.connection.recv()
+        if Path(built) != wanted.resolve():
+            sys.exit(f"the loop {loop!r} runs the build in {built}, not the one in {wanted}")
 
     def ask(self, what: str, steps: int = 1) -> Any:
         try:
@@ -160,7 +176,7 @@ class Worker:
 def measure(
     name: str,
     loops: list[str],
-    recipe: Recipe,
+    given: list[str],
     turns: int,
     steps: int,
     warmup: int,
@@ -168,9 +184,10 @@ def measure(
     earlier: Path | None = None,
 ) -> tuple[dict[str, dict[str, Any]], float]:
     """What was measured of each loop, by its name; the machine's best matrix rate between the turns, FLOP/s."""
+    recipe = as_read(PAIRS[name].recipe, given)
     if "ours" in loops:
-        fill(recipe)
-    workers = {loop: Worker(loop, recipe, earlier) for loop in loops}
+        fill(name, given)
+    workers = {loop: Worker(loop, name, given, earlier) for loop in loops}
     taken: dict[str, list[float]] = {loop: [] for loop in loops}
     for worker in workers.values():
         worker.ask("time", warmup)
@@ -195,9 +212,9 @@ def measure(
     return found, rate
 
 
-def fill(recipe: Recipe) -> None:
+def fill(name: str, given: list[str]) -> None:
     """Fill the caches, so that the process that is measured finds them warm."""
-    filler = Worker("ours", recipe)
+    filler = Worker("ours", name, given)
     filler.ask("time", 1)
     filler.quit()
 
@@ -301,13 +318,14 @@ def main() -> None:
         if args.narrow and PAIRS[name].language:
             true_sizes.make_narrow(PAIRS[name].language, PAIRS[name].vision)
             folder /= "narrow"
-        recipe = prepare(name, folder, size, batch, seen, args.set, device)
+        given = changes(name, folder, size, batch, seen, args.set, device)
         if args.prepare:
-            fill(recipe)
+            fill(name, given)
             continue
-        loops, found = measure(name, loops_wanted, recipe, args.turns, steps, args.warmup, device, args.earlier)
+        loops, found = measure(name, loops_wanted, given, args.turns, steps, args.warmup, device, args.earlier)
         rate = max(rate, found)
-        results[name] = {"size": size, "batch": batch, "precision": recipe.precision, "loops": loops}
+        precision = as_read(PAIRS[name].recipe, given).precision
+        results[name] = {"size": size, "batch": batch, "precision": precision, "loops": loops}
     if args.prepare:
         return
     if args.json:
