@@ -3,8 +3,8 @@
     python tests/benchmarks/step_ops.py [--checkout FOLDER] [--set KEY=VALUE ...]
 
 One step of T5-Large + SD 1.4: their depth, narrow widths and random weights, with the paper's recipe in bf16. Counted
-are the calls that reach a kernel, by a ``TorchDispatchMode``: views and allocations are not. LoRA drops out as on a
-GPU. Prints them by stage and by operation.
+are the calls that reach a kernel, by a ``TorchDispatchMode``: views and allocations are not. Dropout and group norms
+are called as on a GPU. Prints them by stage and by operation.
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ def count(work: Path, overrides: list[str], pair: str = "t5-large-sd14") -> Coun
     true_sizes.make_narrow(PAIRS[pair].language, PAIRS[pair].vision)
     recipe = prepare(pair, work, 192, 1, SETTLED + 2, ["precision=bf16", *overrides])
     with suppress(ImportError):  # a build of before has peft's
-        from lavi_bridge.training.models import lora_layers
+        from lavi_bridge.training.models import dropout, layers, lora_layers
 
-        lora_layers._dropped = lambda x, p: torch.native_dropout(x, p, True) if p else (x, None)
+        for module in (dropout, lora_layers):
+            module.drop_out = lambda x, p: torch.native_dropout(x, p, True) if p else (x, None)
+        layers._as_it_lay = lambda group_norm, input: group_norm(input)
     stages = Stages(torch.device("cpu"))
     stages.on = True  # the stage that it is in is asked for, not the time
     mode, seen = counting(stages), 0

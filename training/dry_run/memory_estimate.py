@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 from ...lavi_core.conditioning import Conditioning
 from ...lavi_core.language import TokenBatch
+from ..models.attention import attention_kernel
 from ..models.own_encoder import Ears
-from ..models.pair import Pair, attention_kernel
+from ..models.pair import Pair
 from ..models.sampling import predict_guided, sides_of
 from ..models.vae import decode, encode, vae_batch_size
 
@@ -100,7 +101,7 @@ def training_step(pair: Pair, device: torch.device, batch: int, latents: tuple[i
         objective = pair.vision_model.objective
         timesteps = torch.zeros(batch, device=device, dtype=torch.float32 if objective.kind == "flow" else torch.long)
         before = count.live
-        with attention_kernel(device, latents[1] * latents[2]):
+        with attention_kernel(pair.network, device, latents[1] * latents[2]):
             prediction = pair(_told(pair, TokenBatch(ids, mask, None, ())), x, timesteps)
             loss = objective.loss(prediction, target).mean()
             del prediction

@@ -22,12 +22,13 @@ from ..data.batch import Batches, micro_batch_size
 from ..data.ranks import Ranks
 from ..data.text_inputs import TextInputs, keeps_states
 from ..models import named
+from ..models.attention import attention_kernel
 from ..models.device import emulates_bf16
 from ..models.frozen_language import FrozenLanguage
 from ..models.fully_trained import save_fully_trained
 from ..models.layers import channels_last
 from ..models.own_encoder import read_ear
-from ..models.pair import GROUPS, Pair, attention_kernel, eval_mode
+from ..models.pair import GROUPS, Pair, eval_mode
 from ..models.vae import load_vae
 from ..models.vision_model import load_vision_model
 from ..recipe import Recipe
@@ -119,7 +120,7 @@ class Trainer:
 
         recipe, device = self.recipe, self.accelerator.device
         side = recipe.data.resolution // self.pair.vision_model.row.pixels
-        stack.enter_context(attention_kernel(device, side**2))
+        stack.enter_context(attention_kernel(self.pair.network, device, side**2))
         batches = self._read_data()
         if self.main:
             self.split = split_of(len(self.trained_on), self.latents.names(self.held_out.tolist()))

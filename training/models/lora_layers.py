@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...lavi_core.lora import is_site, is_transposed, shapes
+from .dropout import add_dropped_, drop_out, drop_out_
 
 # The projections of an attention that read the same tensor, by the names that libraries give them. Which really do is
 # seen when they are called; a name here only means that it is worth looking.
@@ -250,7 +251,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, p: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        dropped, mask = _dropped(flat, p)
+        dropped, mask = drop_out(flat, p)
         h = torch.mm(dropped, down.t())
         y = torch.mm(flat, weight.t()) if bias is None else torch.addmm(bias, flat, weight.t())
         y.addmm_(h, up.t())
@@ -269,7 +270,7 @@ class _Linear(torch.autograd.Function):
             if mask is None:
                 x_grad.addmm_(h_grad, down)
             else:
-                x_grad.addcmul_(torch.mm(h_grad, down), mask, value=1 / (1 - ctx.p))
+                add_dropped_(x_grad, torch.mm(h_grad, down), mask, ctx.p)
             x_grad = x_grad.view(ctx.shape)
         return x_grad, None, None, down_grad, up_grad, None
 
@@ -282,7 +283,7 @@ class _Linears(torch.autograd.Function):
         weights, biases = frozen[::2], frozen[1::2]
         flat = x.reshape(-1, x.shape[-1])
         many = flat.expand(len(down), *flat.shape)
-        dropped, mask = _dropped(many, p)
+        dropped, mask = drop_out(many, p)
         h = torch.bmm(dropped, down.transpose(1, 2))
         y = flat.new_empty(len(down), len(flat), up.shape[1])
         for out, weight, bias in zip(y.unbind(), weights, biases, strict=True):
@@ -303,7 +304,7 @@ class _Linears(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             x_grads = torch.bmm(h_grad, down)
             if mask is not None:
-                x_grads = torch.ops.aten.native_dropout_backward(x_grads, mask, 1 / (1 - ctx.p))
+                x_grads = drop_out_(x_grads, mask, ctx.p)
             x_grad = x_grads.sum(0)
             for one, weight in zip(grad.unbind(), weights, strict=True):
                 x_grad.addmm_(one, weight)
@@ -318,7 +319,7 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, p: float, *settings: Any
     ) -> Tensor:
-        dropped, mask = _dropped(x, p)
+        dropped, mask = drop_out(x, p)
         h = functional.conv2d(dropped, down, None, *settings)
         y = functional.conv2d(x, weight, bias, *settings)
         if y.is_contiguous():
@@ -339,21 +340,8 @@ class _Convolution(torch.autograd.Function):
         x_grad, down_grad = _back(h_grad, dropped, down, ctx.settings, (wanted, True))
         if wanted:
             whole = _back(grad, dropped, weight, ctx.settings, (True, False))[0]
-            x_grad = whole.add_(x_grad) if mask is None else whole.addcmul_(x_grad, mask, value=1 / (1 - ctx.p))
+            x_grad = whole.add_(x_grad) if mask is None else add_dropped_(whole, x_grad, mask, ctx.p)
         return x_grad, None, None, down_grad, up_grad, None, None, None, None
-
-
-def _dropped(x: Tensor, p: float) -> tuple[Tensor, Tensor | None]:
-    """(m * x, where m is not 0, or None where nothing drops out)."""
-    if not p:
-        return x, None
-    if not x.is_cpu or torch.compiler.is_compiling():
-        return torch.native_dropout(x, p, True)
-    # torch draws a number of 64 bits an element on a CPU. Here one is enough for four, and p as near as 16 bits tell.
-    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = drawn >= round(p * 2**16) - 2**15
-    mask = kept.as_strided(x.shape, torch.empty_like(x).stride())
-    return (x * mask).mul_(1 / (1 - p)), mask
 
 
 def _back(grad: Tensor, x: Tensor, weight: Tensor, settings: Any, wanted: tuple[bool, bool]) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ...lavi_core.language.query_tokenizer import QueryTokenizer
 from ...lavi_core.own_encoder import together
 from ..recipe import Recipe
 from .bridge_files.starting import started_from, take_over
+from .dropout import draw_less
 from .layers import alike_layers, checkpoint_layers, drop_layers, unused_modules, used_sites
 from .lora_layers import LoRALayer, bypassed, copied
 from .own_encoder import Ears, check_ear
@@ -27,7 +28,6 @@ from .trainable import deltas, lora_config, prepare
 from .vision_model import VisionModel
 
 GROUPS = ("adapter", "layers", "language", "vision")  # layers: the weights of a learned mean
-FEW_CELLS = 256
 KINDS = 64
 
 
@@ -89,6 +89,7 @@ class Pair(nn.Module):
         self.adapter = adapters.build(self.adapter_config)
         if recipe.adapter.dropout is not None:
             self.adapter.set_dropout(recipe.adapter.dropout)
+        draw_less(self.adapter)
         self.adapter_dtype = torch.float16  # of the file; what was given in more is not rounded
         if start is not None and not bare:
             self.adapter.load_state_dict(start.adapter)
@@ -194,11 +195,14 @@ class Pair(nn.Module):
         return together(self.alone(hidden, timesteps), own, self.ear)
 
     def alone(self, hidden: HiddenStates, timesteps: Tensor | None = None) -> Conditioning:
-        """What the bridge says. The adapter runs in float32. timesteps: [] or [B]."""
-        with torch.autocast(hidden.states.device.type, enabled=False):
-            conditioning = self.adapter(hidden._replace(states=hidden.states.float()), timesteps)
+        """What the bridge says. While it is trained in bf16 the adapter's products are too, as the models' are; else
+        they are float32, as in use. timesteps: [] or [B]."""
+        casts = self.training and self.recipe.precision == "bf16"
+        with torch.autocast(hidden.states.device.type, torch.bfloat16, enabled=casts):
+            states = hidden.states if casts else hidden.states.float()
+            said = self.adapter(hidden._replace(states=states), timesteps)
         masked = self.recipe.prompt.vision_mask or self.adapter.asks
-        return conditioning if masked else replace(conditioning, mask=None)
+        return said if masked else replace(said, mask=None)
 
     def tokenize(self, captions: Sequence[str]) -> TokenBatch:
         """As the language model reads them, and as queries where the adapter asks."""
@@ -299,11 +303,3 @@ def eval_mode(pair: Pair) -> Iterator[Pair]:
             yield pair
     finally:
         pair.train(was)
-
-
-def attention_kernel(device: torch.device, cells: int) -> AbstractContextManager:
-    """On a CPU plain matrix products train faster than torch's flash kernel, whose backward is slow there, as long as a
-    picture has few latent cells."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and cells <= FEW_CELLS else nullcontext()

@@ -27,7 +27,8 @@ class Recipe:
     """One run. batch_size is global: what one optimiser step sees over all processes and accumulation steps. steps: 0 =
     the bridge is written as the head start leaves it (``align``).
 
-    precision: "bf16" keeps frozen weights in bf16 and computes in it; trained weights are float32 in both.
+    precision: "bf16" keeps frozen weights in bf16 and computes in it, the adapter too while it is trained; trained
+            weights are float32 in both.
     gradient_checkpointing: both models' layers are run again in the backward pass instead of kept: less memory, the
     same gradients, about a third more time. compile: both models' layers through torch.compile.
     ema: decay of an average over the trained weights (0 = none), which grows to it as (1 + n) / (10 + n) over n steps:

@@ -20,7 +20,8 @@ from lavi_bridge.training.data import SOURCES
 from lavi_bridge.training.dry_run import data, disk, dry_run, memory_estimate, models, settings
 from lavi_bridge.training.dry_run.report import Report
 from lavi_bridge.training.loop import optimizers
-from lavi_bridge.training.models.pair import Pair, attention_kernel
+from lavi_bridge.training.models.attention import attention_kernel
+from lavi_bridge.training.models.pair import Pair
 from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import OptimizerSection, read_recipe
 from PIL import Image
@@ -86,7 +87,7 @@ def test_the_step_without_data_takes_what_a_real_one_takes(name, changes, paper,
             count.hold(tensor)
         ids, mask = torch.zeros(batch, 16, dtype=torch.long), torch.ones(batch, 16, dtype=torch.bool)
         x, target, t = torch.zeros(batch, 4, 8, 8), torch.zeros(batch, 4, 8, 8), torch.zeros(batch, dtype=torch.long)
-        with attention_kernel(CPU, 8 * 8):
+        with attention_kernel(pair.network, CPU, 8 * 8):
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
                 prediction = pair(TokenBatch(ids, mask, None, ()), x, t)
             loss = pair.vision_model.objective.loss(prediction, target).mean()

@@ -12,7 +12,7 @@ import torch
 from lavi_bridge.lavi_core.conditioning import Conditioning
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.training.paper import RECIPES
-from lavi_bridge.training.models import lora_layers
+from lavi_bridge.training.models.dropout import drop_out
 from lavi_bridge.training.models.layers import channels_last
 from lavi_bridge.training.models.lora_layers import Group, LoRALayer, copied, inject
 from lavi_bridge.training.models.vision_model import load_vision_model
@@ -179,8 +179,8 @@ def test_what_drops_out(p: float) -> None:
     """Each element by itself with probability p, whatever the layout; what is left keeps the mean."""
     for x in (torch.ones(400, 1001), torch.ones(4, 250, 401, 1).to(memory_format=torch.channels_last)):
         torch.manual_seed(0)
-        dropped, mask = lora_layers._dropped(x, p)
-        assert mask is not None and mask.dtype == torch.bool and mask.stride() == dropped.stride() == x.stride()
+        dropped, mask = drop_out(x, p)
+        assert mask is not None and mask.unique().tolist() == [0, 1] and mask.stride() == dropped.stride() == x.stride()
         assert torch.equal(dropped, mask / (1 - p))
         kept = mask.float().flatten()
         assert abs(float(kept.mean()) - (1 - p)) < 5 * (p * (1 - p) / len(kept)) ** 0.5
