@@ -28,7 +28,7 @@ class Recipe:
     the bridge is written as the head start leaves it (``align``).
 
     precision: "bf16" keeps frozen weights in bf16 and computes in it, the adapter too while it is trained; trained
-            weights are float32 in both.
+    weights are float32 in both.
     gradient_checkpointing: both models' layers are run again in the backward pass instead of kept: less memory, the
     same gradients, about a third more time. compile: both models' layers through torch.compile.
     ema: decay of an average over the trained weights (0 = none), which grows to it as (1 + n) / (10 + n) over n steps:
