@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from lavi_bridge.lavi_core.adapters import ADAPTERS
 from lavi_bridge.lavi_core.language import TextEncoder
 from lavi_bridge.tests.training.paper import RECIPES
 from lavi_bridge.training.models.attention import FEW_CELLS, attention_kernel
@@ -15,16 +16,15 @@ from lavi_bridge.training.models.vision_model import load_vision_model
 from lavi_bridge.training.recipe import read_recipe
 
 CAPTIONS = ["a red circle", "two blue squares beside it"]
-
-
 KINDS = ["linear", "mlp", "projection", "refiner", "compressor", "resampler", "perceiver", "timestep_resampler"]
+SMALL = {"depth": 1, "tokens": 8}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_trained_in_bf16_says_nearly_what_it_says_in_use(kind: str, paper: Path) -> None:
     changes = ["precision=bf16", "prompt.max_length=16", f"adapter.kind={kind}"]
-    if kind in ("mlp", "projection"):
-        changes.append("adapter.dropout=0")
+    changes += [f"adapter.{key}={value}" for key, value in SMALL.items() if key in ADAPTERS[kind].options]
+    changes += ["adapter.dropout=0"] if kind in ("mlp", "projection") else []
     recipe = read_recipe(RECIPES / "t5-large-sd14.toml", changes)
     encoder = TextEncoder.load(paper / "models" / "t5-large", dtype=torch.bfloat16)
     vision = load_vision_model(paper / "models" / "stable-diffusion-v1-4", dtype=torch.bfloat16)
