@@ -94,8 +94,9 @@ class RotaryAttention(nn.Module):
         """x [B N W] asks ``heard`` [B T W], where mask [B T] is True; all of it alike where it is True nowhere."""
         parts = (self.to_q(x), *self.to_kv(heard).chunk(2, dim=-1))
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        lowest = torch.finfo(x.dtype).min  # and not -inf, of which a whole row is no number
-        bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, lowest)[:, None, None]
+        # Not -inf, of which a whole row is no number; nor float32's lowest, which is -inf in the bf16 of autocast.
+        lowest = torch.finfo(query.dtype).min
+        bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None]
         found = F.scaled_dot_product_attention(turned(query), turned(key), value, attn_mask=bias)
         return self.to_out(found.transpose(1, 2).flatten(2))
 

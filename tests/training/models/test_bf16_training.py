@@ -17,14 +17,17 @@ from lavi_bridge.training.recipe import read_recipe
 
 CAPTIONS = ["a red circle", "two blue squares beside it"]
 KINDS = ["linear", "mlp", "projection", "refiner", "compressor", "resampler", "perceiver", "timestep_resampler"]
+ASKING = ["token_queries", "seeded_resampler"]
+T5 = Path(__file__).parents[2] / "golden" / "t5_unet" / "tokenizer"
 SMALL = {"depth": 1, "tokens": 8}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ASKING])
 def test_an_adapter_trained_in_bf16_says_nearly_what_it_says_in_use(kind: str, paper: Path) -> None:
     changes = ["precision=bf16", "prompt.max_length=16", f"adapter.kind={kind}"]
     changes += [f"adapter.{key}={value}" for key, value in SMALL.items() if key in ADAPTERS[kind].options]
     changes += ["adapter.dropout=0"] if kind in ("mlp", "projection") else []
+    changes += [f"adapter.query_tokenizer={T5}"] if kind in ASKING else []
     recipe = read_recipe(RECIPES / "t5-large-sd14.toml", changes)
     encoder = TextEncoder.load(paper / "models" / "t5-large", dtype=torch.bfloat16)
     vision = load_vision_model(paper / "models" / "stable-diffusion-v1-4", dtype=torch.bfloat16)
