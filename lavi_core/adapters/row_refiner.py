@@ -54,12 +54,10 @@ class RowRefinerAdapter(Adapter):
         first, stop, constant = hidden.queries.clamp(min=0).unbind(-1)
         place = torch.arange(hidden.states.shape[1], device=first.device)
         heard = (place >= first.unsqueeze(-1)) & (place < stop.unsqueeze(-1))  # [B R T]
-        with torch.autocast(place.device.type, enabled=False):  # which may round what is trained, not the regression
-            states = hidden.states.to(self.mean.dtype)
-            share = heard.to(states) / heard.sum(-1, keepdim=True).clamp(min=1)
-            rows = (share @ states - self.mean) / self.spread
-            guess = self.constants[constant] + rows @ self.ridge
-            rows = rows.half().to(guess.dtype)  # as the refiner was trained
+        share = heard.to(hidden.states) / heard.sum(-1, keepdim=True).clamp(min=1)
+        rows = (share @ hidden.states - self.mean) / self.spread
+        guess = self.constants[constant] + rows @ self.ridge
+        rows = rows.half().to(guess.dtype)  # as the refiner was trained
         spoken = asked(hidden.queries) & (stop > first)
         x, mask = self.proj_in(torch.cat([guess, rows], dim=-1)), attended(spoken)
         for block in self.blocks:

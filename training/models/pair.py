@@ -196,8 +196,9 @@ class Pair(nn.Module):
 
     def alone(self, hidden: HiddenStates, timesteps: Tensor | None = None) -> Conditioning:
         """What the bridge says. While it is trained in bf16 the adapter's products are too, as the models' are; else
-        they are float32, as in use. timesteps: [] or [B]."""
-        casts = self.training and self.recipe.precision == "bf16"
+        they are float32, as in use, and those of rows always: their regression is not to be rounded. timesteps: [] or
+        [B]."""
+        casts = self.training and self.recipe.precision == "bf16" and self.adapter.asks != "rows"
         with torch.autocast(hidden.states.device.type, torch.bfloat16, enabled=casts):
             states = hidden.states if casts else hidden.states.float()
             said = self.adapter(hidden._replace(states=states), timesteps)
