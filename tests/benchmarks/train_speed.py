@@ -63,17 +63,9 @@ PAIRS = {
 }
 
 
-def prepare(
-    name: str,
-    folder: Path,
-    size: int,
-    batch: int,
-    steps: int,
-    overrides: Sequence[str] = (),
-    device: torch.device = CPU,
-) -> Recipe:
-    """The recipe of a pair, see ``changes``, as this build reads it."""
-    return as_read(PAIRS[name].recipe, changes(name, folder, size, batch, steps, overrides, device))
+def prepare(name: str, *how: Any, **more: Any) -> Recipe:
+    """The recipe of a pair, given what ``changes`` says, as this build reads it."""
+    return as_read(PAIRS[name].recipe, changes(name, *how, **more))
 
 
 def changes(
@@ -158,6 +150,7 @@ class Worker:
         other.close()
         wanted, built = (earlier if loop == "earlier" else None) or ROOT, self.connection.recv()
         if Path(built) != wanted.resolve():
+            self.process.terminate()  # it waits for its first turn, and would be waited for
             sys.exit(f"the loop {loop!r} runs the build in {built}, not the one in {wanted}")
 
     def ask(self, what: str, steps: int = 1) -> Any:
